@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Hand one message from a mail server to an Odoo database.
+
+usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipient ADDRESS ...] [--queue-id ID]
+                       [--model MODEL] [--dry-run] [--] [RECIPIENT ...] < message
+
+  --env-file FILE       the settings file (else MAIL_GATEWAY_ENV_FILE, else /etc/mail-gateway.env)
+  --sender ADDRESS      the envelope sender; "" or <> is the null sender (else SENDER from the environment)
+  --original-recipient ADDRESS ...
+                        the recipients before the MTA's rewriting, in the order of the recipients
+  --queue-id ID         the MTA's name for the message, for the log
+  --model MODEL         the model that takes what no alias takes (else MAIL_GATEWAY_MODEL)
+  --dry-run             post nothing; print what matches, by which rule, and the header fields that would be added
+  --help, --version     print this, or the version
+  RECIPIENT             the envelope recipients (else RECIPIENT from the environment, else the message's header)
+
+README.md lists the settings and the ways in which a message may end. This page is the whole walk of one message;
+its steps are in mailgate/. It is written so that any Python 3 can read it: one that is too old for the rest must
+end as 75 too.
+"""
+
+import os
+import signal
+import stat
+import sys
+import time
+
+EX_TEMPFAIL = 75  # sysexits.h
+
+# Each would end the process in a way that some MTA takes for a permanent failure, but for SIGALRM: our deadline.
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+    signal.SIGALRM,
+)
+
+# What Postfix and Exim put into the environment of what they run.
+MTA_VARIABLES = ("MAIL_CONFIG", "LOCAL_PART")
+
+
+def fail(error: BaseException) -> None:
+    """End as everything must that nobody foresaw: the mail stays in the MTA's queue."""
+    try:
+        import syslog
+
+        syslog.openlog("mail-gateway", syslog.LOG_PID, syslog.LOG_MAIL)
+        syslog.syslog(syslog.LOG_ERR, f"outcome=failed cause={type(error).__name__}")
+        os.write(1, b"4.3.0 mail gateway failed, will try again\n")
+    finally:
+        os._exit(EX_TEMPFAIL)
+
+
+try:
+    from mailgate import __version__, database, hold, log, message, rules, settings
+    from mailgate.envelope import Arguments, Usage, envelope_of, parse_arguments, spool
+    from mailgate.outcome import Ended, Outcome, Verdict
+except BaseException as error:  # a broken installation, or a signal; uncaught, it would bounce the mail
+    fail(error)
+
+
+class Stopped(BaseException):
+    """Raised by a signal, wherever the run is; no ``except Exception`` on its way takes it for its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+def stop(number: int, frame: object) -> None:
+    """Take a signal."""
+    raise Stopped(number)
+
+
+def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None":
+    """Take the message on standard input to its ending, and note what the log will tell of it.
+
+    Returns None after a dry run. Raises Ended wherever there is no going on.
+    """
+    # read
+    values = settings.read(os.environ, arguments.env_file)
+    facts["log"] = values.get("LOG", "syslog")
+    if arguments.model:
+        values["MODEL"] = arguments.model
+    config = settings.build(values)
+    facts["secret"] = config.password
+    raw = spool(open(0, "rb", closefd=False), config.max_size)
+    envelope = envelope_of(arguments, os.environ, raw.head())
+    facts["sender"] = envelope.sender
+    facts["recipients"] = [recipient.address for recipient in envelope.recipients]
+
+    # match
+    matches = rules.match(config, envelope.recipients)
+    addresses = [match.address for match in matches if match.rule]
+    facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
+
+    # prepare
+    added, facts["message_id"] = message.prepare(raw, envelope.sender, addresses)
+    if arguments.dry_run:
+        explain(matches, added)
+    if not addresses:
+        return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
+    if arguments.dry_run:
+        return None
+
+    # post
+    reply = database.post(config, added, raw)
+
+    # judge
+    verdict = database.judge(reply)
+    ignore_signals()  # it has happened, and no late signal shall say otherwise
+    if verdict.outcome is Outcome.HELD:
+        if not config.hold:
+            return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
+        path = hold.keep(config.hold, added, raw)
+        return Verdict(Outcome.HELD, f"{verdict.cause}; kept as {path}")
+    return verdict
+
+
+def explain(matches: "list[rules.Match]", added: bytes) -> None:
+    """Print what a dry run has found, for a person."""
+    for match in matches:
+        found = f"delivered as {log.quoted(match.address)} ({match.rule})" if match.rule else "no rule matches"
+        print(f"{log.quoted(match.recipient.address)}: {found}", flush=True)
+    os.write(1, added)
+
+
+def main(argv: "list[str]") -> int:
+    """Deliver the message on standard input and return the exit status."""
+    started = time.monotonic()
+    facts: dict[str, object] = {"log": "syslog"}
+    dry_run = False
+    try:
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        signal.setitimer(signal.ITIMER_REAL, settings.DEADLINE)
+        os.fstat(0), os.fstat(1)  # what is closed would be given to the next file that is opened
+        os.set_blocking(0, True)  # or a pause would look like the end of the message
+        arguments = parse_arguments(argv)
+        facts["queue_id"] = arguments.queue_id
+        dry_run = arguments.dry_run
+        if arguments.help or arguments.version:
+            if not stat.S_ISCHR(os.fstat(0).st_mode):  # neither a terminal nor /dev/null
+                raise Usage("--help and --version would lose the mail on standard input")
+            print(__doc__ if arguments.help else f"mail-gateway {__version__}", flush=True)
+            return os.EX_OK
+        if os.isatty(0):
+            raise Usage("the message is expected on standard input")
+        if dry_run and any(name in os.environ for name in MTA_VARIABLES):
+            raise Usage("--dry-run would lose the mail of the MTA that runs it")
+        verdict = walk(arguments, facts)
+        if verdict is None:
+            return os.EX_OK
+    except Usage as error:
+        if os.isatty(0):
+            print(f"mail_gateway.py: {error}; mail_gateway.py --help says more", file=sys.stderr, flush=True)
+            return os.EX_USAGE
+        verdict = Verdict(Outcome.SETTINGS, f"wrong usage: {error}")
+    except Ended as ended:
+        verdict = ended.verdict
+    except Stopped as stopped:
+        outcome = Outcome.CUT_OFF if stopped.number is signal.SIGALRM else Outcome.FAILED
+        verdict = Verdict(outcome, f"stopped by {stopped.number.name}")
+    except Exception as error:  # our own bug, or a full disk
+        verdict = Verdict(Outcome.FAILED, where(error))
+    ignore_signals()
+    return end(verdict, facts, time.monotonic() - started, dry_run)
+
+
+def end(verdict: "Verdict", facts: "dict[str, object]", seconds: float, dry_run: bool) -> int:
+    """Print the line, log the rest and return the exit status: all as the table of endings has it."""
+    if facts.get("secret"):
+        verdict = verdict._replace(cause=verdict.cause.replace(str(facts["secret"]), "********"))
+    try:
+        os.write(1, verdict.outcome.line.encode() + b"\n")
+        if dry_run:
+            os.write(1, log.quoted(verdict.cause).encode() + b"\n")
+            return verdict.outcome.exit_status
+    except OSError as error:
+        verdict = Verdict(Outcome.FAILED, f"{verdict.outcome.name}, but standard output: {error}")
+    log.write(str(facts["log"]), verdict.outcome, log.line(facts, verdict, seconds))
+    return verdict.outcome.exit_status
+
+
+def where(error: BaseException) -> str:
+    """Say what an exception nobody foresaw was, and where it came from, on one line."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    place = traceback and f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+    return f"{type(error).__name__}: {error} ({place})"
+
+
+def ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def run() -> None:
+    """Run main() in the last net, and leave at once: the interpreter's own shutdown can only spoil the status."""
+    try:
+        status = main(sys.argv[1:])
+    except BaseException as error:  # a signal where main() can't catch it any more
+        fail(error)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,315 @@
+"""Post and judge: the call that hands the message over, the retries, and what each answer means."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from mailgate import __version__
+from mailgate.envelope import Raw
+from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.settings import Settings
+
+ANSWER_LIMIT = 2**20  # bytes; the longest answer is a fault with its traceback, some kilobytes
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds: the n-th pause is random, up to 0.5 * 2 ** n, at most 8
+
+
+class Reply(NamedTuple):
+    """An HTTP answer of the database server, or of what stands before it."""
+
+    status: int
+    body: bytes = b""
+    retry_after: float = 0.0  # seconds
+
+
+class Body:
+    """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
+
+    requests sends what has a length and can be iterated as it comes, with a Content-Length.
+    """
+
+    def __init__(self, call: str, added: bytes, raw: Raw) -> None:
+        # The library writes the call with an empty message; the place of its base64 is where we write ours.
+        before, after = call.split("<base64>\n</base64>")
+        self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
+        self.added, self.raw = added, raw
+
+    def __len__(self) -> int:
+        size = len(self.added) + self.raw.size
+        return len(self.before) + (size + 2) // 3 * 4 + len(self.after)
+
+    def __iter__(self) -> Iterator[bytes]:
+        from itertools import chain
+
+        yield self.before
+        yield from _base64(chain([self.added], self.raw.chunks()))
+        yield self.after
+
+
+def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    from binascii import b2a_base64
+
+    rest = b""
+    for chunk in chunks:
+        chunk = rest + chunk
+        whole = len(chunk) // 3 * 3
+        yield b2a_base64(chunk[:whole], newline=False)
+        rest = chunk[whole:]
+    yield b2a_base64(rest, newline=False)
+
+
+# --- post: the world ------------------------------------------------------------------------------------------
+
+
+class Unreached(Exception):
+    """Raised when a request surely never reached the database, so that it can be sent again at once."""
+
+    def __init__(self, cause: str, reply: Reply | None = None) -> None:
+        super().__init__(cause)
+        self.reply = reply  # of who stood in the way
+
+
+# Who answers so has not taken the request. 502 and 504 are not among them, for the proxy that says so may have
+# passed the request on: the MTA tries again, minutes later, when the database knows the message if it has it.
+NOT_TAKEN = (429, 503)
+
+
+def post(settings: Settings, added: bytes, raw: Raw) -> Reply:
+    """Send ``added`` and the message to the database's message_process and return what answers.
+
+    Failures that surely never reached the database are retried for ``settings.patience`` seconds in all. Raises
+    Ended when there is no answer, when it is ambiguous whether the database has the message, and when the login
+    fails.
+    """
+    from xmlrpc.client import Binary, dumps
+
+    import requests  # 100 ms, the most of a run; mail that no rule matches never gets here
+
+    until = time.monotonic() + settings.patience
+    with requests.Session() as session:
+        session.trust_env = False  # no proxies, no netrc: the settings say all
+        session.verify = settings.ca_file or _system_ca()
+
+        def call(service: str, body: bytes | Body) -> Reply:
+            return _patiently(lambda: _send(session, settings, service, body), until)
+
+        uid, password = _user_id(settings.login), str(settings.password)
+        if uid is None:
+            credentials: tuple[Any, ...] = (settings.database, settings.login, password, {})
+            uid = _admitted(call("common", dumps(credentials, "authenticate").encode()))
+        # False is "no model": XML-RPC has no null
+        arguments: tuple[Any, ...] = ("mail.thread", "message_process", [settings.model or False, Binary(b"")], {})
+        empty_call = dumps((settings.database, uid, password, *arguments), "execute_kw")
+        return call("object", Body(empty_call, added, raw))
+
+
+def _user_id(login: str) -> int | None:
+    """Return the login as a user id, which is below 2 ** 31 in XML-RPC, or None when it is a name."""
+    return int(login) if login.isascii() and login.isdigit() and int(login) < 2**31 else None
+
+
+def _system_ca() -> str | bool:
+    """Return where the system keeps its certificate authorities; requests would take its own list."""
+    from ssl import get_default_verify_paths
+
+    paths = get_default_verify_paths()
+    return paths.cafile or paths.capath or True
+
+
+def _send(session: Any, settings: Settings, service: str, body: bytes | Body) -> Reply:
+    """Send one request and return the answer. Raises Unreached or Ended."""
+    import requests
+    from urllib3.exceptions import HTTPError, NewConnectionError
+
+    try:
+        with session.post(
+            f"{settings.url}/xmlrpc/2/{service}",
+            data=body,
+            headers={
+                "Content-Type": "text/xml",
+                "Accept-Encoding": "identity",
+                "User-Agent": f"mail-gateway/{__version__}",
+            },
+            timeout=(settings.connect_timeout, settings.read_timeout),
+            allow_redirects=False,
+            stream=True,  # so that no more of the answer is read than this:
+        ) as response:
+            answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False)
+            reply = Reply(response.status_code, answer, _retry_after(response.headers.get("Retry-After", "")))
+    except requests.exceptions.SSLError as error:
+        raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
+    except (requests.exceptions.Timeout, requests.exceptions.ConnectionError, HTTPError) as error:
+        if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(_reason(error), NewConnectionError):
+            raise Unreached(_cause(error)) from None
+        raise Ended(Outcome.CUT_OFF, _cause(error)) from None
+    except (requests.exceptions.RequestException, OSError) as error:  # a bad URL, an unusable CA file
+        raise Ended(Outcome.SETTINGS, _cause(error)) from None
+    if reply.status in NOT_TAKEN:
+        raise Unreached(f"HTTP {reply.status}", reply)
+    return reply
+
+
+def _reason(error: BaseException) -> object:
+    """Return what requests and urllib3 wrapped: the failure itself."""
+    inner = error.args[0] if error.args else error
+    return getattr(inner, "reason", inner)
+
+
+def _cause(error: BaseException) -> str:
+    reason = _reason(error)
+    return f"{type(reason if isinstance(reason, BaseException) else error).__name__}: {reason}"
+
+
+def _retry_after(value: str) -> float:
+    """Return the seconds that a Retry-After asks for, 0 where it is missing or means nothing (RFC 9110, 10.2.3)."""
+    from datetime import datetime, timezone
+    from email.utils import parsedate_to_datetime
+
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):  # no date, or one without a time zone
+        return 0.0
+
+
+def _patiently(send: Callable[[], Reply], until: float) -> Reply:
+    """Return what ``send`` returns; send again, until the clock says ``until``, what never reached the database."""
+    try:
+        return send()
+    except Unreached as unreached:
+        failed = [unreached]
+
+    from tenacity import Retrying, retry_if_exception_type, wait_random_exponential  # 14 ms, for those who wait
+
+    def attempt() -> Reply:
+        if failed:  # the first one is over already
+            raise failed.pop()
+        return send()
+
+    def retry_after(state: Any) -> float:
+        reply = state.outcome.exception().reply
+        return reply.retry_after if reply else 0.0
+
+    jitter = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unreached),
+        # no longer than is left, so that the last attempt is made when the patience ends
+        wait=lambda state: min(max(jitter(state), retry_after(state)), max(0.0, until - time.monotonic())),
+        stop=lambda state: time.monotonic() + retry_after(state) >= until,
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except Unreached as unreached:
+        if unreached.reply:
+            return unreached.reply
+        raise Ended(Outcome.NO_ANSWER, str(unreached)) from None
+
+
+# --- judge: from values to values -----------------------------------------------------------------------------
+
+# An HTTP status other than 200. Those that are not listed: below 500 the URL leads elsewhere, from 500 on the
+# server is in trouble. None but 413 is for good: a proxy says 404 too while the server behind it is away.
+STATUSES = {
+    401: Outcome.ACCESS_DENIED,
+    403: Outcome.ACCESS_DENIED,
+    408: Outcome.CUT_OFF,
+    413: Outcome.TOO_LARGE,
+    429: Outcome.DATABASE_DOWN,
+    502: Outcome.CUT_OFF,
+    504: Outcome.CUT_OFF,
+}
+
+# Faults, by their code and by how the exception in their text begins; the first row that fits counts.
+FAULTS = (
+    # A loop was stopped, or the answer to a notice ignored; it is done, but None can't be sent over XML-RPC.
+    (1, r"TypeError: cannot marshal None unless allow_none is enabled", Outcome.DROPPED),
+    (1, r"ValueError: No possible route found for incoming message", Outcome.UNKNOWN_RECIPIENT),
+    # The operator's: the database, the user, its rights, the model that our settings name.
+    (1, r"(?s)psycopg2\..*database .* does not exist", Outcome.SETTINGS),
+    (1, r"AssertionError: Missing database name|KeyError: 'res\.users'", Outcome.SETTINGS),
+    (1, r"ValueError: Mailbox unavailable - unknown target model", Outcome.SETTINGS),
+    (2, r"(?s)Record does not exist.*\(Record: res\.users\((\d+),\), User: \1\)", Outcome.ACCESS_DENIED),
+    (2, r"Object \S+ doesn't exist", Outcome.SETTINGS),
+    (3, r"", Outcome.ACCESS_DENIED),
+    (4, r"", Outcome.ACCESS_DENIED),
+    # The database is stopped, restarted, overloaded, full or upgraded; the classes are those of psycopg2.
+    (1, r"psycopg2\.(OperationalError|InterfaceError|extensions\.|pool\.)", Outcome.DATABASE_DOWN),
+    (1, r"psycopg2\.errors\.(\w*Shutdown|\w*Connect\w*|\w*Full|OutOfMemory|ReadOnly\w+)", Outcome.DATABASE_DOWN),
+    (1, r"psycopg2\.errors\.(SerializationFailure|Deadlock\w*|LockNotAvailable|QueryCanceled)", Outcome.DATABASE_DOWN),
+    (1, r"psycopg2\.errors\.(Undefined\w+|InFailed\w+|Idle\w+)", Outcome.DATABASE_DOWN),
+    (1, r"(\w+\.)*PoolError|MemoryError|\w*Error: \[Errno \d+\]", Outcome.DATABASE_DOWN),
+    # What this message, or its alias, would cause at every retry, each retry mailing the sender once more.
+    (1, r"ValueError: (Mailbox unavailable|Invalid field)", Outcome.HELD),
+    (1, r"ValueError: A string literal cannot contain NUL", Outcome.HELD),
+    (1, r"ValueError: invalid arguments; address parts cannot contain CR or LF", Outcome.HELD),
+    (1, r"LookupError: (unknown encoding|'.*' is not a text encoding)|Unicode\w*Error: ", Outcome.HELD),
+    (1, r"IndexError: list index out of range|RecursionError: ", Outcome.HELD),
+    (1, r"psycopg2\.errors\.ProgramLimitExceeded", Outcome.HELD),
+    (2, r"", Outcome.HELD),
+)
+
+# So is any other exception that was raised while the database read the message or made its record.
+_RAISED_BY_MESSAGE = re.compile(r"^  File .*, in (message_parse|_message_route_process)$", re.MULTILINE)
+
+
+def judge(reply: Reply) -> Verdict:
+    """Return what the answer to message_process means (ODOO.md 9.1, 9.2)."""
+    try:
+        value = _value(reply)
+    except Ended as ended:
+        return ended.verdict
+    if value is False:  # known already, or a bounce that was taken, or answered by a notice
+        return Verdict(Outcome.ACCEPTED)
+    if value is None:
+        return Verdict(Outcome.DROPPED)
+    if type(value) is int and value > 0:
+        return Verdict(Outcome.DELIVERED, record_id=value)
+    return Verdict(Outcome.CUT_OFF, f"an answer that is no record id, but {type(value).__name__}")
+
+
+def _admitted(reply: Reply) -> int:
+    """Return the user id that authenticate answers with. Raises Ended; no such ending is for good."""
+    try:
+        value = _value(reply)
+    except Ended as ended:
+        outcome, cause, _ = ended.verdict
+        raise Ended(outcome if outcome.exit_status == 75 else Outcome.DATABASE_ERROR, f"login: {cause}") from None
+    if type(value) is not int:
+        raise Ended(Outcome.ACCESS_DENIED, "wrong login or password")
+    return value
+
+
+def _value(reply: Reply) -> object:
+    """Return the value that a call came back with. Raises Ended when it is a fault, or no answer to a call."""
+    from xmlrpc.client import Fault, loads
+
+    if reply.status != 200:
+        default = Outcome.SETTINGS if 300 <= reply.status < 500 else Outcome.DATABASE_DOWN
+        raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
+    if len(reply.body) > ANSWER_LIMIT:
+        raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")
+    try:
+        (value,), _ = loads(reply.body)
+    except Fault as fault:
+        raise Ended(*_fault(fault.faultCode, str(fault.faultString))) from None
+    except Exception as error:  # the parser raises many kinds, and whatever it is, it was no answer
+        raise Ended(Outcome.CUT_OFF, f"an answer that is no XML-RPC: {type(error).__name__}") from None
+    return value
+
+
+def _fault(code: object, text: str) -> tuple[Outcome, str]:
+    """Return what a fault means, and its exception's first line."""
+    exception = _exception(text)
+    cause = f"fault {code}: {exception.partition(chr(10))[0]}"
+    for row_code, pattern, outcome in FAULTS:
+        if code == row_code and re.match(pattern, exception):
+            return outcome, cause
+    return (Outcome.HELD if _RAISED_BY_MESSAGE.search(text) else Outcome.DATABASE_ERROR), cause
+
+
+def _exception(text: str) -> str:
+    """Return type and text of the exception in a traceback, the last one of a chain; text without one as it is."""
+    last = text.rpartition("Traceback (most recent call last):\n")[2]
+    return re.sub(r"\A(?:[ \t].*\n)*", "", last).strip()

@@ -1,0 +1,258 @@
+"""Who a message is from and for, and the message itself, from what an MTA gives.
+
+An MTA gives an envelope as arguments (Postfix pipe, Exim pipe transport), in the environment (an alias
+``|command``), or not at all; then the message's own header has to tell.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from typing import IO, NamedTuple
+
+from mailgate.outcome import Ended, Outcome
+
+# An MTA's settings give an option's value as an argument of its own or after "="; Postfix repeats an argument
+# for each recipient, so --original-recipient may be followed by many values, or be there many times. argparse
+# would cost a tenth of a run, and takes no value that begins with "-", as an address may.
+ONE, MANY, NONE = "one value", "one value or more", "no value"
+OPTIONS = {
+    "--env-file": ONE,
+    "--sender": ONE,
+    "--original-recipient": MANY,
+    "--queue-id": ONE,
+    "--model": ONE,
+    "--dry-run": NONE,
+    "--help": NONE,
+    "--version": NONE,
+}
+
+# The header fields that may name recipients where no envelope does.
+RECIPIENT_FIELDS = (
+    b"delivered-to",
+    b"x-original-to",
+    b"envelope-to",
+    b"to",
+    b"cc",
+    b"resent-to",
+    b"resent-cc",
+)
+
+SPOOL_IN_MEMORY = 2**20  # bytes; a larger message goes to a file
+HEADER_LIMIT = 2**20  # bytes of header that are looked at: as much as stays in memory
+CHUNK = 57 * 2**10  # bytes read at a time
+
+# A line as Python's email parser, and so the database, takes it, and what such a line may be in a header.
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_FIELD_NAME = re.compile(rb"([\x21-\x39\x3b-\x7e]*):|From ")
+_ATOMS = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+")  # RFC 5322 atext and dots, RFC 6531's letters too
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Usage(Exception):
+    """Raised for arguments that make no sense; the text says why."""
+
+
+class Recipient(NamedTuple):
+    """Whom a message is for, and the address before the MTA's rewriting, ``""`` where it is not known."""
+
+    address: str
+    original_recipient: str = ""
+
+
+class Envelope(NamedTuple):
+    """Who a message is from and for. The sender ``""`` is the null sender, None is an unknown one."""
+
+    sender: str | None
+    recipients: tuple[Recipient, ...]
+
+
+class Raw(NamedTuple):
+    """The message as received: ``size`` bytes of ``file`` from ``start``, the mbox line before them left out."""
+
+    file: IO[bytes]
+    start: int
+    size: int
+
+    def head(self) -> bytes:
+        """Return the first bytes, as far as a header is looked at."""
+        self.file.seek(self.start)
+        return self.file.read(HEADER_LIMIT)
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes from ``offset`` on."""
+        self.file.seek(self.start + offset)
+        while chunk := self.file.read(CHUNK):
+            yield chunk
+
+
+class Arguments(NamedTuple):
+    """What the command line says."""
+
+    recipients: tuple[str, ...] = ()
+    original_recipients: tuple[str, ...] = ()
+    sender: str | None = None
+    env_file: str = ""
+    queue_id: str = ""
+    model: str = ""
+    dry_run: bool = False
+    help: bool = False
+    version: bool = False
+
+
+def parse_arguments(argv: Iterable[str]) -> Arguments:
+    """Return what the arguments say, the program's name left out. Raises Usage."""
+    rest = list(argv)
+    recipients: list[str] = []
+    found: dict[str, list[str]] = {}
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            recipients += rest
+            break
+        if not argument.startswith("-"):
+            recipients.append(argument)
+        elif name not in OPTIONS or (equals and OPTIONS[name] is NONE):
+            raise Usage(f"unknown option {name}")
+        elif equals:
+            found.setdefault(name, []).append(value)
+        else:
+            values = found.setdefault(name, [])
+            if OPTIONS[name] is not NONE:
+                if not rest or _is_option(rest[0]):
+                    raise Usage(f"{name} needs a value")
+                values.append(rest.pop(0))
+            while OPTIONS[name] is MANY and rest and not _is_option(rest[0]):
+                values.append(rest.pop(0))
+
+    last = {name: values[-1] for name, values in found.items() if values}
+    return Arguments(
+        recipients=tuple(filter(None, recipients)),
+        original_recipients=tuple(found.get("--original-recipient", ())),
+        sender=last.get("--sender"),
+        env_file=last.get("--env-file", ""),
+        queue_id=last.get("--queue-id", ""),
+        model=last.get("--model", ""),
+        dry_run="--dry-run" in found,
+        help="--help" in found,
+        version="--version" in found,
+    )
+
+
+def _is_option(argument: str) -> bool:
+    return argument.partition("=")[0] in OPTIONS or (argument.startswith("--") and "@" not in argument)
+
+
+def spool(source: IO[bytes], max_size: int) -> Raw:
+    """Return the message that ``source`` holds, on disk when it is large; the file has no name.
+
+    A leading mbox line (``From sender date``) is no part of it. Raises Ended(TOO_LARGE) beyond ``max_size``
+    bytes, Ended(NOT_A_MESSAGE) for nothing at all, and OSError where the disk is full.
+    """
+    from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
+
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # closed, and gone, with the process
+    size = 0
+    while chunk := source.read(CHUNK):
+        size += len(chunk)
+        if size > max_size:
+            raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
+        file.write(chunk)
+    raw = Raw(file, 0, size)
+    mbox_line = _LINE.match(raw.head())
+    if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < HEADER_LIMIT:
+        raw = Raw(file, mbox_line.end(), size - mbox_line.end())
+    if not raw.size:
+        raise Ended(Outcome.NOT_A_MESSAGE, "empty input")
+    return raw
+
+
+def fields(head: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each header field as (name in lower case, all of its bytes), up to where the header ends.
+
+    It ends where it ends for the database: at an empty line, or at the first line that is no field.
+    """
+    name, start = b"", 0
+    for line in _LINE.finditer(head):
+        if line[0][:1] in (b" ", b"\t"):
+            continue
+        if line.start():
+            yield name, head[start : line.start()]
+        field = _FIELD_NAME.match(line[0])
+        if not field:
+            return
+        name, start = (field[1] or b"").lower(), line.start()
+
+
+def unfold(field: bytes) -> bytes:
+    """Return a field's value on one line."""
+    return field.partition(b":")[2].translate(None, b"\r\n").strip(b" \t")
+
+
+def envelope_of(arguments: Arguments, environ: Mapping[str, str], head: bytes) -> Envelope:
+    """Return the envelope: the arguments', else the environment's, else the one that the header tells."""
+    sender = arguments.sender
+    if sender is None:
+        sender = environ.get("SENDER")
+    if sender is None:
+        sender = next((os.fsdecode(unfold(field)) for name, field in fields(head) if name == b"return-path"), None)
+
+    recipients, original_recipients = arguments.recipients, arguments.original_recipients
+    if not recipients and not original_recipients:
+        recipients = tuple(filter(None, [environ.get("RECIPIENT")]))
+        original_recipients = tuple(filter(None, [environ.get("ORIGINAL_RECIPIENT")]))
+        # Exim sets RECIPIENT to @domain for a batch of recipients
+        recipients = tuple(recipient for recipient in recipients if not recipient.startswith("@"))
+    if not recipients and not original_recipients:
+        recipients = tuple(_header_recipients(head))
+    return Envelope(
+        None if sender is None else _reverse_path(sender),
+        tuple(
+            Recipient(recipient, original) if recipient else Recipient(original)
+            for recipient, original in zip_longest(recipients, original_recipients, fillvalue="")
+        ),
+    )
+
+
+def _reverse_path(sender: str) -> str | None:
+    """Return the sender without brackets; Postfix calls the null sender MAILER-DAEMON unless told otherwise."""
+    sender = sender.strip().removeprefix("<").removesuffix(">")
+    if _CONTROL.search(sender):
+        return None
+    return "" if sender.upper() == "MAILER-DAEMON" else sender
+
+
+def _header_recipients(head: bytes) -> Iterable[str]:
+    from email.utils import getaddresses
+
+    found = [(name, os.fsdecode(unfold(field))) for name, field in fields(head)]
+    values = [value for wanted in RECIPIENT_FIELDS for name, value in found if name == wanted]
+    try:
+        addresses = getaddresses(values, strict=False)  # strict, it takes no list without commas for one
+    except TypeError:  # a Python from before that option
+        addresses = getaddresses(values)
+    return dict.fromkeys(address for _, address in addresses if "@" in address)
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return local-part and domain, without brackets and quotes; no domain is ``""`` (RFC 5321, 4.1.2)."""
+    address = address.strip().removeprefix("<").removesuffix(">")
+    local_part, at, domain = address.rpartition("@")
+    if not at:
+        local_part, domain = address, ""
+    if len(local_part) > 1 and local_part[0] == local_part[-1] == '"':
+        local_part = re.sub(r"\\(.)", r"\1", local_part[1:-1])
+    return local_part, domain
+
+
+def join_address(local_part: str, domain: str) -> str:
+    """Return the address, its local-part quoted where it must be; the reverse of ``split_address``."""
+    if not _ATOMS.fullmatch(local_part):
+        local_part = '"' + re.sub(r'(["\\])', r"\\\1", local_part) + '"'
+    return f"{local_part}@{domain}" if domain else local_part
+
+
+def is_address(address: str) -> bool:
+    """Tell whether this can stand in a header field: no address has a control character (RFC 5321, 4.1.2)."""
+    return bool(address) and not _CONTROL.search(address)

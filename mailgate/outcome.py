@@ -1,0 +1,57 @@
+"""The table of endings: what each means to the MTA, and what a stranger may read of it.
+
+Exit statuses are those of sysexits.h, status codes those of RFC 3463. Both MTAs take 75, and no other
+status, for "try again later"; Postfix lets the status code at the start of the printed line overrule the
+exit status, so both stand in one row.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Outcome(Enum):
+    """How a message may end: exit status, status code, and the text that is printed after it.
+
+    What is printed can end up in a stranger's bounce, so a text names no host, no database and no cause.
+    """
+
+    DELIVERED = 0, "2.0.0", "delivered"
+    ACCEPTED = 0, "2.0.0", "accepted, nothing to add"
+    DROPPED = 0, "2.0.0", "accepted, dropped by the database"
+    HELD = 0, "2.0.0", "accepted, held for the postmaster"
+    UNKNOWN_RECIPIENT = 67, "5.1.1", "no such address here"
+    TOO_LARGE = 65, "5.3.4", "message too large"
+    NOT_A_MESSAGE = 65, "5.6.0", "not a mail message"
+    NO_ANSWER = 75, "4.4.1", "no answer from the database server, will try again"
+    CUT_OFF = 75, "4.4.2", "no whole answer from the database server, will try again"
+    ACCESS_DENIED = 75, "4.7.0", "gateway not admitted to the database, will try again"
+    SETTINGS = 75, "4.3.5", "gateway not set up correctly, will try again"
+    DATABASE_DOWN = 75, "4.3.2", "database not available, will try again"
+    DATABASE_ERROR = 75, "4.3.0", "database could not take the message, will try again"
+    FAILED = 75, "4.3.0", "mail gateway failed, will try again"
+
+    def __init__(self, exit_status: int, status_code: str, text: str) -> None:
+        self.exit_status = exit_status
+        self.status_code = status_code
+        self.text = text
+
+    @property
+    def line(self) -> str:
+        """The one line on standard output; Postfix reads the status code only at its very beginning."""
+        return f"{self.status_code} {self.text}"
+
+
+class Verdict(NamedTuple):
+    """What became of a message, with what only the log may know of it."""
+
+    outcome: Outcome
+    cause: str = ""
+    record_id: int | None = None
+
+
+class Ended(Exception):
+    """Raised where the walk can't go on."""
+
+    def __init__(self, outcome: Outcome, cause: str = "") -> None:
+        super().__init__(outcome.line, cause)
+        self.verdict = Verdict(outcome, cause)

@@ -1,0 +1,295 @@
+"""One frozen value from options, environment and settings file; everything wrong with it is said at once."""
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from typing import IO, Any, NamedTuple
+
+from mailgate.outcome import Ended, Outcome
+
+ENV_FILE = "/etc/mail-gateway.env"
+HOLD = "/var/lib/mail-gateway/held"
+PREFIX = "MAIL_GATEWAY_"
+
+# Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
+# call around it and for the header fields that we add.
+MAX_SIZE = (128 * 2**20 - 64 * 2**10) // 4 * 3
+
+# Seconds that a whole run may take, from reading the settings to the exit status. It must end before the MTA
+# loses patience, for that bounces: Postfix's command_time_limit is 1000 s, and 900 s is what we recommend for
+# it and for Exim's timeout (3600 s by default). The last 60 s are for a name lookup, which no signal interrupts.
+DEADLINE = 840
+
+
+class Secret(str):
+    """A string that shows itself only to who formats it on purpose."""
+
+    def __repr__(self) -> str:
+        return "'********'"
+
+
+class Settings(NamedTuple):
+    """What the operator decided. Domains, addresses and local-parts are lower case; durations are seconds."""
+
+    url: str
+    database: str
+    login: str
+    password: Secret
+    alias_domains: frozenset[str]
+    allowed_domains: frozenset[str]
+    aliases: frozenset[str]
+    local_parts: frozenset[str]
+    catchall: frozenset[str]
+    bounce: frozenset[str]
+    recipient_delimiter: str
+    model: str
+    max_size: int
+    connect_timeout: float
+    read_timeout: float
+    patience: float
+    ca_file: str
+    hold: str
+    log: str
+
+
+def _text(value: str) -> str:
+    value.encode()  # raises for bytes that were no UTF-8
+    if any(character < " " or character == "\x7f" for character in value):
+        raise ValueError("has a control character")
+    return value
+
+
+def _secret(value: str) -> Secret:
+    if not value:
+        raise ValueError("is empty")
+    return Secret(_text(value))
+
+
+def _url(value: str) -> str:
+    from urllib.parse import urlsplit  # 5 ms, which a run without any settings need not pay
+
+    try:
+        url = urlsplit(_text(value))
+        valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # whose text would quote the value, and with it a password
+        valid = False
+    if not valid or "@" in url.netloc or url.query or url.fragment or " " in value:
+        raise ValueError("is not a URL like https://odoo.example.com")
+    return value.rstrip("/")
+
+
+def _set(value: str) -> frozenset[str]:
+    return frozenset(part.strip().lower() for part in _text(value).split(",") if part.strip())
+
+
+def _domains(value: str) -> frozenset[str]:
+    domains = _set(value)
+    if any("@" in domain or " " in domain for domain in domains):
+        raise ValueError("must be domains, separated by commas")
+    return domains
+
+
+def _aliases(value: str) -> frozenset[str]:
+    addresses = _set(value)
+    if not all(local_part and domain for local_part, _, domain in (a.rpartition("@") for a in addresses)):
+        raise ValueError("must be full addresses, separated by commas")
+    return addresses
+
+
+def _local_parts(value: str) -> frozenset[str]:
+    local_parts = _set(value)
+    if any("@" in local_part for local_part in local_parts):
+        raise ValueError("must be local-parts, separated by commas, without @")
+    return local_parts
+
+
+def _delimiter(value: str) -> str:
+    if len(value) != 1 or value not in "!#$%&'*+-/=?^_`{|}~":  # RFC 5322 atext, without letters and digits
+        raise ValueError("must be one character like +")
+    return value
+
+
+def _bytes(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or not 0 < int(value) < 2**40:
+        raise ValueError("must be a number of bytes")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= DEADLINE:
+        raise ValueError(f"must be seconds, at most {DEADLINE}")
+    return seconds
+
+
+def _timeout(value: str) -> float:
+    if not _seconds(value):
+        raise ValueError("must be more than 0 seconds")
+    return float(value)
+
+
+def _yes(value: str) -> bool:
+    return value.lower() == "yes"
+
+
+def _readable(value: str) -> str:
+    with open(value, "rb"):
+        return value
+
+
+def _password_file(value: str) -> Secret:
+    with open(value, "rb") as file:
+        _refuse_public(file)
+        return _secret(file.read(64 * 2**10).decode().rstrip("\r\n"))
+
+
+def _refuse_public(file: IO[bytes]) -> None:
+    if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
+        raise ValueError("holds the password and can be read by every local user")
+
+
+def _folder(value: str) -> str:
+    if not (os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK)):
+        raise ValueError("is not a folder that can be written")
+    return value
+
+
+def _log(value: str) -> str:
+    if value not in ("syslog", "stderr"):
+        if not os.path.isabs(value):
+            raise ValueError("must be syslog, stderr or the absolute path of a file")
+        os.close(os.open(value, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
+    return value
+
+
+class Variable(NamedTuple):
+    """One row of the table: how the text becomes a value, and the value where the variable is missing."""
+
+    convert: Callable[[str], Any]
+    default: Any = ""
+
+
+REQUIRED = object()
+
+# Each is MAIL_GATEWAY_ and this name; in Settings it has this name in lower case.
+VARIABLES = {
+    "URL": Variable(_url, REQUIRED),
+    "DATABASE": Variable(_text, REQUIRED),
+    "LOGIN": Variable(_text, REQUIRED),
+    "PASSWORD": Variable(_secret),
+    "PASSWORD_FILE": Variable(_password_file),
+    "ALIAS_DOMAINS": Variable(_domains, frozenset()),
+    "ALLOWED_DOMAINS": Variable(_domains, frozenset()),
+    "ALIASES": Variable(_aliases, frozenset()),
+    "LOCAL_PARTS": Variable(_local_parts, frozenset()),
+    "CATCHALL": Variable(_local_parts, frozenset({"catchall"})),
+    "BOUNCE": Variable(_local_parts, frozenset({"bounce"})),
+    "RECIPIENT_DELIMITER": Variable(_delimiter),
+    "MODEL": Variable(_text),
+    "MAX_SIZE": Variable(_bytes, MAX_SIZE),
+    "CONNECT_TIMEOUT": Variable(_timeout, 10.0),
+    "READ_TIMEOUT": Variable(_timeout, 150.0),
+    "PATIENCE": Variable(_seconds, 30.0),
+    "CA_FILE": Variable(_readable),
+    "ALLOW_PLAINTEXT": Variable(_yes, False),
+    "HOLD": Variable(_folder),
+    "LOG": Variable(_log, "syslog"),
+}
+
+
+def read(environ: Mapping[str, str], env_file: str = "") -> dict[str, str]:
+    """Return the variables that are set, by their names without prefix, the environment's before the file's.
+
+    ``env_file`` is the option, which comes before MAIL_GATEWAY_ENV_FILE. A variable that is set to nothing
+    counts as not set. Raises Ended(SETTINGS) for a settings file that can't be used.
+    """
+    path = env_file or environ.get(PREFIX + "ENV_FILE") or (ENV_FILE if os.path.exists(ENV_FILE) else "")
+    try:
+        values = _settings_file(path) if path else {}
+    except (OSError, ValueError) as error:
+        raise Ended(Outcome.SETTINGS, f"settings file {path} {_reason(error)}") from None
+    values.update(environ)
+    return {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
+
+
+def build(values: Mapping[str, str]) -> Settings:
+    """Return the settings that the variables make.
+
+    Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
+    """
+    built: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    for name, (convert, default) in VARIABLES.items():
+        try:
+            built[name.lower()] = convert(values[name]) if name in values else default
+        except (OSError, ValueError) as error:
+            wrong[name] = _reason(error)
+        else:
+            if built[name.lower()] is REQUIRED:
+                wrong[name] = "is missing"
+
+    passwords = values.keys() & {"PASSWORD", "PASSWORD_FILE"}
+    if len(passwords) != 1:
+        wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
+    if "URL" not in wrong and not built["allow_plaintext"] and _is_plaintext(built["url"]):
+        wrong["URL"] = "would send the password in plain text; use https (or set ALLOW_PLAINTEXT=yes)"
+    # Two calls, the login and the message, each with its connection and its answer, and the pauses of both.
+    if (
+        not wrong.keys() & {"CONNECT_TIMEOUT", "READ_TIMEOUT", "PATIENCE"}
+        and built["patience"] + 2 * (built["connect_timeout"] + built["read_timeout"]) > DEADLINE
+    ):
+        wrong["READ_TIMEOUT"] = f"must leave PATIENCE + 2 * (CONNECT_TIMEOUT + READ_TIMEOUT) within {DEADLINE} s"
+    if wrong:
+        raise Ended(Outcome.SETTINGS, "; ".join(f"{PREFIX}{name} {reason}" for name, reason in wrong.items()))
+
+    built["password"] = built["password"] or built["password_file"]
+    if not built["hold"] and os.access(HOLD, os.W_OK | os.X_OK):
+        built["hold"] = HOLD
+    return Settings(**{name: built[name] for name in Settings._fields})
+
+
+def _settings_file(path: str) -> dict[str, str]:
+    """Return what the file sets, without interpolation: a password may contain ``${``."""
+    from io import StringIO
+
+    from dotenv.parser import parse_stream  # 4 ms, which only a run with a settings file pays
+
+    with open(path, "rb") as file:
+        bindings = list(parse_stream(StringIO(file.read().decode("utf-8-sig"))))
+        values = {binding.key: binding.value or "" for binding in bindings if binding.key}
+        if values.get(PREFIX + "PASSWORD"):
+            _refuse_public(file)
+    lines = [str(binding.original.line) for binding in bindings if binding.error]
+    if lines:
+        raise ValueError(f"has no NAME=value in line {', '.join(lines)}")
+    # A misspelt name would silently change what the gateway does: an operator's mistake.
+    unknown = sorted(name for name in values if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in VARIABLES)
+    if unknown:
+        raise ValueError(f"sets what is no setting: {', '.join(unknown)}")
+    return values
+
+
+def _is_plaintext(url: str) -> bool:
+    """Tell whether the password would travel in plain text over more than the loopback interface."""
+    if url.startswith("https:"):
+        return False
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname
+    try:
+        return host != "localhost" and not ip_address(host or "").is_loopback
+    except ValueError:
+        return True
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong without quoting the value, as Python's own texts of these errors would."""
+    if isinstance(error, OSError):
+        return f"can't be used: {os.strerror(error.errno or 0)}"
+    if isinstance(error, UnicodeError):
+        return "is not UTF-8"
+    return str(error)
