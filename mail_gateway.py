@@ -19,6 +19,7 @@ its steps are in mailgate/. It is written so that any Python 3 can read it: one 
 end as 75 too.
 """
 
+import contextlib
 import os
 import signal
 import stat
@@ -132,7 +133,7 @@ def explain(matches: "list[rules.Match]", added: bytes) -> None:
 def main(argv: "list[str]") -> int:
     """Deliver the message on standard input and return the exit status."""
     started = time.monotonic()
-    facts: dict[str, object] = {"log": "syslog"}
+    facts: dict[str, object] = {"log": os.environ.get("MAIL_GATEWAY_LOG", "syslog")}
     dry_run = False
     try:
         for number in SIGNALS:
@@ -182,7 +183,8 @@ def end(verdict: "Verdict", facts: "dict[str, object]", seconds: float, dry_run:
             return verdict.outcome.exit_status
     except OSError as error:
         verdict = Verdict(Outcome.FAILED, f"{verdict.outcome.name}, but standard output: {error}")
-    log.write(str(facts["log"]), verdict.outcome, log.line(facts, verdict, seconds))
+    with contextlib.suppress(Exception):  # it has ended as the line says, whatever becomes of the log
+        log.write(str(facts["log"]), verdict.outcome, log.line(facts, verdict, seconds))
     return verdict.outcome.exit_status
 
 

@@ -27,16 +27,10 @@ OPTIONS = {
     "--version": NONE,
 }
 
-# The header fields that may name recipients where no envelope does.
-RECIPIENT_FIELDS = (
-    b"delivered-to",
-    b"x-original-to",
-    b"envelope-to",
-    b"to",
-    b"cc",
-    b"resent-to",
-    b"resent-cc",
-)
+# The header fields that may name recipients where no envelope does. Those of the MTAs have nothing but addresses,
+# which may stand without commas between them.
+MTA_FIELDS = (b"delivered-to", b"x-original-to", b"envelope-to")
+RECIPIENT_FIELDS = (*MTA_FIELDS, b"to", b"cc", b"resent-to", b"resent-cc")
 
 SPOOL_IN_MEMORY = 2**20  # bytes; a larger message goes to a file
 HEADER_LIMIT = 2**20  # bytes of header that are looked at: as much as stays in memory
@@ -217,7 +211,7 @@ def envelope_of(arguments: Arguments, environ: Mapping[str, str], head: bytes) -
 
 def _reverse_path(sender: str) -> str | None:
     """Return the sender without brackets; Postfix calls the null sender MAILER-DAEMON unless told otherwise."""
-    sender = sender.strip().removeprefix("<").removesuffix(">")
+    sender = sender.strip(" \t").removeprefix("<").removesuffix(">")
     if _CONTROL.search(sender):
         return None
     return "" if sender.upper() == "MAILER-DAEMON" else sender
@@ -226,8 +220,11 @@ def _reverse_path(sender: str) -> str | None:
 def _header_recipients(head: bytes) -> Iterable[str]:
     from email.utils import getaddresses
 
-    found = [(name, os.fsdecode(unfold(field))) for name, field in fields(head)]
-    values = [value for wanted in RECIPIENT_FIELDS for name, value in found if name == wanted]
+    found: dict[bytes, list[str]] = {}
+    for name, field in fields(head):
+        value = os.fsdecode(unfold(field))
+        found.setdefault(name, []).append(",".join(value.split()) if name in MTA_FIELDS else value)
+    values = [value for name in RECIPIENT_FIELDS for value in found.get(name, [])]
     try:
         addresses = getaddresses(values, strict=False)  # strict, it takes no list without commas for one
     except TypeError:  # a Python from before that option
@@ -237,7 +234,7 @@ def _header_recipients(head: bytes) -> Iterable[str]:
 
 def split_address(address: str) -> tuple[str, str]:
     """Return local-part and domain, without brackets and quotes; no domain is ``""`` (RFC 5321, 4.1.2)."""
-    address = address.strip().removeprefix("<").removesuffix(">")
+    address = address.strip(" \t").removeprefix("<").removesuffix(">")
     local_part, at, domain = address.rpartition("@")
     if not at:
         local_part, domain = address, ""

@@ -211,7 +211,7 @@ def read(environ: Mapping[str, str], env_file: str = "") -> dict[str, str]:
         values = _settings_file(path) if path else {}
     except (OSError, ValueError) as error:
         raise Ended(Outcome.SETTINGS, f"settings file {path} {_reason(error)}") from None
-    values.update(environ)
+    values.update((name, value) for name, value in environ.items() if value)
     return {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
 
 

@@ -1,0 +1,152 @@
+"""A database server that answers as a test wants it to, on a real socket, and keeps what it was sent."""
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import xmlrpc.client
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+Answer = bytes | Callable[[socket.socket], None]
+
+
+class Request(NamedTuple):
+    """One request as it came in: the path, the header fields in lower case, and the body."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def call(self) -> tuple[tuple, str]:
+        """The arguments and the method of the XML-RPC call."""
+        return xmlrpc.client.loads(self.body, use_builtin_types=True)
+
+    @property
+    def message(self) -> bytes:
+        """The message that message_process was given."""
+        return self.call[0][5][1]
+
+
+def http(status: int, body: bytes = b"", *fields: str) -> bytes:
+    """Return an HTTP answer."""
+    head = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body)}", "Connection: close", *fields, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+def returns(value: object) -> bytes:
+    """Return the answer of a call that comes back with a value."""
+    return http(200, xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode())
+
+
+def fault(code: int, text: str) -> bytes:
+    """Return the answer of a call that fails."""
+    return http(200, xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True).encode())
+
+
+def traceback(exception: str, *functions: str) -> str:
+    """Return a fault's text as Odoo writes it, for an exception that was raised in the last of these functions."""
+    frames = "".join(f'  File "odoo/x.py", line 1, in {name}\n    call()\n    ^^^^^^\n' for name in functions)
+    return f"Traceback (most recent call last):\n{frames}{exception}\n"
+
+
+def hang(connection: socket.socket) -> None:
+    """Say nothing until the client has had enough."""
+    connection.recv(1)
+
+
+def drip(connection: socket.socket) -> None:
+    """Send an endless header, a bit at a time, for as long as the client listens."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    pause = threading.Event()
+    try:
+        while not pause.wait(0.05):
+            connection.sendall(b"y")
+    except OSError:
+        pass
+
+
+def cut(connection: socket.socket) -> None:
+    """Close the connection without an answer."""
+
+
+def reset(connection: socket.socket) -> None:
+    """Tear the connection down."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class Endpoint:
+    """The server: ``answers`` are played one after the other, the last one for good."""
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        self.answers: list[Answer] = [returns(7)]
+        self.requests: list[Request] = []
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self._tls = None
+        if certificate:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
+        self.port = self._listener.getsockname()[1]
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    @property
+    def messages(self) -> list[bytes]:
+        """The messages that message_process was given."""
+        return [request.message for request in self.requests if request.path.endswith("/object")]
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(connection)
+            try:
+                if self._tls:
+                    connection = closing.enter_context(self._tls.wrap_socket(connection, server_side=True))
+                request = _read(connection)
+                if request is None:
+                    return
+                self.requests.append(request)
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if callable(answer):
+                    answer(connection)
+                else:
+                    connection.sendall(answer)
+            except OSError:  # the client went away, or doesn't trust us
+                pass
+
+
+def _read(connection: socket.socket) -> Request | None:
+    data = bytearray()
+    while b"\r\n\r\n" not in data:
+        received = connection.recv(65536)
+        if not received:
+            return None
+        data += received
+    head, _, rest = bytes(data).partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+    body = bytearray(rest)
+    while len(body) < int(headers["content-length"]):
+        received = connection.recv(65536)
+        if not received:
+            return None
+        body += received
+    return Request(first.split(" ")[1], headers, bytes(body))

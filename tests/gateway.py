@@ -1,0 +1,101 @@
+"""The program, run as an MTA runs it: nothing but PATH and LANG in the environment, in another folder, no HOME."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+PROGRAM = Path(__file__).parents[1] / "mail_gateway.py"
+PASSWORD = "s3cret ${HOME} #<&>'pässword"
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C"}
+LINE = re.compile(rb"[245]\.\d\.\d [a-z, ]+\n")
+KEYS = [
+    "queue_id",
+    "message_id",
+    "sender",
+    "recipients",
+    "unmatched",
+    "outcome",
+    "status_code",
+    "record_id",
+    "seconds",
+    "cause",
+]
+
+
+class Result(NamedTuple):
+    """How a run ended: exit status, standard output, standard error, and what it wrote to its log."""
+
+    status: int
+    out: bytes
+    err: bytes
+    log: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The keys and values of the one log line."""
+        (line,) = self.log.splitlines()
+        pairs = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ ]*)(?: |$)', line)
+        assert [key for key, _ in pairs] == KEYS
+        return {key: value.strip('"') for key, value in pairs}
+
+    @property
+    def ending(self) -> tuple[int, str, str]:
+        """Exit status, status code and the outcome that the log names."""
+        assert LINE.fullmatch(self.out), self.out
+        return self.status, self.out.split()[0].decode(), self.facts["outcome"]
+
+
+class Gateway:
+    """The program with its settings file and its log in a folder of the test's own."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.env_file = folder / "settings.env"
+        self.settings = {
+            "DATABASE": "mydatabase",
+            "LOGIN": "2",
+            "PASSWORD": PASSWORD,
+            "ALIAS_DOMAINS": "example.com",
+            "PATIENCE": "1",
+            "LOG": self.log,
+        } | settings
+
+    def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:
+        """Write the settings file and return the command line; a setting that is None is left out."""
+        values = {name: value for name, value in (self.settings | settings).items() if value is not None}
+        quoted = {name: str(value).replace("\\", "\\\\").replace('"', '\\"') for name, value in values.items()}
+        self.env_file.write_text("".join(f'MAIL_GATEWAY_{name}="{value}"\n' for name, value in quoted.items()))
+        self.env_file.chmod(0o600)
+        return [sys.executable, str(PROGRAM), "--env-file", str(self.env_file), *arguments]
+
+    def run(
+        self,
+        *arguments: str | bytes,
+        message: bytes | Path = b"Subject: hello\n\nbody\n",
+        environ: dict[str, str] | None = None,
+        **settings: object,
+    ) -> Result:
+        """Run the program with a message and return how it ended; the password must be nowhere."""
+        self.log.unlink(missing_ok=True)
+        finished = subprocess.run(
+            self.command(*arguments, **settings),
+            input=message.read_bytes() if isinstance(message, Path) else message,
+            capture_output=True,
+            env=ENVIRONMENT | coverage_environment() | (environ or {}),
+            cwd="/",
+            timeout=120,
+            check=False,
+        )
+        log = self.log.read_text() if self.log.exists() else ""
+        result = Result(finished.returncode, finished.stdout, finished.stderr, log)
+        assert "s3cret" not in f"{result}", result
+        return result
+
+
+def coverage_environment() -> dict[str, str]:
+    """Return what a coverage measurement needs to see the program run; nothing else of our environment."""
+    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}

@@ -1,0 +1,118 @@
+"""Match: which recipients are the database's."""
+
+import pytest
+
+from mailgate.envelope import Recipient
+from mailgate.rules import match
+from mailgate.settings import Settings, build
+
+REQUIRED = {"URL": "https://odoo.example.com", "DATABASE": "d", "LOGIN": "2", "PASSWORD": "p"}
+
+
+def rules(**variables: str) -> Settings:
+    return build(REQUIRED | variables)
+
+
+NOTHING = rules()
+DOMAIN = rules(ALIAS_DOMAINS="example.com, second.example")
+ALLOWED = rules(ALLOWED_DOMAINS="allowed.test")
+ALIASES = rules(
+    ALIAS_DOMAINS="example.com", ALIASES="info@example.com,Jobs@Second.example", CATCHALL="catchall,replies"
+)
+LOCAL = rules(LOCAL_PARTS="commercial")
+LOCAL_AT = rules(LOCAL_PARTS="commercial", ALLOWED_DOMAINS="allowed.test", ALIAS_DOMAINS="example.com")
+BOTH = rules(ALIASES="info@example.com", LOCAL_PARTS="commercial", ALIAS_DOMAINS="example.com")
+PLUS = rules(ALIASES="info@example.com,a+b@example.com", ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
+PLUS_DOMAIN = rules(ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
+MINUS_LOCAL = rules(LOCAL_PARTS="commercial", RECIPIENT_DELIMITER="-")
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "expected"),
+    [
+        # no rule at all: the database decides
+        (NOTHING, "anybody@anywhere.test", "anybody@anywhere.test"),
+        (NOTHING, "no-domain", "no-domain"),
+        # the database's domains, and no aliases named
+        (DOMAIN, "anybody@example.com", "anybody@example.com"),
+        (DOMAIN, "Anybody@SECOND.Example", "Anybody@SECOND.Example"),
+        (DOMAIN, "<anybody@example.com>", "anybody@example.com"),
+        (DOMAIN, "anybody@sub.example.com", ""),
+        (DOMAIN, "anybody@notexample.com", ""),
+        (DOMAIN, "anybody@example.com.", ""),
+        (DOMAIN, "anybody", ""),
+        (DOMAIN, "example.com", ""),
+        (DOMAIN, "", ""),
+        (DOMAIN, "anybody@example.com\nBcc: x@example.com", ""),
+        (DOMAIN, "any\0body@example.com", ""),
+        (DOMAIN, "a@evil.test@example.com", '"a@evil.test"@example.com'),
+        (DOMAIN, "a b@example.com", '"a b"@example.com'),
+        (DOMAIN, '"a b"@example.com', '"a b"@example.com'),
+        (ALLOWED, "anybody@allowed.test", "anybody@allowed.test"),
+        (ALLOWED, "anybody@example.com", ""),
+        # aliases by their full addresses
+        (ALIASES, "INFO@example.COM", "INFO@example.COM"),
+        (ALIASES, '"info"@example.com', "info@example.com"),
+        (ALIASES, "jobs@second.example", "jobs@second.example"),
+        (ALIASES, "info@second.example", ""),
+        (ALIASES, "nobody@example.com", ""),
+        (ALIASES, "info+tag@example.com", ""),
+        (ALIASES, "info", ""),
+        # the catchall and bounce addresses belong to the alias domains
+        (ALIASES, "catchall@example.com", "catchall@example.com"),
+        (ALIASES, "Replies@example.com", "Replies@example.com"),
+        (ALIASES, "bounce@example.com", "bounce@example.com"),
+        (ALIASES, "catchall@second.example", ""),
+        (ALIASES, "bounce@elsewhere.test", ""),
+        (LOCAL_AT, "catchall@allowed.test", ""),
+        # local-part based detection (the documentation's commercial@)
+        (LOCAL, "commercial@anywhere.test", "commercial@anywhere.test"),
+        (LOCAL, "COMMERCIAL@anywhere.test", "COMMERCIAL@anywhere.test"),
+        (LOCAL, "other@anywhere.test", ""),
+        (LOCAL, "commercial", "commercial"),
+        (LOCAL_AT, "commercial@allowed.test", "commercial@allowed.test"),
+        (LOCAL_AT, "commercial@example.com", "commercial@example.com"),
+        (LOCAL_AT, "commercial@anywhere.test", ""),
+        (LOCAL_AT, "commercial@sub.allowed.test", ""),
+        (LOCAL_AT, "other@allowed.test", ""),
+        (BOTH, "commercial@anywhere.test", "commercial@anywhere.test"),
+        (BOTH, "info@anywhere.test", ""),
+        # extensions
+        (PLUS, "info+x@example.com", "info@example.com"),
+        (PLUS, "info+x+y@example.com", "info@example.com"),
+        (PLUS, "a+b@example.com", "a+b@example.com"),
+        (PLUS, "a+c@example.com", ""),
+        (PLUS, "+x@example.com", ""),
+        (PLUS, "catchall+x@example.com", "catchall@example.com"),
+        (PLUS, "info-x@example.com", ""),
+        (PLUS_DOMAIN, "info+x@example.com", "info@example.com"),
+        (PLUS_DOMAIN, "+x@example.com", "+x@example.com"),
+        (MINUS_LOCAL, "commercial-x@anywhere.test", "commercial@anywhere.test"),
+    ],
+)  # fmt: skip
+def test_an_address_matches_as_it_would_in_the_database(settings: Settings, address: str, expected: str) -> None:
+    (found,) = match(settings, [Recipient(address)])
+    assert found.address == expected
+    assert bool(found.rule) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("recipient", "original", "expected"),
+    [
+        ("info@example.com", "", "info@example.com"),
+        ("odoo@localhost", "info@example.com", "info@example.com"),
+        ("info@example.com", "sales@elsewhere.test", "info@example.com"),
+        ("info@example.com", "jobs@second.example", "jobs@second.example"),
+        ("odoo@localhost", "sales@elsewhere.test", ""),
+    ],
+)
+def test_a_recipient_matches_when_it_or_its_original_does(recipient: str, original: str, expected: str) -> None:
+    (found,) = match(ALIASES, [Recipient(recipient, original)])
+    assert found.address == expected
+
+
+def test_every_recipient_has_its_own_answer() -> None:
+    recipients = [Recipient("x@y.test"), Recipient("info@example.com"), Recipient("info@example.com")]
+    found = match(ALIASES, recipients)
+    assert [match.recipient for match in found] == recipients
+    assert [match.address for match in found] == ["", "info@example.com", "info@example.com"]
