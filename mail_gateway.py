@@ -133,7 +133,7 @@ def explain(matches: "list[rules.Match]", added: bytes) -> None:
 def main(argv: "list[str]") -> int:
     """Deliver the message on standard input and return the exit status."""
     started = time.monotonic()
-    facts: dict[str, object] = {"log": os.environ.get("MAIL_GATEWAY_LOG", "syslog")}
+    facts: dict[str, object] = {"log": os.environ.get("MAIL_GATEWAY_LOG") or "syslog"}
     dry_run = False
     try:
         for number in SIGNALS:

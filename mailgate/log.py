@@ -63,7 +63,7 @@ def write(target: str, outcome: Outcome, text: str) -> None:
     A person at a terminal sees it too. Raises nothing: the message has ended, and its log can't change that.
     """
     try:
-        if target not in ("syslog", "stderr"):
+        if os.path.isabs(target):
             descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
             try:
                 os.write(descriptor, f"{text}\n".encode())  # one call, so that lines of several runs don't mix
@@ -73,7 +73,7 @@ def write(target: str, outcome: Outcome, text: str) -> None:
             os.write(2, f"{text}\n".encode())
     except OSError as error:
         target, text = "syslog", f"{text} log={quoted(error)}"
-    if target == "syslog":
+    if not os.path.isabs(target) and target != "stderr":
         import syslog
 
         syslog.openlog("mail-gateway", syslog.LOG_PID, syslog.LOG_MAIL)
