@@ -158,7 +158,7 @@ def main(argv: "list[str]") -> int:
             return os.EX_OK
     except Usage as error:
         if os.isatty(0):
-            print(f"mail_gateway.py: {error}; mail_gateway.py --help says more", file=sys.stderr, flush=True)
+            os.write(2, os.fsencode(f"mail_gateway.py: {error}; mail_gateway.py --help says more\n"))
             return os.EX_USAGE
         verdict = Verdict(Outcome.SETTINGS, f"wrong usage: {error}")
     except Ended as ended:
@@ -205,7 +205,8 @@ def ignore_signals() -> None:
 def run() -> None:
     """Run main() in the last net, and leave at once: the interpreter's own shutdown can only spoil the status."""
     try:
-        status = main(sys.argv[1:])
+        with contextlib.redirect_stderr(None):  # the MTA would take a library's warning for our line
+            status = main(sys.argv[1:])
     except BaseException as error:  # a signal where main() can't catch it any more
         fail(error)
     os._exit(status)

@@ -14,6 +14,21 @@ from gateway import Gateway
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that can't run is a failure")
+    parser.addoption("--odoo", action="store_true", help="run the tests with a real Odoo")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--odoo"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("odoo")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = len(terminalreporter.stats.get("deselected", []))
+    if left_out and not config.getoption("--odoo"):
+        terminalreporter.write_line(f"NOT RUN [{left_out}] the tests with a real Odoo 19: make test-odoo runs them")
 
 
 @pytest.hookimpl(trylast=True)

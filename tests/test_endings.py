@@ -398,7 +398,7 @@ def copy_program(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "break_it",
     [
-        "rm -r mailgate",
+        "echo 'raise ImportError' > mailgate/rules.py",
         "echo 'syntax error' >> mailgate/rules.py",
         "echo 'raise SystemExit(0)' >> mailgate/message.py",
         "echo 'raise ImportError' > requests.py",
@@ -421,9 +421,20 @@ def test_a_bug_or_a_broken_installation_keeps_the_mail_in_the_queue(
     assert b"Traceback" not in finished.stdout + finished.stderr
 
 
+@pytest.mark.parametrize("noise", ["import warnings; warnings.warn('x')", "import logging; logging.error('x')"])
+def test_what_a_library_has_to_say_is_not_for_the_mta(gateway: Gateway, tmp_path: Path, noise: str) -> None:
+    copy = copy_program(tmp_path)
+    with (copy.parent / "mailgate" / "message.py").open("a") as file:
+        file.write(f"\ndef prepare(raw, sender, addresses):\n    {noise}\n    return b'', ''\n")
+    command = gateway.command("info@example.com")
+    command[1] = str(copy)
+    finished = subprocess.run(command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, b"2.0.0 delivered\n", b"")
+
+
 def test_a_bug_in_the_log_changes_no_ending(gateway: Gateway, tmp_path: Path) -> None:
     copy = copy_program(tmp_path)
-    (copy.parent / "mailgate" / "log.py").open("a").write("def line(*_): 1 / 0\n")
+    subprocess.run("echo 'def line(*_): 1 / 0' >> mailgate/log.py", shell=True, cwd=copy.parent, check=True)
     command = gateway.command("info@example.com")
     command[1] = str(copy)
     finished = subprocess.run(command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False)

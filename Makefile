@@ -1,0 +1,44 @@
+# make test        the tests that need nothing but Python; says at its end what it did not run, and why
+# make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
+# make check       types and style
+# make bench       memory and CPU, as ratios
+# make coverage    which lines the tests run
+
+PYTHON ?= python3
+VENV ?= .venv
+FLAGS ?=
+
+test: $(VENV)/made
+	$(VENV)/bin/python -m pytest $(FLAGS)
+
+test-odoo: $(VENV)/made
+	$(VENV)/bin/python -m pytest --odoo tests/test_odoo.py $(FLAGS)
+
+check: $(VENV)/made-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/made
+	$(VENV)/bin/python benchmarks/memory.py
+	$(VENV)/bin/python benchmarks/start.py
+
+coverage: $(VENV)/made-dev
+	$(VENV)/bin/coverage run -m pytest $(FLAGS)
+	$(VENV)/bin/coverage combine -q
+	$(VENV)/bin/coverage report
+
+$(VENV)/made: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/made-dev: $(VENV)/made
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+
+.PHONY: test test-odoo check bench coverage clean
