@@ -83,11 +83,11 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     Returns None after a dry run. Raises Ended wherever there is no going on.
     """
     # read
-    values = settings.read(os.environ, arguments.env_file)
+    values, wrong = settings.read(os.environ, arguments.env_file)
     facts["log"] = values.get("LOG", "syslog")
     if arguments.model:
         values["MODEL"] = arguments.model
-    config = settings.build(values)
+    config = settings.build(values, wrong)
     facts["secret"] = config.password
     raw = spool(open(0, "rb", closefd=False), config.max_size)
     envelope = envelope_of(arguments, os.environ, raw.head())
@@ -102,7 +102,7 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     # prepare
     added, facts["message_id"] = message.prepare(raw, envelope.sender, addresses)
     if arguments.dry_run:
-        explain(matches, added)
+        os.write(1, log.explanation(matches) + added)
     if not addresses:
         return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
     if arguments.dry_run:
@@ -122,14 +122,6 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     return verdict
 
 
-def explain(matches: "list[rules.Match]", added: bytes) -> None:
-    """Print what a dry run has found, for a person."""
-    for match in matches:
-        found = f"delivered as {log.quoted(match.address)} ({match.rule})" if match.rule else "no rule matches"
-        print(f"{log.quoted(match.recipient.address)}: {found}", flush=True)
-    os.write(1, added)
-
-
 def main(argv: "list[str]") -> int:
     """Deliver the message on standard input and return the exit status."""
     started = time.monotonic()
@@ -143,7 +135,6 @@ def main(argv: "list[str]") -> int:
         os.set_blocking(0, True)  # or a pause would look like the end of the message
         arguments = parse_arguments(argv)
         facts["queue_id"] = arguments.queue_id
-        dry_run = arguments.dry_run
         if arguments.help or arguments.version:
             if not stat.S_ISCHR(os.fstat(0).st_mode):  # neither a terminal nor /dev/null
                 raise Usage("--help and --version would lose the mail on standard input")
@@ -151,8 +142,9 @@ def main(argv: "list[str]") -> int:
             return os.EX_OK
         if os.isatty(0):
             raise Usage("the message is expected on standard input")
-        if dry_run and any(name in os.environ for name in MTA_VARIABLES):
+        if arguments.dry_run and any(name in os.environ for name in MTA_VARIABLES):
             raise Usage("--dry-run would lose the mail of the MTA that runs it")
+        dry_run = arguments.dry_run
         verdict = walk(arguments, facts)
         if verdict is None:
             return os.EX_OK
@@ -167,7 +159,7 @@ def main(argv: "list[str]") -> int:
         outcome = Outcome.CUT_OFF if stopped.number is signal.SIGALRM else Outcome.FAILED
         verdict = Verdict(outcome, f"stopped by {stopped.number.name}")
     except Exception as error:  # our own bug, or a full disk
-        verdict = Verdict(Outcome.FAILED, where(error))
+        verdict = Verdict(Outcome.FAILED, log.where(error))
     ignore_signals()
     return end(verdict, facts, time.monotonic() - started, dry_run)
 
@@ -186,15 +178,6 @@ def end(verdict: "Verdict", facts: "dict[str, object]", seconds: float, dry_run:
     with contextlib.suppress(Exception):  # it has ended as the line says, whatever becomes of the log
         log.write(str(facts["log"]), verdict.outcome, log.line(facts, verdict, seconds))
     return verdict.outcome.exit_status
-
-
-def where(error: BaseException) -> str:
-    """Say what an exception nobody foresaw was, and where it came from, on one line."""
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    place = traceback and f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
-    return f"{type(error).__name__}: {error} ({place})"
 
 
 def ignore_signals() -> None:

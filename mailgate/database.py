@@ -135,7 +135,9 @@ def _send(session: Any, settings: Settings, service: str, body: bytes | Body) ->
             stream=True,  # so that no more of the answer is read than this:
         ) as response:
             answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False)
-            reply = Reply(response.status_code, answer, _retry_after(response.headers.get("Retry-After", "")))
+            reply = Reply(response.status_code, answer)
+            if reply.status in NOT_TAKEN:
+                reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
     except requests.exceptions.SSLError as error:
         raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
     except (requests.exceptions.Timeout, requests.exceptions.ConnectionError, HTTPError) as error:
@@ -169,7 +171,7 @@ def _retry_after(value: str) -> float:
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):  # no date, or one without a time zone
+    except (TypeError, ValueError, OverflowError):  # no date, one without a time zone, or one out of this world
         return 0.0
 
 
@@ -235,11 +237,17 @@ FAULTS = (
     (3, r"", Outcome.ACCESS_DENIED),
     (4, r"", Outcome.ACCESS_DENIED),
     # The database is stopped, restarted, overloaded, full or upgraded; the classes are those of psycopg2.
-    (1, r"psycopg2\.(OperationalError|InterfaceError|extensions\.|pool\.)", Outcome.DATABASE_DOWN),
-    (1, r"psycopg2\.errors\.(\w*Shutdown|\w*Connect\w*|\w*Full|OutOfMemory|ReadOnly\w+)", Outcome.DATABASE_DOWN),
+    (1, r"psycopg2\.(OperationalError|InterfaceError|DatabaseError|extensions\.|pool\.)", Outcome.DATABASE_DOWN),
+    (
+        1,
+        r"psycopg2\.errors\.(\w*Shutdown|\w*Connect\w*|\w*Full|OutOfMemory|ReadOnly\w+|IoError)",
+        Outcome.DATABASE_DOWN,
+    ),
     (1, r"psycopg2\.errors\.(SerializationFailure|Deadlock\w*|LockNotAvailable|QueryCanceled)", Outcome.DATABASE_DOWN),
     (1, r"psycopg2\.errors\.(Undefined\w+|InFailed\w+|Idle\w+)", Outcome.DATABASE_DOWN),
     (1, r"(\w+\.)*PoolError|MemoryError|\w*Error: \[Errno \d+\]", Outcome.DATABASE_DOWN),
+    (1, r"(\w+\.)*(\w*[Tt]imeout\w*|\w*Connection\w*Error|\w*Disconnected|SSL\w*Error)\b", Outcome.DATABASE_DOWN),
+    (1, r"RuntimeError: can't start new thread", Outcome.DATABASE_DOWN),
     # What this message, or its alias, would cause at every retry, each retry mailing the sender once more.
     (1, r"ValueError: (Mailbox unavailable|Invalid field)", Outcome.HELD),
     (1, r"ValueError: A string literal cannot contain NUL", Outcome.HELD),

@@ -1,5 +1,6 @@
 """Keep mail that the database can't digest, in a Maildir, for the postmaster to look at and deliver again."""
 
+import contextlib
 import os
 import socket
 import time
@@ -25,12 +26,13 @@ def keep(folder: str, added: bytes, raw: Raw) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.rename(unfinished, path)
-    except BaseException:  # a signal too: what is not whole must not stay
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
+        _sync_folder(os.path.join(folder, "new"))
+        _sync_folder(folder)
+    except BaseException:  # the message stays with the MTA, so it must not be here as well
+        for left in (unfinished, path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
         raise
-    _sync_folder(os.path.join(folder, "new"))
-    _sync_folder(folder)
     return path
 
 

@@ -5,9 +5,10 @@ What is printed is public; what is here is the operator's.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mailgate.outcome import Outcome, Verdict
+from mailgate.rules import Match
 
 KEYS = (
     "queue_id",
@@ -29,14 +30,15 @@ PRIORITIES = {
     Outcome.FAILED: "LOG_ERR",
 }
 PRIORITY_BY_STATUS = {0: "LOG_INFO", 65: "LOG_NOTICE", 67: "LOG_NOTICE", 75: "LOG_WARNING"}
-VALUE_LIMIT = 1000  # characters of one value; some syslog daemons cut a line at 8 KiB
+VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
 
 
 def quoted(value: object) -> str:
     """Return a value in printable ASCII, in quotes where it needs them; None and "" are nothing at all."""
     text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-    if len(text) > VALUE_LIMIT:
-        text = f"{text[:VALUE_LIMIT]}... ({len(text)} characters)"
+    limit = 3 * VALUE_LIMIT if isinstance(value, list) else VALUE_LIMIT
+    if len(text) > limit:
+        text = f"{text[:limit]}... ({len(text)} characters)"
     if re.fullmatch(r"[!#-\[\]-~]*", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -78,3 +80,21 @@ def write(target: str, outcome: Outcome, text: str) -> None:
 
         syslog.openlog("mail-gateway", syslog.LOG_PID, syslog.LOG_MAIL)
         syslog.syslog(getattr(syslog, PRIORITIES.get(outcome) or PRIORITY_BY_STATUS[outcome.exit_status]), text)
+
+
+def where(error: BaseException) -> str:
+    """Say what an exception nobody foresaw was, and where it came from, on one line."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    place = traceback and f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+    return f"{type(error).__name__}: {error} ({place})"
+
+
+def explanation(matches: Iterable[Match]) -> bytes:
+    """Return what a dry run found, a line for each recipient, for a person."""
+    lines = []
+    for match in matches:
+        found = f"delivered as {quoted(match.address)} ({match.rule})" if match.rule else "no rule matches"
+        lines.append(f"{quoted(match.recipient.address)}: {found}\n")
+    return "".join(lines).encode()

@@ -15,7 +15,7 @@ from mailgate.envelope import Raw, fields, join_address, split_address, unfold
 # them apart (bytes that are no UTF-8 become U+FFFD). It ignores what follows the >.
 _READABLE_ID = re.compile(
     rb"<[\w.!#$%&'*+/=?^`{|}~-]+ (@ ( [\w.!#$%&'*+/=?^`{|}~-]* | \[[\w.:-]*\] ))? > [ -~]*"
-    rb"| (?!.*=\?) [!-;=-~] [ -~]*",  # not in brackets: kept whole, but for encoded words
+    rb"| (?!.*=\?) [!-')-;=-~] [ -~]*",  # not in brackets: kept whole, but for encoded words and comments
     re.ASCII | re.VERBOSE,
 )
 MESSAGE_ID_LIMIT = 998  # characters: no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
@@ -68,8 +68,8 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
 def _digest(raw: Raw, head: bytes, dated: bool) -> bytes:
     """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
 
-    Trace fields and the kind of line ends don't count. In a message without Date, the time at which the first
-    host received it stands in for it: the same words, sent again, are another message.
+    Trace fields and the kind of line ends don't count. In a message without Date, the day on which the first host
+    received it stands in for it: the same words on another day are another message.
     """
     from hashlib import sha256  # which a message with a Message-ID doesn't need
 
@@ -83,7 +83,7 @@ def _digest(raw: Raw, head: bytes, dated: bool) -> bytes:
         if name not in TRACE_FIELDS and not name.startswith(TRACE_PREFIXES):
             digest.update(field.translate(None, b"\r"))
     if not dated:
-        digest.update(received.rpartition(b";")[2])
+        digest.update(b" ".join(received.rpartition(b";")[2].split()[:4]))  # Sun, 22 Nov 2026 (RFC 5322, 3.3)
     for chunk in raw.chunks(header_size):
         digest.update(chunk.translate(None, b"\r"))
     return digest.hexdigest().encode()

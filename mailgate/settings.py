@@ -1,8 +1,9 @@
 """One frozen value from options, environment and settings file; everything wrong with it is said at once."""
 
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NamedTuple
 
 from mailgate.outcome import Ended, Outcome
@@ -78,29 +79,24 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _set(value: str) -> frozenset[str]:
-    return frozenset(part.strip().lower() for part in _text(value).split(",") if part.strip())
+# A list with another separator would be one address that nobody writes to, and all mail would bounce.
+_LOCAL_PART = r"[^\s@,;:<>()\[\]\"\\]+"
+_DOMAIN = r"[^\W_]([\w-]*\w)?(\.[\w-]*\w)*"
 
 
-def _domains(value: str) -> frozenset[str]:
-    domains = _set(value)
-    if any("@" in domain or " " in domain for domain in domains):
-        raise ValueError("must be domains, separated by commas")
-    return domains
+def _list_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
+    def convert(value: str) -> frozenset[str]:
+        items = frozenset(part.strip().lower() for part in _text(value).split(",") if part.strip())
+        if not all(re.fullmatch(pattern, item) for item in items):
+            raise ValueError(f"must be {what}, separated by commas")
+        return items
+
+    return convert
 
 
-def _aliases(value: str) -> frozenset[str]:
-    addresses = _set(value)
-    if not all(local_part and domain for local_part, _, domain in (a.rpartition("@") for a in addresses)):
-        raise ValueError("must be full addresses, separated by commas")
-    return addresses
-
-
-def _local_parts(value: str) -> frozenset[str]:
-    local_parts = _set(value)
-    if any("@" in local_part for local_part in local_parts):
-        raise ValueError("must be local-parts, separated by commas, without @")
-    return local_parts
+_domains = _list_of(_DOMAIN, "domains")
+_aliases = _list_of(f"{_LOCAL_PART}@{_DOMAIN}", "full addresses")
+_local_parts = _list_of(_LOCAL_PART, "local-parts")
 
 
 def _delimiter(value: str) -> str:
@@ -142,13 +138,16 @@ def _readable(value: str) -> str:
 
 def _password_file(value: str) -> Secret:
     with open(value, "rb") as file:
-        _refuse_public(file)
+        if _is_public(file):
+            raise ValueError(PUBLIC)
         return _secret(file.read(64 * 2**10).decode().rstrip("\r\n"))
 
 
-def _refuse_public(file: IO[bytes]) -> None:
-    if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
-        raise ValueError("holds the password and can be read by every local user")
+PUBLIC = "holds the password and can be read by every local user"
+
+
+def _is_public(file: IO[bytes]) -> bool:
+    return bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
 
 
 def _folder(value: str) -> str:
@@ -200,23 +199,24 @@ VARIABLES = {
 }
 
 
-def read(environ: Mapping[str, str], env_file: str = "") -> dict[str, str]:
+def read(environ: Mapping[str, str], env_file: str = "") -> tuple[dict[str, str], list[str]]:
     """Return the variables that are set, by their names without prefix, the environment's before the file's.
 
-    ``env_file`` is the option, which comes before MAIL_GATEWAY_ENV_FILE. A variable that is set to nothing
-    counts as not set. Raises Ended(SETTINGS) for a settings file that can't be used.
+    With them, what is wrong with the file. ``env_file`` is the option, which comes before MAIL_GATEWAY_ENV_FILE. A
+    variable that is set to nothing counts as not set. Raises Ended(SETTINGS) for a file that can't be read.
     """
     path = env_file or environ.get(PREFIX + "ENV_FILE") or (ENV_FILE if os.path.exists(ENV_FILE) else "")
     try:
-        values = _settings_file(path) if path else {}
+        values, wrong = _settings_file(path) if path else ({}, [])
     except (OSError, ValueError) as error:
         raise Ended(Outcome.SETTINGS, f"settings file {path} {_reason(error)}") from None
     values.update((name, value) for name, value in environ.items() if value)
-    return {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
+    ours = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
+    return ours, [f"settings file {path} {reason}" for reason in wrong]
 
 
-def build(values: Mapping[str, str]) -> Settings:
-    """Return the settings that the variables make.
+def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings:
+    """Return the settings that the variables make; ``wrong_file`` is what is wrong with the file they come from.
 
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
@@ -242,8 +242,9 @@ def build(values: Mapping[str, str]) -> Settings:
         and built["patience"] + 2 * (built["connect_timeout"] + built["read_timeout"]) > DEADLINE
     ):
         wrong["READ_TIMEOUT"] = f"must leave PATIENCE + 2 * (CONNECT_TIMEOUT + READ_TIMEOUT) within {DEADLINE} s"
-    if wrong:
-        raise Ended(Outcome.SETTINGS, "; ".join(f"{PREFIX}{name} {reason}" for name, reason in wrong.items()))
+    causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
+    if causes:
+        raise Ended(Outcome.SETTINGS, "; ".join(causes))
 
     built["password"] = built["password"] or built["password_file"]
     if not built["hold"] and os.access(HOLD, os.W_OK | os.X_OK):
@@ -251,35 +252,35 @@ def build(values: Mapping[str, str]) -> Settings:
     return Settings(**{name: built[name] for name in Settings._fields})
 
 
-def _settings_file(path: str) -> dict[str, str]:
-    """Return what the file sets, without interpolation: a password may contain ``${``."""
+def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
+    """Return what the file sets, without interpolation (a password may contain ``${``), and what is wrong with it."""
     from io import StringIO
 
     from dotenv.parser import parse_stream  # 4 ms, which only a run with a settings file pays
 
     with open(path, "rb") as file:
         bindings = list(parse_stream(StringIO(file.read().decode("utf-8-sig"))))
-        values = {binding.key: binding.value or "" for binding in bindings if binding.key}
-        if values.get(PREFIX + "PASSWORD"):
-            _refuse_public(file)
+        public = _is_public(file)
+    values = {binding.key: binding.value or "" for binding in bindings if binding.key}
     lines = [str(binding.original.line) for binding in bindings if binding.error]
-    if lines:
-        raise ValueError(f"has no NAME=value in line {', '.join(lines)}")
     # A misspelt name would silently change what the gateway does: an operator's mistake.
     unknown = sorted(name for name in values if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in VARIABLES)
-    if unknown:
-        raise ValueError(f"sets what is no setting: {', '.join(unknown)}")
-    return values
+    wrong = {
+        PUBLIC: public and values.get(PREFIX + "PASSWORD"),
+        f"has no NAME=value in line {', '.join(lines)}": lines,
+        f"sets what is no setting: {', '.join(unknown)}": unknown,
+    }
+    return values, [reason for reason, found in wrong.items() if found]
 
 
 def _is_plaintext(url: str) -> bool:
     """Tell whether the password would travel in plain text over more than the loopback interface."""
-    if url.startswith("https:"):
-        return False
     from ipaddress import ip_address
     from urllib.parse import urlsplit
 
-    host = urlsplit(url).hostname
+    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    if scheme == "https":
+        return False
     try:
         return host != "localhost" and not ip_address(host or "").is_loopback
     except ValueError:

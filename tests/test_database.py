@@ -81,10 +81,24 @@ def test_a_fault_is_known_by_how_its_exception_begins(text: str, outcome: Outcom
      "errors.SerializationFailure", "errors.DeadlockDetected", "errors.LockNotAvailable", "errors.QueryCanceled",
      "errors.AdminShutdown", "errors.CrashShutdown", "errors.CannotConnectNow", "errors.TooManyConnections",
      "errors.ConnectionFailure", "errors.DiskFull", "errors.OutOfMemory", "errors.ReadOnlySqlTransaction",
-     "errors.UndefinedColumn", "errors.UndefinedTable", "errors.InFailedSqlTransaction"],
+     "DatabaseError", "errors.IoError", "errors.UndefinedColumn", "errors.UndefinedTable",
+     "errors.InFailedSqlTransaction"],
 )  # fmt: skip
 def test_a_database_in_trouble_holds_no_mail(name: str) -> None:
     text = traceback(f"psycopg2.{name}: x", "message_process", "_message_route_process", "message_new")
+    body = xmlrpc.client.dumps(xmlrpc.client.Fault(1, text), methodresponse=True).encode()
+    assert judge(Reply(200, body)).outcome is Outcome.DATABASE_DOWN
+
+
+@pytest.mark.parametrize(
+    "exception",
+    ["TimeoutError: timed out", "requests.exceptions.ConnectionError: x", "requests.exceptions.ReadTimeout: x",
+     "http.client.RemoteDisconnected: Remote end closed", "smtplib.SMTPServerDisconnected: x", "ssl.SSLError: x",
+     "ConnectionResetError: [Errno 104] x", "OSError: [Errno 28] No space left", "MemoryError",
+     "RuntimeError: can't start new thread", "odoo.sql_db.PoolError: The Connection Pool Is Full"],
+)  # fmt: skip
+def test_a_server_in_trouble_holds_no_mail(exception: str) -> None:
+    text = traceback(exception, "message_process", "_message_route_process", "message_new")
     body = xmlrpc.client.dumps(xmlrpc.client.Fault(1, text), methodresponse=True).encode()
     assert judge(Reply(200, body)).outcome is Outcome.DATABASE_DOWN
 

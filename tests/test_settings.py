@@ -81,10 +81,15 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("PASSWORD", "s3cret\x1b"),
         ("ALIAS_DOMAINS", "a@example.com"),
         ("ALIAS_DOMAINS", "example.com second.example"),
+        ("ALIAS_DOMAINS", "example.com;second.example"),
+        ("ALIAS_DOMAINS", "example.com."),
         ("ALLOWED_DOMAINS", "@example.com"),
         ("ALIASES", "info"),
         ("ALIASES", "@example.com"),
+        ("ALIASES", "info@example.com jobs@example.com"),
+        ("ALIASES", "info@example.com;jobs@example.com"),
         ("LOCAL_PARTS", "info@example.com"),
+        ("LOCAL_PARTS", "info jobs"),
         ("CATCHALL", "catchall@example.com"),
         ("BOUNCE", "bounce@"),
         ("RECIPIENT_DELIMITER", "++"),
@@ -118,7 +123,14 @@ def test_a_wrong_value_is_named(variable: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://localhost:8069", "http://127.0.0.1", "http://127.9.9.9:1", "http://[::1]:8069", "https://10.0.0.1/odoo"],
+    [
+        "http://localhost:8069",
+        "http://127.0.0.1",
+        "http://127.9.9.9:1",
+        "http://[::1]:8069",
+        "https://10.0.0.1/odoo",
+        "HTTPS://odoo.example.com",
+    ],
 )
 def test_plain_http_is_for_the_loopback_interface(url: str) -> None:
     assert build(REQUIRED | {"URL": f"{url}/"}).url == url
@@ -163,11 +175,11 @@ def test_options_come_before_the_environment_and_that_before_the_file(gateway: G
 def test_the_settings_file_is_the_options_or_the_environments(gateway: Gateway, tmp_path: Path) -> None:
     gateway.command()
     variable = {"MAIL_GATEWAY_ENV_FILE": str(gateway.env_file)}
-    assert read(variable)["DATABASE"] == "mydatabase"
+    assert read(variable)[0]["DATABASE"] == "mydatabase"
     other = tmp_path / "other.env"
     other.write_text("MAIL_GATEWAY_DATABASE=other\n")
-    assert read(variable, str(other))["DATABASE"] == "other"
-    assert read({"MAIL_GATEWAY_DATABASE": "mine", **variable}, str(other))["DATABASE"] == "mine"
+    assert read(variable, str(other))[0]["DATABASE"] == "other"
+    assert read({"MAIL_GATEWAY_DATABASE": "mine", **variable}, str(other))[0]["DATABASE"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -186,13 +198,13 @@ def test_a_settings_file_means_what_it_says(tmp_path: Path, text: str, variable:
     path = tmp_path / "settings.env"
     path.write_text(text)
     path.chmod(0o600)
-    assert read({}, str(path)) == {variable: value}
+    assert read({}, str(path)) == ({variable: value}, [])
 
 
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
     [
-        (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, "can be read by every local user"),
+        (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, "holds the password and can be read by every local user"),
         (b"MAIL_GATEWAY_LOGIN=\xff", 0o600, "is not UTF-8"),
         (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, "has no NAME=value in line 2"),
         (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, "sets what is no setting: MAIL_GATEWAY_ALIAS"),
@@ -203,14 +215,18 @@ def test_a_settings_file_that_can_not_be_used(tmp_path: Path, content: bytes, mo
     path.write_bytes(content)
     path.chmod(mode)
     with pytest.raises(Ended) as caught:
-        read({}, str(path))
-    assert caught.value.verdict == (
-        Outcome.SETTINGS,
-        f"settings file {path} {caught.value.verdict.cause.split(' ', 3)[3]}",
-        None,
-    )
-    assert reason in caught.value.verdict.cause
+        build(*read({}, str(path)))
+    verdict = caught.value.verdict
+    assert verdict.outcome is Outcome.SETTINGS
+    assert verdict.cause.startswith(f"settings file {path} {reason}")
     assert "s3cret" not in repr(caught.value)
+
+
+def test_what_is_wrong_with_the_file_does_not_hide_what_is_wrong_in_it(gateway: Gateway) -> None:
+    result = gateway.run("info@example.com", ALAISES="x", URL=None, MAX_SIZE="x")
+    assert result.ending == (75, "4.3.5", "settings")
+    for text in ("no setting: MAIL_GATEWAY_ALAISES", "MAIL_GATEWAY_URL is missing", "MAIL_GATEWAY_MAX_SIZE must"):
+        assert text in result.facts["cause"]
 
 
 @pytest.mark.parametrize("path", ["/no/such/file", "/"])
