@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from endpoint import Endpoint
 from gateway import Gateway
+from stores import new_store, postgresql  # noqa: F401 fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

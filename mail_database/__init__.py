@@ -1,0 +1,1 @@
+"""The embedded database endpoint: threading, loop checks, bounces and record creation, without an Odoo."""

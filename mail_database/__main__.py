@@ -1,0 +1,131 @@
+"""The database endpoint on the command line: serve, load, dump, show.
+
+python -m mail_database serve [--host 127.0.0.1] [--port 8069] [--smtp HOST:PORT]
+python -m mail_database load WORLD.json
+python -m mail_database dump
+python -m mail_database show [MODEL [ID]]
+
+Each takes --store sqlite:///mail.db or postgresql://... (else MAIL_DATABASE_STORE, else sqlite:///mail.db).
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import sys
+import threading
+from typing import Any
+
+import sqlalchemy as sa
+from waitress.server import create_server
+
+from mail_database import notices, show
+from mail_database.server import BODY_LIMIT, access, application
+from mail_database.store import open_store, work
+
+SEND_EVERY = 5.0  # seconds between two looks for notices to be sent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the arguments say and return the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        engine = open_store(options.store)
+        return int(COMMANDS[options.command](engine, options))
+    except sa.exc.SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        print(f"mail_database: the store can't be used: {reason}", file=sys.stderr)
+    except OSError as error:
+        print(f"mail_database: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mail_database", description="A database for mail, without an Odoo."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="answer gateways, as an Odoo would")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8069, help="0: a free one")
+    serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
+    load = commands.add_parser("load", help="add companies, domains, aliases, partners, records from JSON")
+    load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
+    commands.add_parser("dump", help="print everything that is stored, as JSON")
+    shown = commands.add_parser("show", help="print records and their threads, for a person")
+    shown.add_argument("model", nargs="?")
+    shown.add_argument("id", nargs="?", type=int)
+    for command in commands.choices.values():
+        command.add_argument("--store", default=os.environ.get("MAIL_DATABASE_STORE") or "sqlite:///mail.db")
+    return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
+    database = os.environ.get("MAIL_DATABASE_NAME") or "mydatabase"
+    login = os.environ.get("MAIL_DATABASE_LOGIN") or "admin"
+    password = os.environ.get("MAIL_DATABASE_PASSWORD")
+    if not password:
+        password = secrets.token_urlsafe(12)
+        print(f"password for {login}: {password}", flush=True)
+    with work(engine) as store:
+        store.begin(f"{database}.example")
+    server: Any = create_server(  # of two kinds: a host name may have several addresses
+        application(engine, access(database, login, password)),
+        host=options.host,
+        port=options.port,
+        threads=16,
+        max_request_body_size=BODY_LIMIT + 1,  # bytes from which on it answers 413
+        ident="mail_database",
+    )
+    stopped = threading.Event()
+    if options.smtp:
+        threading.Thread(target=_send_notices, args=[engine, options.smtp, stopped], daemon=True).start()
+    host, port = getattr(server, "effective_listen", [(options.host, getattr(server, "effective_port", 0))])[0]
+    print(f"database {database} at http://{host}:{port}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is running gets its answer
+    try:
+        server.run()
+    finally:
+        stopped.set()
+    return 0
+
+
+def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.Event) -> None:
+    while not stopped.wait(SEND_EVERY):
+        notices.send_outgoing(engine, smtp)
+
+
+def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
+    try:
+        with options.world, work(engine) as store:
+            store.load(json.load(options.world))
+    except (AttributeError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
+        print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dump(engine: sa.Engine, options: argparse.Namespace) -> int:
+    with work(engine) as store:
+        json.dump(store.dump(), sys.stdout, indent=1, ensure_ascii=False)
+    print()
+    return 0
+
+
+def _show(engine: sa.Engine, options: argparse.Namespace) -> int:
+    with work(engine) as store:
+        lines = show.lines(store, options.model, options.id)
+    print("\n".join(lines))
+    return 0
+
+
+COMMANDS: dict[str, Any] = {"serve": _serve, "load": _load, "dump": _dump, "show": _show}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""message_process: one message from its bytes to records, threads, bounces and notices, in one transaction."""
+
+import email
+import email.policy
+import uuid
+
+import sqlalchemy as sa
+
+from mail_database import notices
+from mail_database.bounce import read_report
+from mail_database.message import Message, parse
+from mail_database.routing import MODELS, Fallback, Fault, Route, is_bounce, is_loop, route
+from mail_database.store import Row, Work, work
+
+ODOOBOT = 2  # the partner who is the author of mail without a sender
+
+
+def process(
+    engine: sa.Engine, raw: bytes, fallback: Fallback, user_id: int, strip_attachments: bool = False
+) -> int | bool | None:
+    """Deliver a message and return the last record's id, False when nothing was made, None when it was ignored.
+
+    Raises Fault when there is no route; then nothing of it stays, but for what its sender was told.
+    """
+    message = parse(raw)
+    if strip_attachments:
+        message = message._replace(attachments=())
+    if not message.message_id:  # nobody can know it again
+        message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
+    try:
+        with work(engine) as store:
+            store.alone_with(message.message_id, message.sender_address)
+            if store.is_known(message.message_id):
+                return False
+            store.accept(message.message_id)
+            return _deliver(store, message, fallback, user_id)
+    except Misconfigured as error:
+        with work(engine) as store:
+            notice = notices.Notice(notices.MISCONFIGURED, error.address, error.alias["domain"])
+            notices.tell(store, message, notice, user_id)
+            store.set_alias_status(error.alias["id"], "invalid")
+        raise
+
+
+class Misconfigured(Fault):
+    """An alias asks for what can't be made: its sender is told, though the rest is rolled back."""
+
+    def __init__(self, code: int, text: str, alias: Row) -> None:
+        super().__init__(code, text)
+        self.alias = alias
+        self.address = f"{alias['local_part']}@{alias['domain']}"
+
+
+def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int) -> int | bool | None:
+    if message.answers_our_notice:
+        return None
+    if is_bounce(store, message):
+        _bounce(store, message)
+        return False
+    routes, told = route(store, message, fallback)
+    if routes and is_loop(store, message, routes):
+        routes, told = (), (notices.Notice(notices.LOOP, ", ".join(message.to), _domain_of(routes)),)
+    for notice in told:
+        notices.tell(store, message, notice, user_id)
+    if told and told[-1].about == notices.LOOP:
+        return None
+    store.reset_bounces(message.sender_address)
+    record_id: int | bool = False
+    for destination in routes:
+        record_id = _post(store, message, destination)
+    return record_id
+
+
+def _domain_of(routes: tuple[Route, ...]) -> str | None:
+    return next((destination.alias["domain"] for destination in routes if destination.alias), None)
+
+
+def _post(store: Work, message: Message, destination: Route) -> int:
+    """Put the message on its record's thread, a new record where there is none, and return the record's id."""
+    model, thread_id, alias = destination.model, destination.thread_id, destination.alias
+    parent = _parent(store, message, model, thread_id) if thread_id else None
+    if thread_id:
+        known = [row["id"] for row in store.partners_with(message.sender_address)]
+        following = store.followers(model, thread_id)
+        author = next((partner for partner in known if partner in following), known[0] if known else None)
+    else:
+        author, thread_id = _create(store, message, destination)
+        if alias:
+            store.set_alias_status(alias["id"], "valid")
+    odoobot = store.partner(ODOOBOT) if not message.sender else None
+    store.post(
+        message.message_id,
+        message.attachments,
+        model=model,
+        thread_id=thread_id,
+        author_id=ODOOBOT if odoobot else author,
+        email_from=f'"{odoobot["name"]}" <{odoobot["email"]}>' if odoobot else message.sender,
+        subject=message.subject,
+        body=message.body,
+        parent_id=parent["id"] if parent else None,
+        internal_note=bool(parent and parent["internal_note"]),
+    )
+    return thread_id
+
+
+def _create(store: Work, message: Message, destination: Route) -> tuple[int | None, int]:
+    """Open a record: the subject is its name, its contact the sender where he is known; the alias's defaults win."""
+    model, alias = destination.model, destination.alias
+    unknown = sorted(set(destination.defaults) - MODELS[model].fields)
+    if unknown:
+        text = f"ValueError: Invalid field {unknown[0]!r} in {model!r}"
+        raise Misconfigured(1, text, alias) if alias else Fault(1, text)
+    values = {"name": message.subject or "No Subject", "email_from": message.sender, **destination.defaults}
+    known = store.partners_with(message.sender_address)
+    author = known[0]["id"] if known else None
+    if model == "res.partner":
+        partner = store.create_partner(values["name"], message.sender_address)
+        return author or partner, partner
+    if MODELS[model].makes_partner and author is None and message.sender_address:
+        author = store.create_partner(message.sender.partition(" <")[0].strip('"'), message.sender_address)
+    columns = {"name", "email_from", "partner_id", "active"}
+    defaults = {name: value for name, value in values.items() if name not in columns}
+    chosen = {name: value for name, value in values.items() if name in columns}
+    return author, store.create_record(model, **({"partner_id": author} | chosen), defaults=defaults)
+
+
+def _parent(store: Work, message: Message, model: str, thread_id: int) -> Row | None:
+    """Return the message that this one answers: what In-Reply-To names, else the newest of References, else the
+    record's newest mail."""
+    direct = store.newest_message([message.in_reply_to]) if message.in_reply_to else None
+    ancestor = store.newest_message(message.references) if message.names_ancestors else None
+    return direct or ancestor or store.newest_of_thread(model, thread_id)
+
+
+def _bounce(store: Work, message: Message) -> None:
+    """Mark what a report is about as failed, for every recipient that it says has failed."""
+    parsed = email.message_from_bytes(message.raw, policy=email.policy.compat32)
+
+    def original(message_ids: tuple[str, ...]) -> Row | None:
+        return next(filter(None, (store.newest_message([message_id]) for message_id in message_ids)), None)
+
+    def notified(message_ids: tuple[str, ...]) -> list[Row]:
+        about = original(message_ids)
+        return list(store.notified(about["id"])) if about else []
+
+    report = read_report(parsed, lambda message_ids: [row["email"] for row in notified(message_ids)])
+    found = notified(report.message_ids)
+    failed = {failure.final_recipient for failure in report.failures}
+    rows = [row for row in found if row["email"] in failed]
+    if not rows and len(found) == 1 and (failed or report.is_silent):
+        rows = found  # it came back from where his mail is forwarded to, or the report names nobody
+    for row in rows:
+        store.fail_notification(row["id"], report.reason)
+    store.count_bounces(failed | {row["email"] for row in rows}, original(report.message_ids))

@@ -1,0 +1,251 @@
+"""bytes -> Message: ids, references, addresses, the kind of mail, and what a person would read.
+
+Nothing here raises for any bytes. What can't be read as its sender meant it is read as well as it can be, and the
+message then carries its original as an attachment.
+"""
+
+import email
+import email.policy
+import html
+import re
+from collections.abc import Iterator
+from email.message import Message as Parsed
+from email.utils import getaddresses
+from typing import NamedTuple
+
+import nh3
+
+REFERENCES_LIMIT = 32  # Odoo takes the last ones, the nearest ancestors
+SUBJECT_LIMIT = 2**20  # characters
+SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
+OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender; an answer to it is no mail for us
+
+# Mail that a machine made is never answered: RFC 3834 (2), and what was in use before it.
+AUTOMATIC_PRECEDENCE = ("bulk", "junk", "list")
+
+HTML_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
+ORIGINAL = "original.eml"
+
+_MESSAGE_ID = re.compile(r"<[^<>]+>")
+
+
+class Attachment(NamedTuple):
+    """A file that came with the message."""
+
+    name: str
+    mimetype: str
+    content: bytes
+
+
+class Message(NamedTuple):
+    """A message as the rules see it. Addresses are bare and in lower case; "" and () are what is missing."""
+
+    message_id: str
+    in_reply_to: str
+    references: tuple[str, ...]  # of References, else of In-Reply-To
+    names_ancestors: bool  # there is a References field
+    answers_our_notice: bool
+    sender: str  # as it is shown: "Name" <address>
+    sender_address: str
+    return_path: str | None  # "" is the null sender, None: no such field
+    to: tuple[str, ...]  # To and Delivered-To
+    recipients: tuple[str, ...]  # these, Cc, Resent-To and Resent-Cc
+    subject: str | None
+    body: str  # sanitised HTML
+    attachments: tuple[Attachment, ...]
+    is_report: bool  # multipart/report: a bounce, a read receipt
+    is_automatic: bool
+    raw: bytes
+
+
+def parse(raw: bytes) -> Message:
+    """Return the message that the bytes are."""
+    try:
+        parsed: Parsed = email.message_from_bytes(raw, policy=email.policy.SMTP)
+        body, attachments, lost = _content(parsed)
+    except RecursionError:  # a thousand parts within each other: what they hold stays in the original
+        parsed = email.message_from_bytes(raw.partition(b"\n\n")[0] + b"\n\n", policy=email.policy.SMTP)
+        body, attachments, lost = "", [], True
+    if lost:
+        attachments.append(Attachment(ORIGINAL, "message/rfc822", raw))
+
+    references = " ".join(_values(parsed, "References"))
+    in_reply_to = " ".join(_values(parsed, "In-Reply-To"))
+    ids = ["".join(found.split()) for found in _MESSAGE_ID.findall(references or in_reply_to)]
+    sender, sender_address = _sender(_first(parsed, "From"))
+    return_path = next(iter(_split(_first(parsed, "Return-Path"))), ("", ""))[1]
+    to = _addresses(parsed, "To", "Delivered-To")
+    return Message(
+        message_id=_message_id(parsed),
+        in_reply_to=in_reply_to.strip(),
+        references=tuple(found for found in ids if SEPARATE_ANCESTOR not in found)[-REFERENCES_LIMIT:],
+        names_ancestors=bool(references),
+        answers_our_notice=OUR_NOTICE in references + in_reply_to,
+        sender=sender,
+        sender_address=sender_address,
+        return_path=return_path.lower() if _values(parsed, "Return-Path") else None,
+        to=to,
+        recipients=tuple(dict.fromkeys(to + _addresses(parsed, "Cc", "Resent-To", "Resent-Cc"))),
+        subject=_first(parsed, "Subject")[:SUBJECT_LIMIT] or None,
+        body=body,
+        attachments=tuple(attachments),
+        is_report=parsed.get_content_type() == "multipart/report",
+        is_automatic=_is_automatic(parsed),
+        raw=raw,
+    )
+
+
+# --- header fields --------------------------------------------------------------------------------------------
+
+
+def _values(parsed: Parsed, name: str) -> list[str]:
+    """Return the texts of all fields of a name, each on one line."""
+    try:
+        values = [str(value) for value in parsed.get_all(name, [])]
+    except Exception:  # the header parser of some Pythons fails on what it does not expect: <@b>, NUL, encoded CR
+        values = [value for found, value in parsed.raw_items() if found.lower() == name.lower()]
+    return [clean("".join(value.splitlines()).strip()) for value in values]
+
+
+def _first(parsed: Parsed, name: str) -> str:
+    return next(iter(_values(parsed, name)), "")
+
+
+def clean(text: str) -> str:
+    """Return the text as any database can store it: U+FFFD for NUL and for bytes that were no characters."""
+    escaped = re.sub("[\0\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)  # the others stand for bytes
+    return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _message_id(parsed: Parsed) -> str:
+    """Return the first id as it was written, or "". Python's header parser would make one of <a,b@c> and <a:b@c>."""
+    value = next((value for name, value in parsed.raw_items() if name.lower() == "message-id"), "")
+    value = clean(" ".join(value.split()))
+    bracketed = _MESSAGE_ID.match(value)
+    return "".join(bracketed[0].split()) if bracketed else value if value.strip("<>@ ") else ""
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """Return (name, address) pairs; the lenient reading, for a list may have no commas."""
+    try:
+        return getaddresses([text], strict=False)
+    except TypeError:  # a Python from before that option
+        return getaddresses([text])
+
+
+def _addresses(parsed: Parsed, *names: str) -> tuple[str, ...]:
+    values = [value for name in names if name != "Delivered-To" for value in _values(parsed, name)]
+    # Delivered-To holds nothing but addresses, which may stand without commas between them
+    bare = (
+        [",".join(re.split(r"[\s|;]+", value)) for value in _values(parsed, "Delivered-To")]
+        if "Delivered-To" in names
+        else []
+    )
+    pairs = _split(",".join(filter(None, values + bare)))
+    return tuple(dict.fromkeys(normalize(address) for _, address in pairs if "@" in address))
+
+
+def normalize(address: str) -> str:
+    """Return an address by which it is known again: bare, in lower case; "" when it is none."""
+    found = [bare for _, bare in _split(address) if "@" in bare]
+    return found[0].strip().lower() if found else ""
+
+
+def _sender(value: str) -> tuple[str, str]:
+    """Return the sender as he is shown, and his address. A value without an address is shown as it is."""
+    for name, address in _split(value):
+        if "@" in address:
+            quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+            return (f'"{quoted}" <{address}>' if name else address), address.lower()
+    return value, ""
+
+
+def _is_automatic(parsed: Parsed) -> bool:
+    auto_submitted = _first(parsed, "Auto-Submitted").partition(";")[0].strip().lower()
+    precedence = _first(parsed, "Precedence").lower()
+    return auto_submitted not in ("", "no") or precedence in AUTOMATIC_PRECEDENCE or bool(_values(parsed, "List-Id"))
+
+
+# --- content --------------------------------------------------------------------------------------------------
+
+
+def _content(parsed: Parsed) -> tuple[str, list[Attachment], bool]:
+    """Return the body as HTML, the attachments, and whether something of the message is in neither."""
+    body, attachments, lost = "", [], False
+    for part, is_alternative in _leaves(parsed):
+        kind = part.get_content_type()
+        name = clean(_file_name(part))
+        if part.get_content_maintype() == "message":
+            attachments.append(Attachment(name or "attachment", kind, _inner(part)))
+            continue
+        decoded = part.get_payload(decode=True)
+        content = decoded if isinstance(decoded, bytes) else b""
+        is_text = kind in ("text/plain", "text/html") and not name and not _is_attachment(part)
+        if part.is_multipart() or part.get_content_maintype() == "multipart":  # its boundary never came
+            lost, text, kind = True, _decoded(content, "utf-8")[0], "text/plain"
+        elif is_text:
+            text, guessed = _decoded(content, part.get_content_charset("utf-8"))
+            lost = lost or guessed
+        else:
+            attachments.append(Attachment(name or "attachment", kind, content))
+            continue
+        if kind == "text/html":
+            text = sanitize(text)
+            body = text if is_alternative else body + text
+        elif not (is_alternative and body):
+            body += f"<pre>{html.escape(text)}</pre>\n"
+    return body, attachments, lost
+
+
+def _leaves(part: Parsed, is_alternative: bool = False) -> Iterator[tuple[Parsed, bool]]:
+    """Yield the parts that hold something, in order, each with whether it is one of several forms of the same.
+
+    A message within the message is yielded itself, then what it holds.
+    """
+    children = part.get_payload() if part.is_multipart() else None
+    if not isinstance(children, list) or not children:
+        yield part, is_alternative
+        return
+    if part.get_content_maintype() == "message":
+        yield part, False
+        if part.get_content_type() != "message/rfc822":
+            return
+    alternative = part.get_content_type() == "multipart/alternative"
+    mixed = part.get_content_type() == "multipart/mixed"
+    for child in children:
+        if isinstance(child, Parsed):
+            yield from _leaves(child, alternative or (is_alternative and not mixed))
+
+
+def _inner(part: Parsed) -> bytes:
+    """Return the message within the message, or the blocks of a report."""
+    payload = part.get_payload()
+    blocks = [block for block in payload if isinstance(block, Parsed)] if isinstance(payload, list) else []
+    try:
+        return b"\n".join(block.as_bytes() for block in blocks) or str(payload).encode()
+    except Exception:  # the generator fails on what the parser let pass; the text is better than nothing
+        return b"\n".join(str(block.get_payload()).encode("utf-8", "replace") for block in blocks)
+
+
+def _file_name(part: Parsed) -> str:
+    try:
+        return part.get_filename() or ""
+    except Exception:  # as above: the header parser
+        return "attachment"
+
+
+def _is_attachment(part: Parsed) -> bool:
+    return (part.get_content_disposition() or "") == "attachment"
+
+
+def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
+    """Return text, and whether it had to be guessed."""
+    try:
+        return clean(content.decode(charset, "replace")), False
+    except (LookupError, ValueError):  # no such charset, or none for text
+        return clean(content.decode("utf-8", "replace")), True
+
+
+def sanitize(text: str) -> str:
+    """Return HTML without what could act: scripts, handlers, frames, forms."""
+    return nh3.clean(text, url_schemes=HTML_SCHEMES, clean_content_tags={"script", "style", "title"})

@@ -1,0 +1,240 @@
+"""Odoo's models and field names over the store's tables: what a client may search, read and write."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from mail_database import store
+from mail_database.message import normalize
+from mail_database.routing import KNOWN_MODELS, MODELS, Fault
+
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": lambda column, value: column.is_(None) if value is False or value is None else column == value,
+    "!=": lambda column, value: column.is_not(None) if value is False or value is None else column != value,
+    "in": lambda column, value: column.in_(value),
+    "not in": lambda column, value: column.not_in(value),
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+    "like": lambda column, value: column.contains(value, autoescape=True),
+    "ilike": lambda column, value: sa.func.lower(column).contains(str(value).lower(), autoescape=True),
+    "=like": lambda column, value: column.like(value),
+    "=ilike": lambda column, value: sa.func.lower(column).like(str(value).lower()),
+}
+
+
+class Model(NamedTuple):
+    """A model: its table, Odoo's names of its columns, and what a row must have to belong to it."""
+
+    table: sa.Table
+    columns: Mapping[str, str]
+    where: Mapping[str, Any] = {}
+
+    def column(self, name: str) -> Any:
+        if name not in self.columns:
+            raise Fault(1, f"ValueError: Invalid field {name!r}")
+        return self.table.c[self.columns[name]]
+
+
+_RECORD = {
+    "id": "id",
+    "name": "name",
+    "email_from": "email_from",
+    "email_normalized": "email_normalized",
+    "partner_id": "partner_id",
+    "active": "active",
+    "message_bounce": "bounce_count",
+    "create_date": "created",
+}
+TABLES = {
+    "mail.alias": Model(
+        store.aliases,
+        {
+            "id": "id",
+            "alias_name": "local_part",
+            "alias_domain": "domain",
+            "alias_model": "model",
+            "alias_defaults": "defaults",
+            "alias_contact": "contact",
+            "alias_incoming_local": "local_part_detection",
+            "alias_force_thread_id": "thread_id",
+            "alias_parent_model": "parent_model",
+            "alias_parent_thread_id": "parent_id",
+            "alias_bounced_content": "bounced_content",
+            "alias_status": "status",
+        },
+    ),
+    "mail.alias.domain": Model(
+        store.alias_domains, {"id": "id", "name": "name", "bounce_alias": "bounce", "catchall_alias": "catchall"}
+    ),
+    "res.partner": Model(
+        store.partners,
+        {
+            "id": "id",
+            "name": "name",
+            "email": "email",
+            "email_normalized": "email_normalized",
+            "active": "active",
+            "message_bounce": "bounce_count",
+        },
+    ),
+    "res.company": Model(
+        store.companies, {"id": "id", "name": "name", "email": "email", "alias_domain": "alias_domain"}
+    ),
+    "mail.message": Model(
+        store.messages,
+        {
+            "id": "id",
+            "message_id": "message_id",
+            "model": "model",
+            "res_id": "thread_id",
+            "author_id": "author_id",
+            "email_from": "email_from",
+            "subject": "subject",
+            "body": "body",
+            "message_type": "kind",
+            "is_internal": "internal_note",
+            "parent_id": "parent_id",
+            "date": "date",
+        },
+    ),
+    "mail.notification": Model(
+        store.notifications,
+        {
+            "id": "id",
+            "mail_message_id": "message",
+            "res_partner_id": "partner_id",
+            "notification_status": "status",
+            "failure_reason": "reason",
+        },
+    ),
+    "mail.mail": Model(
+        store.notices,
+        {
+            "id": "id",
+            "email_to": "to",
+            "subject": "subject",
+            "body_html": "body",
+            "message_id": "message_id",
+            "references": "references",
+            "reply_to": "reply_to",
+            "state": "state",
+            "create_date": "created",
+        },
+    ),
+    "mail.gateway.allowed": Model(store.allowed_senders, {"id": "email", "email": "email"}),
+    "ir.config_parameter": Model(store.parameters, {"id": "key", "key": "key", "value": "value"}),
+    **{model: Model(store.records, _RECORD, {"model": model}) for model in MODELS if model != "res.partner"},
+}
+
+MODEL_IDS = {model: number for number, model in enumerate(sorted(KNOWN_MODELS), 1)}
+
+
+def _domain(work: store.Work, row: Mapping[str, Any], column: str) -> Any:
+    domain = next((found for found in work.alias_domains() if found["name"] == row[column]), None)
+    return [domain["id"], domain["name"]] if domain else False
+
+
+# Fields that Odoo computes, or that name a row of another model as [id, name].
+COMPUTED: dict[str, dict[str, Callable[[store.Work, Mapping[str, Any]], Any]]] = {
+    "mail.alias": {
+        "alias_domain_id": lambda work, row: _domain(work, row, "domain"),
+        "alias_model_id": lambda work, row: [MODEL_IDS.get(row["model"], 0), row["model"]],
+        "alias_full_name": lambda work, row: (
+            f"{row['local_part']}@{row['domain']}" if row["domain"] else row["local_part"]
+        ),
+    },
+    "mail.alias.domain": {
+        "bounce_email": lambda work, row: f"{row['bounce']}@{row['name']}",
+        "catchall_email": lambda work, row: f"{row['catchall']}@{row['name']}",
+    },
+    "res.company": {"alias_domain_id": lambda work, row: _domain(work, row, "alias_domain")},
+    "mail.message": {"attachment_ids": lambda work, row: work.attachments_of(row["id"])},
+}
+# The columns of those that a client may write.
+WRITTEN = {
+    ("mail.alias", "alias_domain_id"): "domain",
+    ("mail.alias", "alias_model_id"): "model",
+    ("res.company", "alias_domain_id"): "alias_domain",
+}
+
+
+def _named(work: store.Work, field: str, value: Any) -> str | None:
+    """Return what we store for an id that a client writes."""
+    if field == "alias_model_id":
+        return next((model for model, number in MODEL_IDS.items() if number == value), None)
+    return next((domain["name"] for domain in work.alias_domains() if domain["id"] == value), None)
+
+
+def model_of(name: str) -> Model:
+    if name not in TABLES:
+        raise Fault(2, f"Object {name} doesn't exist")
+    return TABLES[name]
+
+
+def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
+    """Return a search domain (Odoo's prefix notation) as a condition; archived rows are left out unless asked for."""
+    terms: list[Any] = []
+    try:
+        for item in reversed(list(domain)):
+            if item == "!":
+                terms.append(sa.not_(terms.pop()))
+            elif item in ("&", "|"):
+                terms.append((sa.and_ if item == "&" else sa.or_)(terms.pop(), terms.pop()))
+            else:
+                name, operator, value = item
+                terms.append(OPERATORS[operator](model.column(name), value))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Fault(1, f"ValueError: Invalid domain term ({type(error).__name__})") from None
+    if active_test and "active" in model.columns and "'active'" not in repr(domain):
+        terms.append(model.column("active"))
+    return sa.and_(sa.true(), *terms, *(model.table.c[name] == value for name, value in model.where.items()))
+
+
+def rows(
+    work: store.Work, name: str, condition: Any, names: Sequence[str] = (), limit: int | None = None, offset: int = 0
+) -> list[dict[str, Any]]:
+    """Return rows with Odoo's names and values: False for what is missing, text for dates."""
+    model = model_of(name)
+    computed = COMPUTED.get(name, {})
+    wanted = list(dict.fromkeys(["id", *(names or [*model.columns, *computed])]))
+    for field in wanted:
+        if field not in computed:
+            model.column(field)
+    return [
+        {
+            field: computed[field](work, row) if field in computed else _value(row[model.columns[field]])
+            for field in wanted
+        }
+        for row in work.select(model.table, condition, model.column("id"), limit, offset)
+    ]
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return False
+    if isinstance(value, dict):
+        return repr(value)
+    return value.isoformat(" ", "seconds") if hasattr(value, "isoformat") else value
+
+
+def written(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that these fields set. Raises Fault for a field that the model does not have."""
+    model = model_of(name)
+    columns: dict[str, Any] = {}
+    for field, value in values.items():
+        if (name, field) in WRITTEN:
+            columns[WRITTEN[name, field]] = _named(work, field, value)
+        elif field in model.columns and field != "id":
+            column = model.table.c[model.columns[field]]
+            columns[column.name] = None if value is False and not isinstance(column.type, sa.Boolean) else value
+        elif name in MODELS and field in MODELS[name].fields:
+            columns.setdefault("defaults", {})[field] = value
+        else:
+            raise Fault(1, f"ValueError: Invalid field {field!r} in {name!r}")
+    for address in ("email", "email_from"):
+        if address in columns and "email_normalized" in model.table.c:
+            columns["email_normalized"] = normalize(columns[address] or "")
+    return columns

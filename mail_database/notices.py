@@ -1,0 +1,130 @@
+"""What a sender is told, and when he is not.
+
+A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2), and at most
+once per sender, reason and hour. It says Auto-Submitted: auto-replied and leaves with the null sender, so that it
+can't be answered by a machine; those that a machine might answer nevertheless carry a mark in their References, by
+which the answer is known (routing.py, step 2).
+"""
+
+import contextlib
+import html
+import smtplib
+import uuid
+from email.message import EmailMessage
+from email.policy import SMTP
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from mail_database.message import OUR_NOTICE, Message, sanitize
+from mail_database.store import Row, Work, work
+
+REPEAT_AFTER = 60  # minutes
+
+# The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it.
+CATCHALL, DENIED, MISCONFIGURED, LOOP = "catchall", "denied", "misconfigured", "loop"
+TEXTS = {
+    CATCHALL: "Your message to {address} was not delivered: this address only collects replies. "
+    "To contact {company}, please write to {email}.",
+    DENIED: "Your message to {address} was not accepted: only {allowed} may write to this address. "
+    "Please check the address, or contact {company} at {email}.",
+    MISCONFIGURED: "Your message to {address} was not accepted, for reasons on our side. "
+    "Please try again later, or contact {company} at {email}.",
+    LOOP: "Your message to {address} was not accepted: too many messages came from you in a short time. "
+    "Please try again later.",
+}
+ALLOWED = {"partners": "registered partners", "followers": "certain people"}
+MARKED = (CATCHALL, LOOP)
+
+
+class Notice(NamedTuple):
+    """Something to tell the sender of a message: why, about which address, in whose name."""
+
+    about: str
+    address: str
+    domain: str | None = None
+    contact: str = ""
+    content: str = ""  # an alias's own text, HTML
+
+
+def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
+    """Keep a notice for the message's sender, unless he is not to be told."""
+    to = message.sender_address if message.return_path is None else message.return_path
+    if not to or message.is_automatic or store.told_since(notice.about, to, REPEAT_AFTER):
+        return
+    company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
+    domains = {row["name"]: row for row in store.alias_domains()}
+    domain = domains.get(notice.domain or company["alias_domain"]) or next(iter(domains.values()), None)
+    text = TEXTS[notice.about].format(
+        address=notice.address, company=company["name"], email=company["email"], allowed=ALLOWED.get(notice.contact, "")
+    )
+    host = domain["name"] if domain else "localhost"
+    mark = f"<{uuid.uuid4()}{OUR_NOTICE}{host}>" if notice.about in MARKED else ""
+    store.add_notice(
+        about=notice.about,
+        to=to,
+        sender=f"{domain['bounce']}@{host}" if domain else "",
+        subject=f"Re: {message.subject}",
+        message_id=f"<{uuid.uuid4()}@{host}>",
+        references=f"{message.message_id} {mark}".strip(),
+        reply_to=company["email"] if notice.about == CATCHALL else _reply_to(store, user_id, domain),
+        body=(sanitize(notice.content) or f"<p>{html.escape(text)}</p>") + f"<blockquote>{message.body}</blockquote>",
+    )
+
+
+def _reply_to(store: Work, user_id: int, domain: Row | None) -> str:
+    user = store.user(user_id)
+    partner = store.partner(user["partner_id"]) if user else None
+    name = partner["name"] if partner else "Administrator"
+    return f"{name} <{domain['catchall']}@{domain['name']}>" if domain else str(name)
+
+
+def mail_of(notice: Row) -> EmailMessage:
+    """Return the notice as the mail that is sent."""
+    mail = EmailMessage(policy=SMTP)
+    fields: dict[str, Any] = {
+        "From": f"MAILER-DAEMON <{notice['sender'] or 'mailer-daemon@localhost'}>",
+        "To": notice["to"],
+        "Subject": notice["subject"],
+        "Message-ID": notice["message_id"],
+        "References": notice["references"],
+        "Reply-To": notice["reply_to"],
+        "Auto-Submitted": "auto-replied",
+    }
+    for name, value in fields.items():
+        if value:
+            mail[name] = " ".join(str(value).split())
+    mail.set_content(notice["body"], subtype="html")
+    return mail
+
+
+def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
+    """Send what is outgoing. What the mail server does not take now, or when it is away, stays outgoing."""
+    last = 0
+    while True:
+        with work(engine) as store:
+            notice = store.outgoing(after=last)
+        if notice is None:
+            return
+        last = notice["id"]
+        state = _send(smtp, notice)
+        with work(engine) as store:
+            store.set_notice_state(last, state)
+
+
+def _send(smtp: tuple[str, int], notice: Row) -> str:
+    """Send one notice and return its state: sent, outgoing (try again), or exception (refused for good)."""
+    try:
+        with contextlib.closing(smtplib.SMTP(*smtp, timeout=30)) as server:
+            server.sendmail("", [notice["to"]], mail_of(notice).as_bytes())
+            with contextlib.suppress(OSError, smtplib.SMTPException):  # it has been sent, whatever comes of that
+                server.quit()
+    except smtplib.SMTPRecipientsRefused as error:
+        return "outgoing" if all(code < 500 for code, _ in error.recipients.values()) else "exception"
+    except smtplib.SMTPResponseException as error:
+        return "outgoing" if error.smtp_code < 500 else "exception"
+    except (OSError, smtplib.SMTPException):
+        return "outgoing"
+    except ValueError:  # an address that no header field can hold
+        return "exception"
+    return "sent"

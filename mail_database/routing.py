@@ -1,0 +1,221 @@
+"""Message + lookups -> what becomes of it.
+
+In the order in which it is asked:
+
+1. **Known.** A message whose Message-ID was accepted before is done: nothing.
+2. **Answer to a notice.** References or In-Reply-To name one of ours that carries the mark: ignored.
+3. **Bounce.** To a bounce address, from a mailer-daemon, or a report: bounce.py reads it, notifications fail.
+4. **Reply.** The newest message that References (else In-Reply-To) name has a record: its thread. An alias of another
+   kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of the record's own kind
+   among the recipients has its say about who may write.
+5. **Catchall.** To (with Delivered-To) names nothing but catchall addresses: the sender is told.
+6. **Aliases.** Each alias among the recipients opens a record, or posts to the one it names; a sender whom an alias
+   does not take is told.
+7. **Fallback.** The caller's model takes what no alias took.
+8. **Catchall again**, beside addresses that lead nowhere: the sender is told. Else there is no route: a fault.
+
+Then the loop check: a sender who has made too many records is stopped, and told, for all routes or none.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mail_database import notices
+from mail_database.message import Message
+from mail_database.store import Row, Work
+
+LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
+
+# The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
+FIELDS = (
+    "name email_from email_cc partner_id active type team_id user_id project_id stage_id priority tag_ids phone "
+    "description company_id"
+)
+
+
+class Model(NamedTuple):
+    """What a kind of record is made of, and whether an unknown sender becomes a partner of its own."""
+
+    fields: frozenset[str]
+    makes_partner: bool
+
+
+MODELS = {
+    "crm.lead": Model(frozenset(FIELDS.split()), makes_partner=False),
+    "project.task": Model(frozenset(FIELDS.split()), makes_partner=True),
+    "res.partner": Model(frozenset({"name", "email", "active", "phone", "company_id"}), makes_partner=True),
+}
+KNOWN_MODELS = {*MODELS, "res.country", "res.company", "res.users"}
+
+
+class Fault(Exception):
+    """A refusal of the call itself: Odoo's fault code, and the last line of its text (ODOO.md 9.2)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code, self.text = code, text
+
+
+class Route(NamedTuple):
+    """A chosen destination; without ``thread_id`` a new record is opened."""
+
+    model: str
+    thread_id: int | None = None
+    defaults: Mapping[str, Any] = {}
+    alias: Row | None = None
+    loop_checked: bool = True
+
+
+class Routes(NamedTuple):
+    """What becomes of a message: where it goes, and what its sender is told. Neither: it is accepted, that's all."""
+
+    routes: tuple[Route, ...] = ()
+    told: tuple[notices.Notice, ...] = ()
+
+
+class Fallback(NamedTuple):
+    """What the caller wants done with mail that no alias takes."""
+
+    model: str = ""
+    thread_id: int | None = None
+    defaults: Mapping[str, Any] = {}
+
+
+def is_bounce(store: Work, message: Message) -> bool:
+    """Tell whether a message is about mail that came back (step 3)."""
+    bounces = {f"{row['bounce']}@{row['name']}".lower() for row in store.alias_domains()}
+    from_daemon = message.sender_address.partition("@")[0] == "mailer-daemon"
+    return message.is_report or from_daemon or not bounces.isdisjoint(message.to)
+
+
+def route(store: Work, message: Message, fallback: Fallback) -> Routes:
+    """Return where a message goes (steps 4 to 8). Raises Fault when it goes nowhere."""
+    addressed = matching_aliases(store, message.recipients)
+    parent = store.newest_message(message.references)
+    if parent and parent["model"] and parent["thread_id"]:
+        to_others = [alias for alias in matching_aliases(store, message.to) if alias["model"] != parent["model"]]
+        if not to_others:
+            return _reply(store, message, parent, addressed)
+        addressed = to_others
+
+    catchalls = {f"{row['catchall']}@{row['name']}".lower(): row["name"] for row in store.alias_domains()}
+    caught = [address for address in message.to if address in catchalls]
+    refusal = notices.Notice(notices.CATCHALL, ", ".join(message.to), catchalls[caught[0]] if caught else None)
+    if caught and len(caught) == len(message.to):
+        return Routes(told=(refusal,))
+
+    if addressed:
+        found = [_by_alias(store, message, alias) for alias in addressed]
+        return Routes(
+            tuple(destination for destination in found if isinstance(destination, Route)),
+            tuple(notice for notice in found if isinstance(notice, notices.Notice)),
+        )
+    if fallback.model:
+        if fallback.model not in KNOWN_MODELS:
+            raise Fault(1, f"ValueError: Mailbox unavailable - unknown target model {fallback.model}")
+        _check_model(fallback.model)
+        return Routes((Route(fallback.model, fallback.thread_id, fallback.defaults, loop_checked=False),))
+    if caught:
+        return Routes(told=(refusal,))
+    raise Fault(
+        1,
+        f"ValueError: No possible route found for incoming message from {message.sender} to "
+        f"{','.join(message.recipients)} (Message-Id {message.message_id}:). "
+        "Create an appropriate mail.alias or force the destination model.",
+    )
+
+
+def matching_aliases(store: Work, addresses: tuple[str, ...]) -> list[Row]:
+    """Return the aliases that these addresses name, by the full address or, where it is on, by the local-part."""
+    by_local_part: dict[str, set[str]] = {}
+    for address in addresses:
+        local_part, _, domain = address.rpartition("@")
+        by_local_part.setdefault(local_part, set()).add(domain)
+    allowed = {domain.strip() for domain in store.parameter("mail.catchall.domain.allowed").split(",")} - {""}
+    if allowed:
+        allowed |= {row["name"] for row in store.alias_domains()}
+    matching = []
+    for alias in store.aliases_named(by_local_part):
+        domains = by_local_part[alias["local_part"]]
+        by_full_address = alias["domain"] in domains
+        if by_full_address or (alias["local_part_detection"] and (not allowed or not allowed.isdisjoint(domains))):
+            matching.append(alias)
+    return matching
+
+
+def _reply(store: Work, message: Message, parent: Row, addressed: list[Row]) -> Routes:
+    """Return the thread that a reply belongs to; a record that is gone is made anew."""
+    model, thread_id = parent["model"], parent["thread_id"]
+    exists = store.record(model, thread_id) is not None
+    alias = next((alias for alias in addressed if alias["model"] == model), None)
+    if alias:
+        refusal = _refusal(store, message, alias, (model, thread_id))
+        if refusal:
+            return Routes(told=(refusal,))
+    return Routes((Route(model, thread_id if exists else None, alias=alias),))
+
+
+def _by_alias(store: Work, message: Message, alias: Row) -> Route | notices.Notice:
+    model, thread_id = alias["model"], alias["thread_id"]
+    if thread_id and store.record(model, thread_id) is None:
+        thread_id = None  # the record that took all of its mail is gone: a new one takes this
+    if not thread_id:
+        _check_model(model)
+    refusal = _refusal(store, message, alias, (model, thread_id))
+    return refusal or Route(model, thread_id, alias["defaults"] or {}, alias)
+
+
+def _check_model(model: str) -> None:
+    if model not in MODELS:
+        raise Fault(1, f"ValueError: Mailbox unavailable - model {model} does not accept document creation")
+
+
+def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
+    """Return what the sender is told when the alias does not take mail from him."""
+    contact = alias["contact"]
+    address = f"{alias['local_part']}@{alias['domain']}" if alias["domain"] else str(alias["local_part"])
+    if contact == "followers":
+        model, thread_id = record if record[1] else (alias["parent_model"], alias["parent_id"])
+        if not thread_id:
+            store.set_alias_status(alias["id"], "invalid")
+            return notices.Notice(notices.MISCONFIGURED, address, alias["domain"])
+        following = store.followers(model, thread_id)
+    if contact == "everyone":
+        return None
+    known = [row["id"] for row in store.partners_with(message.sender_address)]
+    if known if contact == "partners" else following.intersection(known):
+        return None
+    return notices.Notice(notices.DENIED, address, alias["domain"], contact, alias["bounced_content"] or "")
+
+
+def is_loop(store: Work, message: Message, routes: tuple[Route, ...]) -> bool:
+    """Tell whether the sender has made so many records that the next one would be one of a loop.
+
+    Replies are never limited, unless mail.gateway.loop.replies is ``limit`` (as Odoo 19 does).
+    """
+    sender = message.sender_address
+    if not sender or store.is_allowed(sender):
+        return False
+    minutes = _number(store, "mail.gateway.loop.minutes", LOOP_MINUTES)
+    threshold = _number(store, "mail.gateway.loop.threshold", LOOP_THRESHOLD)
+    limit_replies = store.parameter("mail.gateway.loop.replies") == "limit"
+    for destination in routes:
+        if not destination.loop_checked:
+            continue
+        if destination.thread_id is None:
+            count = store.count_created(destination.model, sender, minutes)
+        elif limit_replies:
+            count = store.count_posted(destination.model, destination.thread_id, message.sender, minutes)
+        else:
+            continue
+        if minutes and count >= threshold:
+            return True
+    return False
+
+
+def _number(store: Work, key: str, default: int) -> int:
+    value = store.parameter(key)
+    try:
+        return int(value) if value else default
+    except ValueError:
+        raise Fault(1, f"ValueError: invalid literal for int() with base 10: {value!r}") from None

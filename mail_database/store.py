@@ -1,0 +1,516 @@
+"""A handful of verbs in domain words over SQLite or PostgreSQL; nothing else knows SQL.
+
+A delivery is one transaction, and both stores keep two deliveries of one message, or of one sender, apart: SQLite by
+its write lock, taken at the beginning; PostgreSQL by advisory locks on the message's id and the sender's address. So
+a Message-ID is accepted once, and a count and the creation that depends on it are one step.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from mail_database.message import Attachment, normalize
+
+Row = Mapping[str, Any]
+metadata = sa.MetaData()
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def now() -> datetime:
+    """Return the time in UTC, as it is stored."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)
+
+
+def _table(name: str, *columns: Any) -> sa.Table:
+    key = sa.Column("id", Id, primary_key=True, autoincrement=True)
+    return sa.Table(name, metadata, key, *columns, sqlite_autoincrement=True)
+
+
+def _text(name: str, default: str | None = None, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text, default=default, **options)
+
+
+def _flag(name: str, default: bool) -> sa.Column[Any]:
+    return sa.Column(name, sa.Boolean, nullable=False, default=default)
+
+
+def _count(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer, nullable=False, default=0)
+
+
+def _date(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.DateTime, nullable=False, default=now)
+
+
+alias_domains = _table("alias_domains", _text("name", unique=True), _text("catchall"), _text("bounce"))
+companies = _table("companies", _text("name"), _text("email"), _text("alias_domain"))
+aliases = _table(
+    "aliases",
+    _text("local_part", index=True),
+    _text("domain"),
+    _text("model"),
+    sa.Column("defaults", sa.JSON, default=dict),
+    _text("contact", "everyone"),
+    _flag("local_part_detection", False),
+    sa.Column("thread_id", Id),
+    _text("parent_model"),
+    sa.Column("parent_id", Id),
+    _text("bounced_content"),
+    _text("status"),
+)
+partners = _table(
+    "partners",
+    _text("name"),
+    _text("email"),
+    _text("email_normalized", "", index=True),
+    _flag("active", True),
+    _count("bounce_count"),
+)
+users = _table("users", _text("login"), sa.Column("partner_id", Id), _flag("active", True), _flag("internal", True))
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=False),
+    _text("name"),
+    _text("email_from"),
+    _text("email_normalized", ""),
+    sa.Column("partner_id", Id),
+    _flag("active", True),
+    _count("bounce_count"),
+    sa.Column("defaults", sa.JSON, default=dict),
+    _date("created"),
+    sa.Index("records_of_sender", "model", "email_normalized", "created"),
+)
+counters = sa.Table("counters", metadata, sa.Column("model", sa.Text, primary_key=True), sa.Column("last", Id))
+followers = sa.Table(
+    "followers",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=False),
+    sa.Column("partner_id", Id, primary_key=True, autoincrement=False),
+)
+messages = _table(
+    "messages",
+    _text("message_id"),
+    sa.Column("message_key", sa.String(64), index=True),  # an index takes no id of any length
+    _text("model"),
+    sa.Column("thread_id", Id),
+    sa.Column("author_id", Id),
+    _text("email_from"),
+    _text("subject"),
+    _text("body", ""),
+    _text("kind", "email"),
+    _flag("internal_note", False),
+    sa.Column("parent_id", Id),
+    _date("date"),
+    sa.Index("messages_of_thread", "model", "thread_id", "id"),
+)
+attachments = _table(
+    "attachments",
+    sa.Column("message", Id, index=True),
+    _text("name"),
+    _text("mimetype"),
+    _count("size"),
+    _text("sha1"),
+    sa.Column("content", sa.LargeBinary),
+)
+notifications = _table(
+    "notifications",
+    sa.Column("message", Id, index=True),
+    sa.Column("partner_id", Id),
+    _text("status", "sent"),
+    _text("reason"),
+)
+parameters = sa.Table("parameters", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
+allowed_senders = sa.Table("allowed_senders", metadata, sa.Column("email", sa.Text, primary_key=True))
+notices = _table(
+    "notices",
+    _text("about"),
+    sa.Column("to", sa.Text, index=True),
+    _text("sender"),
+    _text("subject"),
+    _text("message_id"),
+    _text("references"),
+    _text("reply_to"),
+    _text("body"),
+    _text("state", "outgoing", index=True),
+    _date("created"),
+)
+# The Message-IDs that were accepted, also of what left nothing else behind: a bounce, a refusal, a stopped loop.
+deliveries = sa.Table(
+    "deliveries", metadata, sa.Column("message_key", sa.String(64), primary_key=True), _date("accepted")
+)
+
+# The lists of world.json: their tables, and the columns that go by another name or not at all.
+LISTS = {
+    "alias_domains": alias_domains,
+    "companies": companies,
+    "aliases": aliases,
+    "partners": partners,
+    "users": users,
+    "records": records,
+    "followers": followers,
+    "messages": messages,
+    "notifications": notifications,
+    "notices": notices,
+}
+DERIVED = {"email_normalized", "message_key"}
+# Models on whose records, and partners, Odoo counts bounces.
+COUNTED = ("crm.lead", "res.partner")
+
+
+def key_of(message_id: str) -> str:
+    """Return what stands for an id in an index; ids differ in case."""
+    return hashlib.sha256(message_id.encode()).hexdigest()
+
+
+def open_store(url: str) -> sa.Engine:
+    """Return the engine of a store, its tables made where they are missing. Raises sqlalchemy.exc.SQLAlchemyError."""
+    if url.startswith(("postgresql://", "postgres://")):
+        engine = sa.create_engine("postgresql+psycopg://" + url.partition("://")[2], pool_size=16, max_overflow=16)
+    else:
+        engine = sa.create_engine(url, connect_args={"timeout": 60})
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours, see above
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # what was answered must outlive a power cut
+
+
+class Work:
+    """One transaction, and what it can be asked to do. A row is a mapping with the names of world.json."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def _one(self, statement: Any) -> Row | None:
+        row = self._connection.execute(statement).mappings().first()
+        return None if row is None else dict(row)
+
+    def _all(self, statement: Any) -> Sequence[Row]:
+        return [dict(row) for row in self._connection.execute(statement).mappings()]
+
+    def _insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
+        key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
+        return int(getattr(key, "id", 0))
+
+    def begin(self, domain: str) -> None:
+        """Give a new store what a new Odoo has: a company with an alias domain, catchall and bounce ready."""
+        if not self._one(sa.select(companies.c.id).limit(1)) and not self.alias_domains():
+            self.load(
+                {
+                    "alias_domains": [{"id": 1, "name": domain, "catchall": "catchall", "bounce": "bounce"}],
+                    "companies": [{"id": 1, "name": "My Company", "email": f"info@{domain}", "alias_domain": domain}],
+                    "partners": [
+                        {"id": 1, "name": "My Company", "email": f"info@{domain}"},
+                        {"id": 2, "name": "OdooBot", "email": f"odoobot@{domain}", "active": False},
+                        {"id": 3, "name": "Administrator", "email": f"admin@{domain}"},
+                    ],
+                    "users": [{"id": 2, "login": "admin", "partner_id": 3}],
+                }
+            )
+
+    # --- everything, in the words of world.json ---
+
+    def load(self, world: Mapping[str, Any]) -> None:
+        """Add what a world names. Raises KeyError, TypeError or ValueError where it is none."""
+        for name, table in LISTS.items():
+            for item in world.get(name, []):
+                self._load(name, table, dict(item))
+        for key, value in world.get("parameters", {}).items():
+            self.set_parameter(key, str(value))
+        for email in world.get("allowed_senders", []):
+            self._connection.execute(allowed_senders.insert().values(email=email))
+        for model, last in self._connection.execute(
+            sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
+        ).all():
+            self._connection.execute(counters.delete().where(counters.c.model == model))
+            self._connection.execute(counters.insert().values(model=model, last=last))
+        if self._connection.dialect.name == "postgresql":
+            for table in LISTS.values():
+                if table.c.id.autoincrement is True:
+                    highest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
+                    sequence = sa.func.pg_get_serial_sequence(table.name, "id")
+                    self._connection.execute(sa.select(sa.func.setval(sequence, highest, False)))
+
+    def _load(self, name: str, table: sa.Table, item: dict[str, Any]) -> None:
+        parent = item.pop("parent", None) or {}
+        if name == "aliases" and parent:
+            item |= {"parent_model": parent["model"], "parent_id": parent["id"]}
+        if name == "messages":
+            item["message_key"] = key_of(item["message_id"])
+        if "email_normalized" in table.c:
+            item["email_normalized"] = normalize(item.get("email", item.get("email_from")) or "")
+        attached = item.pop("attachments", [])
+        for column in table.c:
+            if isinstance(column.type, sa.DateTime) and column.name in item:
+                item[column.name] = datetime.fromisoformat(item[column.name])
+        self._insert(table, item)
+        for attachment in attached:
+            self._insert(attachments, {"message": item["id"], **attachment})
+
+    def dump(self) -> dict[str, Any]:
+        """Return everything that is stored."""
+        world: dict[str, Any] = {
+            name: [_dumped(row) for row in self._all(sa.select(table).order_by(*table.primary_key))]
+            for name, table in LISTS.items()
+        }
+        for alias in world["aliases"]:
+            model, parent = alias.pop("parent_model"), alias.pop("parent_id")
+            alias |= {"parent": {"model": model, "id": parent}} if model else {}
+        attached = self._all(sa.select(attachments).order_by(attachments.c.id))
+        for message in world["messages"]:
+            message["attachments"] = [
+                {key: row[key] for key in ("name", "mimetype", "size", "sha1")}
+                for row in attached
+                if row["message"] == message["id"]
+            ]
+        world["parameters"] = {row["key"]: row["value"] for row in self._all(sa.select(parameters))}
+        world["allowed_senders"] = [row["email"] for row in self._all(sa.select(allowed_senders))]
+        return world
+
+    # --- rows, for who reads and writes them by Odoo's names (models.py) ---
+
+    def select(self, table: sa.Table, condition: Any, order: Any, limit: int | None, offset: int) -> Sequence[Row]:
+        return self._all(sa.select(table).where(condition).order_by(order).limit(limit).offset(offset))
+
+    def create(self, table: sa.Table, model: str, values: dict[str, Any]) -> Any:
+        """Insert a row and return its id; the key, where the table has no other."""
+        if table is records:
+            return self.create_record(model, **{name: values[name] for name in values if name != "email_normalized"})
+        if "id" in table.c:
+            return self._insert(table, values)
+        self._connection.execute(table.insert().values(**values))
+        return next(iter(values.values()))
+
+    def write(self, table: sa.Table, condition: Any, values: dict[str, Any]) -> None:
+        if values:
+            self._connection.execute(table.update().where(condition).values(**values))
+
+    def unlink(self, table: sa.Table, model: str, condition: Any, ids: Sequence[int]) -> None:
+        """Delete rows; those of a record take its thread with them, and its messages are no longer known."""
+        self._connection.execute(table.delete().where(condition))
+        if table not in (records, partners):
+            return
+        thread = sa.and_(messages.c.model == model, messages.c.thread_id.in_(ids))
+        gone = sa.select(messages.c.id).where(thread)
+        keys = [row["message_key"] for row in self._all(sa.select(messages.c.message_key).where(thread))]
+        for child in (attachments, notifications):
+            self._connection.execute(child.delete().where(child.c.message.in_(gone)))
+        self._connection.execute(messages.delete().where(thread))
+        self._connection.execute(deliveries.delete().where(deliveries.c.message_key.in_(keys)))
+
+    def attachments_of(self, message: int) -> list[int]:
+        return [row["id"] for row in self._all(sa.select(attachments.c.id).where(attachments.c.message == message))]
+
+    # --- deliveries ---
+
+    def alone_with(self, *names: str) -> None:
+        """Wait until no other transaction is alone with one of these names (a Message-ID, a sender)."""
+        if self._connection.dialect.name == "postgresql":
+            for number in sorted(int(key_of(name)[:15], 16) for name in names if name):
+                self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+    def is_known(self, message_id: str) -> bool:
+        """Tell whether a message with this id was accepted, or is stored."""
+        key = key_of(message_id)
+        found = self._one(sa.select(deliveries.c.accepted).where(deliveries.c.message_key == key))
+        return bool(found or self._one(sa.select(messages.c.id).where(messages.c.message_key == key).limit(1)))
+
+    def accept(self, message_id: str) -> None:
+        """Note that a message with this id was accepted; the store takes each id once."""
+        self._insert(deliveries, {"message_key": key_of(message_id)})
+
+    # --- who and where ---
+
+    def alias_domains(self) -> Sequence[Row]:
+        return self._all(sa.select(alias_domains).order_by(alias_domains.c.id))
+
+    def company_of(self, domain: str | None) -> Row | None:
+        """Return the company that has this alias domain, else the first one."""
+        statement = sa.select(companies).order_by(companies.c.id)
+        return self._one(statement.where(companies.c.alias_domain == domain)) or self._one(statement)
+
+    def aliases_named(self, local_parts: Iterable[str]) -> Sequence[Row]:
+        """Return the aliases with one of these local-parts, in the order of their models and names."""
+        statement = sa.select(aliases).where(aliases.c.local_part.in_(list(local_parts)))
+        return self._all(statement.order_by(aliases.c.model, aliases.c.local_part, aliases.c.id))
+
+    def set_alias_status(self, alias_id: int, status: str) -> None:
+        self._connection.execute(aliases.update().where(aliases.c.id == alias_id).values(status=status))
+
+    def partner(self, partner_id: int) -> Row | None:
+        return self._one(sa.select(partners).where(partners.c.id == partner_id))
+
+    def partners_with(self, address: str) -> Sequence[Row]:
+        """Return the active partners with this address, the oldest first."""
+        found = partners.c.email_normalized == address
+        return self._all(sa.select(partners).where(found, partners.c.active).order_by(partners.c.id)) if address else []
+
+    def user(self, user_id: int) -> Row | None:
+        return self._one(sa.select(users).where(users.c.id == user_id))
+
+    def is_internal(self, partner_id: int) -> bool:
+        """Tell whether a partner is an active employee."""
+        found = (users.c.partner_id == partner_id, users.c.active, users.c.internal)
+        return bool(self._one(sa.select(users.c.id).where(*found)))
+
+    def followers(self, model: str, record_id: int) -> set[int]:
+        found = (followers.c.model == model, followers.c.id == record_id)
+        return {row["partner_id"] for row in self._all(sa.select(followers.c.partner_id).where(*found))}
+
+    def parameter(self, key: str) -> str:
+        """Return a system parameter, "" when it is not set."""
+        row = self._one(sa.select(parameters.c.value).where(parameters.c.key == key))
+        return str(row["value"]) if row else ""
+
+    def set_parameter(self, key: str, value: str) -> None:
+        """Set a system parameter; "" removes it."""
+        self._connection.execute(parameters.delete().where(parameters.c.key == key))
+        if value:
+            self._connection.execute(parameters.insert().values(key=key, value=value))
+
+    def is_allowed(self, address: str) -> bool:
+        """Tell whether a sender is exempt from the loop check (mail.gateway.allowed)."""
+        return bool(self._one(sa.select(allowed_senders).where(allowed_senders.c.email == address)))
+
+    # --- records and their threads ---
+
+    def record(self, model: str, record_id: int) -> Row | None:
+        if model == "res.partner":
+            return self.partner(record_id)
+        return self._one(sa.select(records).where(records.c.model == model, records.c.id == record_id))
+
+    def create_partner(self, name: str, email: str) -> int:
+        values = {"name": name or email, "email": email, "email_normalized": normalize(email)}
+        return self._insert(partners, values)
+
+    def create_record(self, model: str, **values: Any) -> int:
+        """Create a record and return its id, the next one of its model; a deleted one's is not used again."""
+        step = counters.update().where(counters.c.model == model).values(last=counters.c.last + 1)
+        row = self._one(step.returning(counters.c.last))
+        if row is None:
+            self.alone_with(f"counter of {model}")
+            row = self._one(step.returning(counters.c.last)) or {"last": 1}
+            if row["last"] == 1:
+                self._insert(counters, {"model": model, "last": 1})
+        email = normalize(values.get("email_from") or "")
+        self._insert(records, {"model": model, "id": row["last"], "email_normalized": email, **values})
+        return int(row["last"])
+
+    def count_created(self, model: str, address: str, minutes: int) -> int:
+        """Count a sender's records of a model, archived ones left out, of the last so many minutes."""
+        since = now() - timedelta(minutes=minutes)
+        found = (records.c.model == model, records.c.email_normalized == address, records.c.created >= since)
+        return self._count(records, *found, records.c.active)
+
+    def count_posted(self, model: str, thread_id: int, sender: str, minutes: int) -> int:
+        """Count a sender's mails on one record in the last so many minutes."""
+        since = now() - timedelta(minutes=minutes)
+        found = (messages.c.model == model, messages.c.thread_id == thread_id, messages.c.date >= since)
+        return self._count(messages, *found, messages.c.email_from == sender, messages.c.kind == "email")
+
+    def _count(self, table: sa.Table, *found: Any) -> int:
+        row = self._one(sa.select(sa.func.count().label("number")).select_from(table).where(*found))
+        return int(row["number"]) if row else 0
+
+    def newest_message(self, message_ids: Iterable[str]) -> Row | None:
+        """Return the newest message that has one of these ids."""
+        keys = [key_of(message_id) for message_id in message_ids]
+        found = sa.select(messages).where(messages.c.message_key.in_(keys))
+        return self._one(found.order_by(messages.c.id.desc()).limit(1)) if keys else None
+
+    def newest_of_thread(self, model: str, thread_id: int) -> Row | None:
+        """Return the newest mail or comment of a record."""
+        found = (messages.c.model == model, messages.c.thread_id == thread_id)
+        statement = sa.select(messages).where(*found, messages.c.kind.in_(["email", "comment"]))
+        return self._one(statement.order_by(messages.c.id.desc()).limit(1))
+
+    def post(self, message_id: str, attached: Iterable[Attachment], **values: Any) -> int:
+        """Put a message on a record's thread, with its attachments, and return its id."""
+        key = self._insert(messages, {"message_id": message_id, "message_key": key_of(message_id), **values})
+        for attachment in attached:
+            content = attachment.content
+            row = {"message": key, "name": attachment.name, "mimetype": attachment.mimetype, "content": content}
+            row |= {"size": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
+            self._insert(attachments, row)
+        return key
+
+    # --- bounces ---
+
+    def notified(self, message: int) -> Sequence[Row]:
+        """Return the notifications of a message, each with its partner's address."""
+        statement = sa.select(notifications, partners.c.email_normalized.label("email"))
+        statement = statement.join(partners, partners.c.id == notifications.c.partner_id)
+        return self._all(statement.where(notifications.c.message == message).order_by(notifications.c.id))
+
+    def fail_notification(self, notification: int, reason: str) -> None:
+        """Mark a notification as failed: Odoo's red envelope."""
+        found = notifications.c.id == notification
+        self._connection.execute(notifications.update().where(found).values(status="bounce", reason=reason))
+
+    def count_bounces(self, addresses: set[str], about: Row | None) -> None:
+        """Count a bounce on the partners and records of these addresses, and on the record of the message ``about``."""
+        for address in addresses:
+            self._set_bounces(address, lambda table: table.c.bounce_count + 1)
+        if about and about["model"] in COUNTED and addresses:
+            found = (records.c.model == about["model"], records.c.id == about["thread_id"])
+            uncounted = (*found, records.c.email_normalized.not_in(addresses))
+            more = records.update().where(*uncounted).values(bounce_count=records.c.bounce_count + 1)
+            self._connection.execute(more)
+
+    def reset_bounces(self, address: str) -> None:
+        """Forget the bounces of an address, which is alive: it has written to us."""
+        self._set_bounces(address, lambda table: 0)
+
+    def _set_bounces(self, address: str, value: Any) -> None:
+        if address:
+            for table, found in (
+                (partners, partners.c.email_normalized == address),
+                (records, sa.and_(records.c.model.in_(COUNTED), records.c.email_normalized == address)),
+            ):
+                changed = sa.and_(found, table.c.bounce_count != value(table))
+                self._connection.execute(table.update().where(changed).values(bounce_count=value(table)))
+
+    # --- notices ---
+
+    def told_since(self, about: str, to: str, minutes: int) -> bool:
+        """Tell whether this address was told about this in the last so many minutes."""
+        since = now() - timedelta(minutes=minutes)
+        found = (notices.c.to == to, notices.c.about == about, notices.c.created >= since)
+        return bool(self._one(sa.select(notices.c.id).where(*found).limit(1)))
+
+    def add_notice(self, **values: Any) -> int:
+        """Keep a notice, to be sent when there is a mail server to take it."""
+        return self._insert(notices, values)
+
+    def outgoing(self, after: int = 0) -> Row | None:
+        """Return the oldest notice that was not sent yet, of those with a higher id."""
+        found = (notices.c.state == "outgoing", notices.c.id > after)
+        return self._one(sa.select(notices).where(*found).order_by(notices.c.id).limit(1))
+
+    def set_notice_state(self, notice: int, state: str) -> None:
+        self._connection.execute(notices.update().where(notices.c.id == notice).values(state=state))
+
+
+def _dumped(row: Row) -> dict[str, Any]:
+    values = {key: value for key, value in row.items() if key not in DERIVED}
+    return {key: value.isoformat(" ") if isinstance(value, datetime) else value for key, value in values.items()}
+
+
+@contextlib.contextmanager
+def work(engine: sa.Engine) -> Iterator[Work]:
+    """Run one transaction: committed when the block ends, rolled back when it raises."""
+    with engine.begin() as connection:
+        yield Work(connection)

@@ -1,0 +1,60 @@
+"""mail_database as a process of its own, on a free port, with its store where a test wants it."""
+
+import json
+import os
+import subprocess
+import sys
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PASSWORD = "s3cret"
+
+
+def command(store: str, *arguments: str, text: str | None = None) -> str:
+    """Run a command of mail_database on a store and return what it prints."""
+    words = [sys.executable, "-m", "mail_database", *arguments, "--store", store]
+    return subprocess.run(words, cwd=ROOT, input=text, capture_output=True, text=True, check=True).stdout
+
+
+class Server:
+    """The endpoint, and what a test asks it. ``mydatabase``, user 2."""
+
+    def __init__(self, store: str, *options: str) -> None:
+        self.store = store
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": PASSWORD, "MAIL_DATABASE_STORE": self.store}
+        environ |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mail_database", "serve", "--port", "0", *self._options],
+            stdout=subprocess.PIPE,
+            env=environ,
+            cwd=ROOT,
+            text=True,
+        )
+        assert self.process.stdout
+        self.url = self.process.stdout.readline().split()[-1]
+        self._object = xmlrpc.client.ServerProxy(f"{self.url}/xmlrpc/2/object", allow_none=True)
+
+    def stop(self, kill: bool = False) -> None:
+        self._object("close")()
+        self.process.kill() if kill else self.process.terminate()
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def call(self, model: str, method: str, *arguments: Any, **named: Any) -> Any:
+        return self._object.execute_kw("mydatabase", 2, PASSWORD, model, method, list(arguments), named)
+
+    def deliver(self, raw: bytes, model: str | bool = False, **named: Any) -> Any:
+        return self.call("mail.thread", "message_process", model, xmlrpc.client.Binary(raw), **named)
+
+    def command(self, *arguments: str) -> str:
+        return command(self.store, *arguments)
+
+    def dump(self) -> dict[str, Any]:
+        return json.loads(self.command("dump"))

@@ -1,0 +1,417 @@
+"""The endpoint as a process, on every store: exactly once, the documentation's parts, and who may call."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import xmlrpc.client
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mail_database_server import PASSWORD, Server, command
+from oracle_player import serving
+from smtp_sink import sink
+from stores import NewStore
+
+from mail_database import store as store_module
+from mail_database.models import MODEL_IDS
+from mail_database.notices import send_outgoing
+from mail_database.store import open_store, work
+
+BASIC = {
+    "alias_domains": [
+        {"id": 1, "name": "mydatabase.example", "catchall": "catchall", "bounce": "bounce"},
+        {"id": 2, "name": "second.example", "catchall": "replies", "bounce": "returns"},
+    ],
+    "companies": [
+        {"id": 1, "name": "First", "email": "office@mydatabase.example", "alias_domain": "mydatabase.example"},
+        {"id": 2, "name": "Second", "email": "office@second.example", "alias_domain": "second.example"},
+    ],
+    "aliases": [
+        {"id": 1, "local_part": "info", "domain": "mydatabase.example", "model": "crm.lead", "defaults": {}},
+        {"id": 2, "local_part": "jobs", "domain": "second.example", "model": "crm.lead", "contact": "partners"},
+    ],
+    "partners": [{"id": 3, "name": "Administrator", "email": "admin@mydatabase.example"}],
+    "users": [{"id": 2, "login": "admin", "partner_id": 3}],
+}
+
+
+@pytest.fixture
+def server(new_store: NewStore) -> Iterator[Server]:
+    server = Server(new_store())
+    yield server
+    server.stop()
+
+
+def mail(number: object, to: str = "info@mydatabase.example", **fields: str) -> bytes:
+    header = {
+        "From": "Ann <ann@outside.test>",
+        "To": to,
+        "Subject": f"mail {number}",
+        "Message-ID": f"<{number}@outside.test>",
+    }
+    header |= {name.replace("_", "-"): value for name, value in fields.items()}
+    return "".join(f"{name}: {value}\n" for name, value in header.items()).encode() + b"\nbody\n"
+
+
+@pytest.fixture
+def basic(new_store: NewStore) -> Iterator[Server]:
+    """A server whose store has two companies, two domains and two aliases."""
+    url = new_store()
+    engine = open_store(url)
+    with work(engine) as store:
+        store.load(BASIC)
+    engine.dispose()
+    server = Server(url)
+    yield server
+    server.stop()
+
+
+# --- exactly once ---------------------------------------------------------------------------------------------
+
+
+def test_sixteen_simultaneous_deliveries_of_a_message_make_one_record(basic: Server) -> None:
+    rounds = 200
+    basic.call("ir.config_parameter", "set_param", "mail.gateway.loop.threshold", "1000000")
+
+    def deliver(number: int) -> Any:
+        proxy = xmlrpc.client.ServerProxy(f"{basic.url}/xmlrpc/2/object")
+        arguments = [False, xmlrpc.client.Binary(mail(number))]
+        with proxy:
+            return proxy.execute_kw("mydatabase", 2, PASSWORD, "mail.thread", "message_process", arguments, {})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for number in range(rounds):
+            answers = list(pool.map(deliver, [number] * 16))
+            assert sum(answer is not False for answer in answers) == 1
+    assert basic.call("crm.lead", "search_count", []) == rounds
+
+
+def test_sixteen_simultaneous_mails_of_a_sender_stop_at_the_threshold(basic: Server) -> None:
+    def deliver(number: int) -> str:
+        proxy = xmlrpc.client.ServerProxy(f"{basic.url}/xmlrpc/2/object")
+        arguments = [False, xmlrpc.client.Binary(mail(number))]
+        with proxy:
+            try:
+                proxy.execute_kw("mydatabase", 2, PASSWORD, "mail.thread", "message_process", arguments, {})
+            except xmlrpc.client.Fault as fault:
+                return fault.faultString
+        return "made"
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(deliver, range(40)))
+    assert answers.count("made") == 20
+    assert all("cannot marshal None" in answer for answer in answers if answer != "made")
+    assert [notice["about"] for notice in basic.dump()["notices"]] == ["loop"]
+
+
+def test_a_server_that_is_killed_loses_nothing_and_doubles_nothing(basic: Server) -> None:
+    numbers = range(500)
+    basic.call("ir.config_parameter", "set_param", "mail.gateway.loop.threshold", "1000000")
+    delivered = []
+    half = threading.Event()
+
+    def deliver() -> None:
+        try:
+            for number in numbers:
+                basic.deliver(mail(number))
+                delivered.append(number)
+                if number == 250:
+                    half.set()
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    half.wait()
+    basic.stop(kill=True)
+    thread.join()
+    assert len(delivered) < 500
+    basic.start()
+    again = [basic.deliver(mail(number)) for number in numbers]
+    assert all(again[number] is False for number in delivered)
+    leads = basic.call("crm.lead", "search_read", [], ["name"])
+    assert sorted(lead["name"] for lead in leads) == sorted(f"mail {number}" for number in numbers)
+
+
+def test_what_leaves_no_message_behind_acts_once_too(basic: Server) -> None:
+    basic.call("ir.config_parameter", "set_param", "mail.gateway.loop.threshold", "0")
+    for message in (mail(1), mail(2, "catchall@mydatabase.example"), mail(3, "jobs@second.example")):
+        with contextlib.suppress(xmlrpc.client.Fault):
+            basic.deliver(message)
+        assert basic.deliver(message) is False
+    assert sorted(notice["about"] for notice in basic.dump()["notices"]) == ["catchall", "denied", "loop"]
+
+
+# --- the documentation's parts --------------------------------------------------------------------------------
+
+
+def test_a_new_store_has_its_domain_ready(server: Server) -> None:
+    (domain,) = server.call("mail.alias.domain", "search_read", [], ["catchall_email", "bounce_email"])
+    assert domain["catchall_email"] == "catchall@mydatabase.example"
+    assert domain["bounce_email"] == "bounce@mydatabase.example"
+
+
+def test_an_alias_can_be_made_by_its_odoo_names(server: Server) -> None:
+    (domain,) = server.call("mail.alias.domain", "search", [])
+    values = {"alias_name": "help", "alias_domain_id": domain, "alias_model_id": MODEL_IDS["project.task"]}
+    key = server.call("mail.alias", "create", values)
+    (alias,) = server.call("mail.alias", "read", [key], ["alias_full_name", "alias_model_id", "alias_domain_id"])
+    assert alias["alias_full_name"] == "help@mydatabase.example"
+    assert alias["alias_model_id"] == [MODEL_IDS["project.task"], "project.task"]
+    task = server.deliver(mail(1, "help@mydatabase.example"))
+    assert server.call("project.task", "read", [task], ["name"]) == [{"id": task, "name": "mail 1"}]
+
+
+def test_each_company_answers_in_its_own_name(basic: Server) -> None:
+    basic.deliver(mail(1, "catchall@mydatabase.example"))
+    basic.deliver(mail(2, "replies@second.example", From="Bob <bob@outside.test>"))
+    assert [notice["reply_to"] for notice in basic.dump()["notices"]] == [
+        "office@mydatabase.example",
+        "office@second.example",
+    ]
+
+
+def test_the_twenty_first_mail_of_a_sender_is_stopped_unless_he_is_allowed(basic: Server) -> None:
+    basic.call("mail.gateway.allowed", "create", {"email": "bob@outside.test"})
+    for number in range(25):
+        assert basic.deliver(mail(f"bob{number}", From="bob@outside.test"))
+    for number in range(20):
+        assert basic.deliver(mail(number))
+    with pytest.raises(xmlrpc.client.Fault, match="cannot marshal None"):
+        basic.deliver(mail(20))
+    # a substring of his address is somebody else
+    assert basic.deliver(mail(21, From="joann@outside.test"))
+
+
+def test_replies_are_never_stopped_unless_that_is_asked_for(basic: Server) -> None:
+    lead = basic.deliver(mail(0))
+    for number in range(1, 30):
+        assert basic.deliver(mail(number, In_Reply_To="<0@outside.test>")) == lead
+    basic.call("ir.config_parameter", "set_param", "mail.gateway.loop.replies", "limit")
+    with pytest.raises(xmlrpc.client.Fault, match="cannot marshal None"):
+        basic.deliver(mail(30, In_Reply_To="<0@outside.test>"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Return_Path": "<>"},
+        {"Auto_Submitted": "auto-replied"},
+        {"Precedence": "bulk"},
+        {"List_Id": "<list.outside.test>"},
+        {"From": "nobody"},
+    ],
+)
+def test_no_notice_goes_to_the_null_sender_or_to_a_machine(basic: Server, fields: dict[str, str]) -> None:
+    assert basic.deliver(mail(1, "catchall@mydatabase.example", **fields)) is False
+    assert basic.dump()["notices"] == []
+
+
+def test_a_notice_goes_to_the_return_path_and_once_an_hour(basic: Server) -> None:
+    for number in range(3):
+        basic.deliver(mail(number, "catchall@mydatabase.example", Return_Path="<bounces@outside.test>"))
+    (notice,) = basic.dump()["notices"]
+    assert (notice["to"], notice["about"], notice["state"]) == ("bounces@outside.test", "catchall", "outgoing")
+
+
+def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Server) -> None:
+    engine = open_store(basic.store)
+    with sink() as mail_server:
+        basic.deliver(mail(1, "catchall@mydatabase.example"))
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            away = nobody.getsockname()
+        send_outgoing(engine, away)
+        assert basic.dump()["notices"][0]["state"] == "outgoing"
+        mail_server.refused["ann@outside.test"] = 450
+        send_outgoing(engine, mail_server.server_address)
+        assert basic.dump()["notices"][0]["state"] == "outgoing"
+        mail_server.refused.clear()
+        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.server_address)
+    engine.dispose()
+    ((sender, recipients, data),) = mail_server.mails
+    assert (sender, recipients) == ("", ["ann@outside.test"])
+    assert b"Auto-Submitted: auto-replied" in data
+    assert b"Reply-To: office@mydatabase.example" in data
+    assert basic.dump()["notices"][0]["state"] == "sent"
+
+
+def test_serve_sends_notices(new_store: NewStore) -> None:
+    with sink() as mail_server:
+        server = Server(new_store(), "--smtp", f"127.0.0.1:{mail_server.server_address[1]}")
+        try:
+            server.deliver(mail(1, "catchall@mydatabase.example"))
+            assert mail_server.arrived.wait(30)
+        finally:
+            server.stop()
+
+
+def test_load_and_dump_are_each_others_reverse(basic: Server, new_store: NewStore) -> None:
+    basic.deliver(mail(1))
+    basic.deliver(mail(2, "catchall@mydatabase.example"))
+    dumped = basic.command("dump")
+    other = new_store()
+    command(other, "load", "/dev/stdin", text=dumped)
+    assert json.loads(command(other, "dump")) == json.loads(dumped)
+
+
+def test_show_tells_a_person_who_wrote_what(basic: Server) -> None:
+    lead = basic.deliver(mail(1))
+    text = basic.command("show", "crm.lead", str(lead))
+    assert f"crm.lead {lead}: mail 1" in text
+    assert '"Ann" <ann@outside.test>: mail 1' in text
+
+
+# --- who may call, and how ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "text"),
+    [
+        (("mydatabase", 2, "wrong", "mail.thread", "message_process", [False, b"x"]), 3, "Access Denied"),
+        (("mydatabase", 2, "", "mail.thread", "message_process", [False, b"x"]), 3, "Access Denied"),
+        (("mydatabase", 9, PASSWORD, "crm.lead", "search", [[]]), 2, "(Record: res.users(9,), User: 9)"),
+        (("none", 2, PASSWORD, "crm.lead", "search", [[]]), 1, 'database "none" does not exist'),
+        (("mydatabase", 2, PASSWORD, "no.such", "search", [[]]), 2, "Object no.such doesn't exist"),
+        (("mydatabase", 2, PASSWORD, "crm.lead", "nope", [[]]), 1, "AttributeError: The method 'crm.lead.nope'"),
+        (("mydatabase", 2, PASSWORD, "crm.lead", "_search", [[]]), 4, "Private methods"),
+        (("mydatabase", 2, PASSWORD, "crm.lead", "search", [[("nope", "=", 1)]]), 1, "Invalid field 'nope'"),
+        (("mydatabase", 2, PASSWORD, "mail.thread", "message_process", [False]), 1, "TypeError"),
+        (("mydatabase", 2, PASSWORD, "mail.thread", "message_process", [False, 5]), 1, "'int' object has no attribute"),
+        (("mydatabase", 2, PASSWORD), 1, "TypeError"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_gets_the_fault_that_odoo_gives(basic: Server, call: tuple, code: int, text: str) -> None:
+    with xmlrpc.client.ServerProxy(f"{basic.url}/xmlrpc/2/object") as proxy:
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            proxy.execute_kw(*call)
+        assert caught.value.faultCode == code
+        assert text in caught.value.faultString
+        assert "Traceback" not in caught.value.faultString
+    assert basic.call("crm.lead", "search_count", []) == 0
+
+
+def test_a_login_has_its_answer(basic: Server) -> None:
+    with xmlrpc.client.ServerProxy(f"{basic.url}/xmlrpc/2/common") as proxy:
+        assert proxy.authenticate("mydatabase", "admin", PASSWORD, {}) == 2
+        assert proxy.authenticate("mydatabase", "admin", "wrong", {}) is False
+        assert proxy.authenticate("mydatabase", "nobody", PASSWORD, {}) is False
+        assert proxy.version()["server_version_info"][0] == 17
+
+
+def request(url: str, data: bytes) -> bytes:
+    """Send bytes and return what comes back until the server closes."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("first", "status"),
+    [
+        (b"GET /xmlrpc/2/object HTTP/1.1\r\n", 405),
+        (b"POST /nowhere HTTP/1.1\r\nContent-Length: 0\r\n", 404),
+        (b"POST /xmlrpc/2/object HTTP/1.1\r\nContent-Length: 140000000\r\n", 413),
+        (b"POST /xmlrpc/2/object HTTP/1.1\r\nContent-Length: 134217729\r\n", 413),
+    ],
+)
+def test_a_wrong_request_gets_its_status(basic: Server, first: bytes, status: int) -> None:
+    answer = request(basic.url, first + b"Host: x\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert basic.call("crm.lead", "search_count", []) == 0
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**31), 2**31 - 1) | st.text(max_size=8) | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(
+    ["crm.lead", "mail.alias", "mail.message", "res.partner", "ir.config_parameter", "mail.thread", "x"]
+)
+methods = st.sampled_from(
+    ["search", "search_read", "search_count", "read", "create", "write", "unlink", "get_param", "set_param",
+     "message_process", "nope"]
+)  # fmt: skip
+calls = st.tuples(st.just("mydatabase"), st.just(2), st.just(PASSWORD), names, methods, st.lists(values, max_size=3))
+bodies = st.one_of(
+    st.binary(max_size=200),
+    st.one_of(calls, st.lists(values, max_size=7).map(tuple)).map(
+        lambda call: xmlrpc.client.dumps(call, "execute_kw", allow_none=True).encode("utf-8", "replace")
+    ),
+)
+
+
+def test_any_request_is_answered_without_a_traceback(new_store: NewStore) -> None:
+    engine = open_store(new_store())
+    with serving(engine) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+
+        @settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(bodies)
+        def ask(body: bytes) -> None:
+            connection.request("POST", "/xmlrpc/2/object", body, {"Content-Type": "text/xml"})
+            response = connection.getresponse()
+            answer = response.read()
+            assert response.status == 200
+            assert b"<methodResponse>" in answer
+            assert b"Traceback" not in answer
+            assert b'File "' not in answer
+
+        ask()
+        connection.close()
+    engine.dispose()
+
+
+# --- a large store --------------------------------------------------------------------------------------------
+
+
+def test_finding_a_thread_and_counting_a_sender_are_index_look_ups(new_store: NewStore) -> None:
+    engine = open_store(new_store())
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("set enable_seqscan = off")  # an empty table has nothing to look up
+        plans = {}
+        for name, ask in {
+            "thread": lambda store: store.newest_message(["<a@b>", "<c@d>"]),
+            "known": lambda store: store.is_known("<a@b>"),
+            "loop": lambda store: store.count_created("crm.lead", "ann@outside.test", 120),
+            "reply": lambda store: store.newest_of_thread("crm.lead", 1),
+            "partner": lambda store: store.partners_with("ann@outside.test"),
+            "aliases": lambda store: store.aliases_named(["info"]),
+        }.items():
+            plans[name] = explained(connection, ask)
+    engine.dispose()
+    for name, plan in plans.items():
+        assert plan, name
+        assert not any("SCAN " in line.replace("SCAN CONSTANT", "") for line in plan), (name, plan)
+        assert not any("Seq Scan" in line for line in plan), (name, plan)
+
+
+def explained(connection: Any, ask: Any) -> list[str]:
+    """Return the plans of the statements that a verb runs."""
+    statements = []
+
+    def note(_: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        statements.append((statement, parameters))
+
+    store_module.sa.event.listen(connection, "before_cursor_execute", note)
+    ask(store_module.Work(connection))
+    store_module.sa.event.remove(connection, "before_cursor_execute", note)
+    explain = "explain query plan " if connection.dialect.name == "sqlite" else "explain "
+    return [
+        str(row[-1])
+        for statement, parameters in statements
+        for row in connection.exec_driver_sql(explain + statement, parameters)
+    ]
