@@ -1,4 +1,5 @@
-# make test        the tests that need nothing but Python; says at its end what it did not run, and why
+# make demo        six mails through the gateway into the embedded database: no Odoo, no mail server
+# make test        the tests that this machine allows; says at its end what it did not run, and why
 # make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
 # make check       types and style
 # make bench       memory and CPU, as ratios
@@ -7,6 +8,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 FLAGS ?=
+
+demo: $(VENV)/made
+	$(VENV)/bin/python demo/run.py
 
 test: $(VENV)/made
 	$(VENV)/bin/python -m pytest $(FLAGS)
@@ -22,6 +26,7 @@ check: $(VENV)/made-dev
 bench: $(VENV)/made
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/start.py
+	$(VENV)/bin/python benchmarks/database.py
 
 coverage: $(VENV)/made-dev
 	$(VENV)/bin/coverage run -m pytest $(FLAGS)
@@ -41,4 +46,4 @@ $(VENV)/made-dev: $(VENV)/made
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: test test-odoo check bench coverage clean
+.PHONY: demo test test-odoo check bench coverage clean

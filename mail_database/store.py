@@ -198,7 +198,7 @@ class Work:
         row = self._connection.execute(statement).mappings().first()
         return None if row is None else dict(row)
 
-    def _all(self, statement: Any) -> Sequence[Row]:
+    def _all(self, statement: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in self._connection.execute(statement).mappings()]
 
     def _insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
@@ -269,13 +269,18 @@ class Work:
         for alias in world["aliases"]:
             model, parent = alias.pop("parent_model"), alias.pop("parent_id")
             alias |= {"parent": {"model": model, "id": parent}} if model else {}
-        attached = self._all(sa.select(attachments).order_by(attachments.c.id))
+        columns = (
+            attachments.c.message,
+            attachments.c.name,
+            attachments.c.mimetype,
+            attachments.c.size,
+            attachments.c.sha1,
+        )
+        attached: dict[int, list[Row]] = {}
+        for row in self._all(sa.select(*columns).order_by(attachments.c.id)):
+            attached.setdefault(row.pop("message"), []).append(row)
         for message in world["messages"]:
-            message["attachments"] = [
-                {key: row[key] for key in ("name", "mimetype", "size", "sha1")}
-                for row in attached
-                if row["message"] == message["id"]
-            ]
+            message["attachments"] = attached.get(message["id"], [])
         world["parameters"] = {row["key"]: row["value"] for row in self._all(sa.select(parameters))}
         world["allowed_senders"] = [row["email"] for row in self._all(sa.select(allowed_senders))]
         return world
