@@ -12,7 +12,6 @@ What 3 to 5 guess is never who wrote or received the report itself. Every addres
 nothing here raises, whatever the bytes: a report is written by strangers.
 """
 
-import codecs
 import html
 import logging
 import re
@@ -24,10 +23,13 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
-# How the types of the parts begin that are no text: of the first, and of the message, or its header, that came back.
+from mail_database.message import decoded
+
+# What the types of a report's parts begin with.
 STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
-RETURNED_TYPES = ("message/", "text/rfc822-header")
-NO_BOUNCE_TYPES = ("feedback-report", "disposition-notification")  # complaints and read receipts: nobody has failed
+RETURNED_TYPES = ("message/", "text/rfc822-header")  # any other message: the one that came back, or its header
+# What they contain in complaints and read receipts, which name nobody who has failed.
+NO_BOUNCE_TYPES = ("feedback-report", "disposition-notification")
 
 # Whether the recipient failed. Where the action is missing, or none of these, the status tells.
 ACTIONS = {
@@ -42,7 +44,7 @@ ACTIONS = {
     "deliverable": False,  # sendmail -bv
 }
 
-# What stands in the subject or the first lines of a message that tells of no failure, so that guesses would be wrong.
+# What the subject or the first lines of a report say that tells of no failure, so that any guess would be wrong.
 NO_FAILURE = re.compile(
     "|".join((
         r"^Subject:\s*(?:delayed|warning\b|delivery status notification\W+(?:delay|warning))",  # it'll be tried again
@@ -56,18 +58,18 @@ NO_FAILURE = re.compile(
 )  # fmt: skip
 FIRST_LINES = 1000  # characters
 
-CORRESPONDENTS = ("from", "sender", "reply-to", "return-path", "to", "cc", "delivered-to")  # of the report
-RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resent-to", "resent-cc")  # of the message
+# Fields of the report's header; not X-Original-To, in which DragonFly's agent names who failed.
+CORRESPONDENTS = ("from", "sender", "reply-to", "return-path", "to", "cc", "delivered-to")
+# Fields of the message that came back.
+RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resent-to", "resent-cc")
 MESSAGE_IDS = ("message-id", "x-microsoft-original-message-id")
+# Fields that tell a copy of the message in the text from words that look like fields ("To: ...", "Reason: ...").
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
 
-LOOKED_AT = 2**20  # characters of a report, and of those as many for flufl.bounce, which is slow: 20 s for a megabyte
-FLUFL_LIMIT = 2**16
+LOOKED_AT = 2**20  # characters of text that are looked at
+FLUFL_LIMIT = 2**16  # and those that flufl.bounce sees, which takes up to 20 s for a megabyte
 REASON_LIMIT = 10_000  # characters
 NO_REASON = "no error"  # as the documentation has it
-
-# Codecs that Python has and mail has not; the first two take quadratic time.
-NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 
 # None of these takes more than linear time, whatever the text.
 _ATOM = r'[^\x00-\x20\x7f<>()\[\]\\,;:"@\s\ufffd]'
@@ -100,7 +102,7 @@ class Bounce(NamedTuple):
 class Report(NamedTuple):
     """What a report says; the ids are those of the message that it is about, best first.
 
-    ``is_silent``: somebody has failed as far as it tells, but it does not tell who.
+    ``is_silent``: it is a delivery report that names nobody, neither one who failed nor one who did not.
     """
 
     failures: tuple[Bounce, ...]
@@ -110,7 +112,7 @@ class Report(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A report's header, the texts that people read, the status parts, and the headers of what came back."""
+    """A report's header, the types of it and its parts, the texts that people read, the statuses, what came back."""
 
     header: Fields
     types: list[str]
@@ -258,14 +260,14 @@ def _open(message: Message) -> list[_Opened]:
     reports = []
     waiting = [message]
     for report in waiting:
-        opened = _Opened(_fields(_head(report)), [_content_type(_fields(_head(report)))], [], [], [])
+        header = _fields(_head(report))
+        opened = _Opened(header, [_content_type(header)], [], [], [])
         room = LOOKED_AT
         for part, fields, content_type in _parts(report):
             opened.types.append(content_type)
             if not content_type.startswith(("text/", "message/", "multipart/")):
                 continue
-            text = _text(part, fields, room)
-            room -= len(text)
+            text = _text(part, fields, LOOKED_AT)
             if content_type.startswith(STATUS_TYPES):
                 opened.statuses.append(text)
             elif content_type.startswith(RETURNED_TYPES):
@@ -274,7 +276,8 @@ def _open(message: Message) -> list[_Opened]:
                     child for child in _children(part) if "multipart/report" in _content_type(_fields(_head(child)))
                 ]
             else:  # text, or a multipart so broken that it has no parts
-                opened.texts.append(_plain(text) if "html" in content_type else text)
+                opened.texts.append((_plain(text) if "html" in content_type else text)[:room])
+                room -= len(opened.texts[-1])
                 if part is not report and fields.keys() & set(MESSAGE_IDS):  # the message came back without a wrapper
                     opened.returned.append(fields)
         reports.append(opened)
@@ -319,10 +322,7 @@ def _source(message: Message) -> bytes:
 
 
 def _body(part: Message) -> bytes:
-    try:
-        content = part.get_payload(decode=True)
-    except ValueError:  # broken uuencode
-        return b""
+    content = part.get_payload(decode=True)
     return content if isinstance(content, bytes) else b""
 
 
@@ -373,9 +373,4 @@ def _plain(source: str) -> str:
 
 
 def _decoded(data: bytes, charset: str) -> str:
-    """Return text that any database can store: U+FFFD for what is no character, and for NUL."""
-    try:
-        text = data.decode("utf-8" if codecs.lookup(charset).name in NO_CHARSETS else charset, "replace")
-    except (LookupError, ValueError):
-        text = data.decode("utf-8", "replace")
-    return re.sub("[\0\ud800-\udfff]", "\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return decoded(data, charset)[0].replace("\r\n", "\n").replace("\r", "\n")

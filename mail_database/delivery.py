@@ -3,6 +3,7 @@
 import email
 import email.policy
 import uuid
+from email.parser import BytesHeaderParser
 
 import sqlalchemy as sa
 
@@ -134,7 +135,10 @@ def _parent(store: Work, message: Message, model: str, thread_id: int) -> Row | 
 
 def _bounce(store: Work, message: Message) -> None:
     """Mark what a report is about as failed, for every recipient that it says has failed."""
-    parsed = email.message_from_bytes(message.raw, policy=email.policy.compat32)
+    try:
+        parsed = email.message_from_bytes(message.raw, policy=email.policy.compat32)
+    except RecursionError:  # a thousand parts within each other
+        parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(message.raw)
 
     def original(message_ids: tuple[str, ...]) -> Row | None:
         return next(filter(None, (store.newest_message([message_id]) for message_id in message_ids)), None)

@@ -4,12 +4,14 @@ Nothing here raises for any bytes. What can't be read as its sender meant it is 
 message then carries its original as an attachment.
 """
 
+import codecs
 import email
 import email.policy
 import html
 import re
 from collections.abc import Iterator
 from email.message import Message as Parsed
+from email.parser import BytesHeaderParser
 from email.utils import getaddresses
 from typing import NamedTuple
 
@@ -22,6 +24,9 @@ OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sen
 
 # Mail that a machine made is never answered: RFC 3834 (2), and what was in use before it.
 AUTOMATIC_PRECEDENCE = ("bulk", "junk", "list")
+
+# Codecs that Python has and mail has not; the first two take quadratic time.
+NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 
 HTML_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
 ORIGINAL = "original.eml"
@@ -60,15 +65,8 @@ class Message(NamedTuple):
 
 def parse(raw: bytes) -> Message:
     """Return the message that the bytes are."""
-    try:
-        parsed: Parsed = email.message_from_bytes(raw, policy=email.policy.SMTP)
-        body, attachments, lost = _content(parsed)
-    except RecursionError:  # a thousand parts within each other: what they hold stays in the original
-        parsed = email.message_from_bytes(raw.partition(b"\n\n")[0] + b"\n\n", policy=email.policy.SMTP)
-        body, attachments, lost = "", [], True
-    if lost:
-        attachments.append(Attachment(ORIGINAL, "message/rfc822", raw))
-
+    parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(raw)
+    body, attachments, is_report = _read(raw)
     references = " ".join(_values(parsed, "References"))
     in_reply_to = " ".join(_values(parsed, "In-Reply-To"))
     ids = ["".join(found.split()) for found in _MESSAGE_ID.findall(references or in_reply_to)]
@@ -89,7 +87,7 @@ def parse(raw: bytes) -> Message:
         subject=_first(parsed, "Subject")[:SUBJECT_LIMIT] or None,
         body=body,
         attachments=tuple(attachments),
-        is_report=parsed.get_content_type() == "multipart/report",
+        is_report=is_report,
         is_automatic=_is_automatic(parsed),
         raw=raw,
     )
@@ -99,12 +97,16 @@ def parse(raw: bytes) -> Message:
 
 
 def _values(parsed: Parsed, name: str) -> list[str]:
-    """Return the texts of all fields of a name, each on one line."""
-    try:
-        values = [str(value) for value in parsed.get_all(name, [])]
-    except Exception:  # the header parser of some Pythons fails on what it does not expect: <@b>, NUL, encoded CR
-        values = [value for found, value in parsed.raw_items() if found.lower() == name.lower()]
-    return [clean("".join(value.splitlines()).strip()) for value in values]
+    """Return the texts of all fields of a name, decoded, each on one line."""
+    values = []
+    for found, raw in parsed.raw_items():
+        if found.lower() == name.lower():
+            try:
+                value = str(email.policy.SMTP.header_fetch_parse(found, raw))
+            except Exception:  # what its parsers don't expect (<@b>, NUL, encoded CR) differs from Python to Python
+                value = raw
+            values.append(clean("".join(value.splitlines()).strip()))
+    return values
 
 
 def _first(parsed: Parsed, name: str) -> str:
@@ -122,7 +124,8 @@ def _message_id(parsed: Parsed) -> str:
     value = next((value for name, value in parsed.raw_items() if name.lower() == "message-id"), "")
     value = clean(" ".join(value.split()))
     bracketed = _MESSAGE_ID.match(value)
-    return "".join(bracketed[0].split()) if bracketed else value if value.strip("<>@ ") else ""
+    message_id = "".join(bracketed[0].split()) if bracketed else value
+    return message_id if message_id.strip("<>@ ") else ""
 
 
 def _split(text: str) -> list[tuple[str, str]]:
@@ -169,22 +172,35 @@ def _is_automatic(parsed: Parsed) -> bool:
 # --- content --------------------------------------------------------------------------------------------------
 
 
+def _read(raw: bytes) -> tuple[str, list[Attachment], bool]:
+    """Return the body as HTML, the attachments, and whether it is a report."""
+    for policy in (email.policy.SMTP, email.policy.compat32):
+        try:
+            parsed = email.message_from_bytes(raw, policy=policy)
+            body, attachments, lost = _content(parsed)
+            is_report = parsed.get_content_type() == "multipart/report"
+        except Exception:  # each policy fails on headers of its own, and both on a thousand parts within each other
+            continue
+        return body, [*attachments, *([Attachment(ORIGINAL, "message/rfc822", raw)] if lost else [])], is_report
+    return "", [Attachment(ORIGINAL, "message/rfc822", raw)], False
+
+
 def _content(parsed: Parsed) -> tuple[str, list[Attachment], bool]:
     """Return the body as HTML, the attachments, and whether something of the message is in neither."""
     body, attachments, lost = "", [], False
     for part, is_alternative in _leaves(parsed):
         kind = part.get_content_type()
-        name = clean(_file_name(part))
+        name = clean(part.get_filename() or "")
         if part.get_content_maintype() == "message":
             attachments.append(Attachment(name or "attachment", kind, _inner(part)))
             continue
-        decoded = part.get_payload(decode=True)
-        content = decoded if isinstance(decoded, bytes) else b""
-        is_text = kind in ("text/plain", "text/html") and not name and not _is_attachment(part)
+        payload = part.get_payload(decode=True)
+        content = payload if isinstance(payload, bytes) else b""
+        is_text = kind in ("text/plain", "text/html") and not name and part.get_content_disposition() != "attachment"
         if part.is_multipart() or part.get_content_maintype() == "multipart":  # its boundary never came
-            lost, text, kind = True, _decoded(content, "utf-8")[0], "text/plain"
+            lost, text, kind = True, decoded(content, "utf-8")[0], "text/plain"
         elif is_text:
-            text, guessed = _decoded(content, part.get_content_charset("utf-8"))
+            text, guessed = decoded(content, part.get_content_charset("utf-8"))
             lost = lost or guessed
         else:
             attachments.append(Attachment(name or "attachment", kind, content))
@@ -227,23 +243,14 @@ def _inner(part: Parsed) -> bytes:
         return b"\n".join(str(block.get_payload()).encode("utf-8", "replace") for block in blocks)
 
 
-def _file_name(part: Parsed) -> str:
+def decoded(content: bytes, charset: str) -> tuple[str, bool]:
+    """Return text, and whether its charset had to be guessed."""
     try:
-        return part.get_filename() or ""
-    except Exception:  # as above: the header parser
-        return "attachment"
-
-
-def _is_attachment(part: Parsed) -> bool:
-    return (part.get_content_disposition() or "") == "attachment"
-
-
-def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
-    """Return text, and whether it had to be guessed."""
-    try:
-        return clean(content.decode(charset, "replace")), False
+        if codecs.lookup(charset).name not in NO_CHARSETS:
+            return clean(content.decode(charset, "replace")), False
     except (LookupError, ValueError):  # no such charset, or none for text
-        return clean(content.decode("utf-8", "replace")), True
+        pass
+    return clean(content.decode("utf-8", "replace")), True
 
 
 def sanitize(text: str) -> str:
