@@ -9,6 +9,7 @@ Each takes --store sqlite:///mail.db or postgresql://... (else MAIL_DATABASE_STO
 """
 
 import argparse
+import io
 import json
 import os
 import secrets
@@ -30,6 +31,8 @@ SEND_EVERY = 5.0  # seconds between two looks for notices to be sent
 def main(argv: list[str] | None = None) -> int:
     """Do what the arguments say and return the exit status."""
     options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # mail has more characters than some terminals
     try:
         engine = open_store(options.store)
         return int(COMMANDS[options.command](engine, options))
@@ -120,8 +123,8 @@ def _dump(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 def _show(engine: sa.Engine, options: argparse.Namespace) -> int:
     with work(engine) as store:
-        lines = show.lines(store, options.model, options.id)
-    print("\n".join(lines))
+        for line in show.lines(store, options.model, options.id):
+            print(line)
     return 0
 
 

@@ -151,6 +151,7 @@ COMPUTED: dict[str, dict[str, Callable[[store.Work, Mapping[str, Any]], Any]]] =
         "catchall_email": lambda work, row: f"{row['catchall']}@{row['name']}",
     },
     "res.company": {"alias_domain_id": lambda work, row: _domain(work, row, "alias_domain")},
+    "mail.notification": {"failure_type": lambda work, row: "mail_bounce" if row["status"] == "bounce" else False},
     "mail.message": {"attachment_ids": lambda work, row: work.attachments_of(row["id"])},
 }
 # The columns of those that a client may write.

@@ -430,6 +430,33 @@ class Work:
         row = self._one(sa.select(sa.func.count().label("number")).select_from(table).where(*found))
         return int(row["number"]) if row else 0
 
+    def shown(self, model: str | None, record_id: int | None) -> Iterator[Row]:
+        """Yield the records to show, those asked for or all; partners are among them where they have a thread."""
+        written = sa.select(messages.c.thread_id).where(messages.c.model == "res.partner")
+        columns = ("id", "name", "active", "bounce_count")
+        of_partners = sa.select(sa.literal("res.partner").label("model"), *(partners.c[name] for name in columns))
+        of_records = sa.select(records.c.model, *(records.c[name] for name in columns))
+        found = sa.union_all(of_records, of_partners.where(partners.c.id.in_(written))).subquery()
+        statement = sa.select(found).order_by(found.c.model, found.c.id)
+        statement = statement.where(found.c.model == model) if model else statement
+        statement = statement.where(found.c.id == record_id) if record_id else statement
+        for row in self._connection.execution_options(yield_per=100).execute(statement).mappings():
+            yield dict(row)
+
+    def thread(self, model: str, record_id: int) -> list[dict[str, Any]]:
+        """Return a record's messages, the oldest first, with their attachments' names and their failures' reasons."""
+        found = (messages.c.model == model, messages.c.thread_id == record_id)
+        thread = self._all(sa.select(messages).where(*found).order_by(messages.c.id))
+        for message in thread:
+            files = sa.select(attachments.c.name, attachments.c.size).where(attachments.c.message == message["id"])
+            message["attachments"] = self._all(files.order_by(attachments.c.id))
+            message["failures"] = [row for row in self.notified(message["id"]) if row["status"] == "bounce"]
+        return thread
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return all notices, the oldest first."""
+        return self._all(sa.select(notices).order_by(notices.c.id))
+
     def newest_message(self, message_ids: Iterable[str]) -> Row | None:
         """Return the newest message that has one of these ids."""
         keys = [key_of(message_id) for message_id in message_ids]

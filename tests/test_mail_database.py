@@ -8,6 +8,7 @@ import socket
 import threading
 import xmlrpc.client
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from mail_database.models import MODEL_IDS
 from mail_database.notices import send_outgoing
 from mail_database.store import open_store, work
 
+DEMO = Path(__file__).parents[1] / "demo"
 BASIC = {
     "alias_domains": [
         {"id": 1, "name": "mydatabase.example", "catchall": "catchall", "bounce": "bounce"},
@@ -263,9 +265,26 @@ def test_load_and_dump_are_each_others_reverse(basic: Server, new_store: NewStor
 
 def test_show_tells_a_person_who_wrote_what(basic: Server) -> None:
     lead = basic.deliver(mail(1))
+    basic.deliver(mail(2, "catchall@mydatabase.example"))
     text = basic.command("show", "crm.lead", str(lead))
     assert f"crm.lead {lead}: mail 1" in text
     assert '"Ann" <ann@outside.test>: mail 1' in text
+    assert "told ann@outside.test (catchall, outgoing): Re: mail 2" in basic.command("show")
+    assert basic.command("show", "crm.lead", "999") == "nothing here\n"
+
+
+def test_a_failed_notification_shows_its_reason(new_store: NewStore) -> None:
+    url = new_store()
+    command(url, "load", str(DEMO / "world.json"))
+    server = Server(url)
+    try:
+        assert server.deliver((DEMO / "4-delivery-report.eml").read_bytes()) is False
+        (failed,) = server.call("mail.notification", "search_read", [])
+    finally:
+        server.stop()
+    assert (failed["notification_status"], failed["failure_type"]) == ("bounce", "mail_bounce")
+    assert failed["failure_reason"] == "550 5.1.1 <carl@customer.example>: user unknown"
+    assert "failed for carl@customer.example: 550 5.1.1" in command(url, "show", "crm.lead", "1")
 
 
 # --- who may call, and how ------------------------------------------------------------------------------------
