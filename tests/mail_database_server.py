@@ -41,9 +41,9 @@ class Server:
         self._object = xmlrpc.client.ServerProxy(f"{self.url}/xmlrpc/2/object", allow_none=True)
 
     def stop(self, kill: bool = False) -> None:
-        self._object("close")()
         self.process.kill() if kill else self.process.terminate()
         self.process.wait()
+        self._object("close")()
         assert self.process.stdout
         self.process.stdout.close()
 
