@@ -39,8 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     except sa.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         print(f"mail_database: the store can't be used: {reason}", file=sys.stderr)
-    except OSError as error:
+    except BrokenPipeError:  # of a pager that was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (OSError, ImportError, OverflowError, ValueError) as error:
         print(f"mail_database: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
     return 1
 
 
@@ -51,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="answer gateways, as an Odoo would")
     serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8069, help="0: a free one")
+    serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help="0: a free one")
     serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
     load = commands.add_parser("load", help="add companies, domains, aliases, partners, records from JSON")
     load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return host, int(port)
 
 
@@ -101,7 +108,10 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.Event) -> None:
     while not stopped.wait(SEND_EVERY):
-        notices.send_outgoing(engine, smtp)
+        try:
+            notices.send_outgoing(engine, smtp)
+        except Exception as error:  # the store is away, say: the loop goes on, and so will the notices
+            notices.log.warning("notices wait: %s", str(error).partition("\n")[0])
 
 
 def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
@@ -109,22 +119,24 @@ def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
         with options.world, work(engine) as store:
             store.load(json.load(options.world))
     except (AttributeError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
-        print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {error}", file=sys.stderr)
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1
     return 0
 
 
 def _dump(engine: sa.Engine, options: argparse.Namespace) -> int:
-    with work(engine) as store:
+    with work(engine, reads=True) as store:
         json.dump(store.dump(), sys.stdout, indent=1, ensure_ascii=False)
-    print()
+    print(flush=True)
     return 0
 
 
 def _show(engine: sa.Engine, options: argparse.Namespace) -> int:
-    with work(engine) as store:
+    with work(engine, reads=True) as store:
         for line in show.lines(store, options.model, options.id):
-            print(line)
+            print("".join(character if character.isprintable() else "\ufffd" for character in line))
+    sys.stdout.flush()
     return 0
 
 

@@ -13,6 +13,7 @@ from mail_database.message import Message, parse
 from mail_database.routing import MODELS, Fallback, Fault, Route, is_bounce, is_loop, route
 from mail_database.store import Row, Work, work
 
+TYPES = {"name": str, "email_from": str, "active": bool, "partner_id": int}  # of what defaults may set
 ODOOBOT = 2  # the partner who is the author of mail without a sender
 
 
@@ -112,6 +113,10 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
         text = f"ValueError: Invalid field {unknown[0]!r} in {model!r}"
         raise Misconfigured(1, text, alias) if alias else Fault(1, text)
     values = {"name": message.subject or "No Subject", "email_from": message.sender, **destination.defaults}
+    wrong = [name for name, kind in TYPES.items() if not isinstance(values.get(name, kind()), kind)]
+    if wrong:
+        text = f"ValueError: Wrong value for {wrong[0]!r} in {model!r}"
+        raise Misconfigured(1, text, alias) if alias else Fault(1, text)
     known = store.partners_with(message.sender_address)
     author = known[0]["id"] if known else None
     if model == "res.partner":

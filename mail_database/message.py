@@ -18,6 +18,7 @@ from typing import NamedTuple
 import nh3
 
 REFERENCES_LIMIT = 32  # Odoo takes the last ones, the nearest ancestors
+ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
 SUBJECT_LIMIT = 2**20  # characters
 SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
 OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender; an answer to it is no mail for us
@@ -81,7 +82,7 @@ def parse(raw: bytes) -> Message:
         answers_our_notice=OUR_NOTICE in references + in_reply_to,
         sender=sender,
         sender_address=sender_address,
-        return_path=return_path.lower() if _values(parsed, "Return-Path") else None,
+        return_path=normalize(return_path) if _values(parsed, "Return-Path") else None,
         to=to,
         recipients=tuple(dict.fromkeys(to + _addresses(parsed, "Cc", "Resent-To", "Resent-Cc"))),
         subject=_first(parsed, "Subject")[:SUBJECT_LIMIT] or None,
@@ -145,13 +146,13 @@ def _addresses(parsed: Parsed, *names: str) -> tuple[str, ...]:
         else []
     )
     pairs = _split(",".join(filter(None, values + bare)))
-    return tuple(dict.fromkeys(normalize(address) for _, address in pairs if "@" in address))
+    return tuple(filter(None, dict.fromkeys(normalize(address) for _, address in pairs)))
 
 
 def normalize(address: str) -> str:
     """Return an address by which it is known again: bare, in lower case; "" when it is none."""
     found = [bare for _, bare in _split(address) if "@" in bare]
-    return found[0].strip().lower() if found else ""
+    return found[0].strip().lower() if found and len(found[0]) <= ADDRESS_LIMIT else ""
 
 
 def _sender(value: str) -> tuple[str, str]:
@@ -159,7 +160,7 @@ def _sender(value: str) -> tuple[str, str]:
     for name, address in _split(value):
         if "@" in address:
             quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-            return (f'"{quoted}" <{address}>' if name else address), address.lower()
+            return (f'"{quoted}" <{address}>' if name else address), normalize(address)
     return value, ""
 
 
@@ -187,9 +188,10 @@ def _read(raw: bytes) -> tuple[str, list[Attachment], bool]:
 
 def _content(parsed: Parsed) -> tuple[str, list[Attachment], bool]:
     """Return the body as HTML, the attachments, and whether something of the message is in neither."""
-    body, attachments, lost = "", [], False
-    for part, is_alternative in _leaves(parsed):
-        kind = part.get_content_type()
+    pieces: list[tuple[Branch | None, str, str]] = []
+    attachments, lost = [], False
+    for part, branch in _leaves(parsed):
+        kind = clean(part.get_content_type())
         name = clean(part.get_filename() or "")
         if part.get_content_maintype() == "message":
             attachments.append(Attachment(name or "attachment", kind, _inner(part)))
@@ -205,32 +207,38 @@ def _content(parsed: Parsed) -> tuple[str, list[Attachment], bool]:
         else:
             attachments.append(Attachment(name or "attachment", kind, content))
             continue
-        if kind == "text/html":
-            text = sanitize(text)
-            body = text if is_alternative else body + text
-        elif not (is_alternative and body):
-            body += f"<pre>{html.escape(text)}</pre>\n"
-    return body, attachments, lost
+        pieces.append((branch, kind, sanitize(text) if kind == "text/html" else f"<pre>{html.escape(text)}</pre>\n"))
+
+    # of the forms of one text, HTML is shown, and plain text only where there is none
+    shown = {branch.of: branch.number for branch, kind, _ in pieces if branch and kind == "text/html"}
+    kept = (text for branch, kind, text in pieces if not branch or shown.get(branch.of, branch.number) == branch.number)
+    return "".join(kept), attachments, lost
 
 
-def _leaves(part: Parsed, is_alternative: bool = False) -> Iterator[tuple[Parsed, bool]]:
-    """Yield the parts that hold something, in order, each with whether it is one of several forms of the same.
+class Branch(NamedTuple):
+    """One of the forms of a multipart/alternative: which alternative, and the form's place in it."""
+
+    of: int
+    number: int
+
+
+def _leaves(part: Parsed, branch: Branch | None = None) -> Iterator[tuple[Parsed, Branch | None]]:
+    """Yield the parts that hold something, in order, each with the form of a text that it belongs to.
 
     A message within the message is yielded itself, then what it holds.
     """
     children = part.get_payload() if part.is_multipart() else None
     if not isinstance(children, list) or not children:
-        yield part, is_alternative
+        yield part, branch
         return
     if part.get_content_maintype() == "message":
-        yield part, False
+        yield part, None
         if part.get_content_type() != "message/rfc822":
             return
-    alternative = part.get_content_type() == "multipart/alternative"
-    mixed = part.get_content_type() == "multipart/mixed"
-    for child in children:
+    is_alternative = part.get_content_type() == "multipart/alternative"
+    for number, child in enumerate(children):
         if isinstance(child, Parsed):
-            yield from _leaves(child, alternative or (is_alternative and not mixed))
+            yield from _leaves(child, Branch(id(part), number) if is_alternative else branch)
 
 
 def _inner(part: Parsed) -> bytes:

@@ -1,6 +1,9 @@
 """Odoo's models and field names over the store's tables: what a client may search, read and write."""
 
+import ast
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -9,11 +12,19 @@ from mail_database import store
 from mail_database.message import normalize
 from mail_database.routing import KNOWN_MODELS, MODELS, Fault
 
+
+def _is_nothing(column: Any, value: Any) -> bool:
+    """Tell whether a value stands for a field that is not set: False does, but for a flag."""
+    return value is None or (value is False and not isinstance(column.type, sa.Boolean))
+
+
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": lambda column, value: column.is_(None) if value is False or value is None else column == value,
-    "!=": lambda column, value: column.is_not(None) if value is False or value is None else column != value,
+    "=": lambda column, value: column.is_(None) if _is_nothing(column, value) else column == value,
+    "!=": lambda column, value: (
+        column.is_not(None) if _is_nothing(column, value) else sa.or_(column.is_(None), column != value)
+    ),
     "in": lambda column, value: column.in_(value),
-    "not in": lambda column, value: column.not_in(value),
+    "not in": lambda column, value: sa.or_(column.is_(None), column.not_in(value)),
     "<": lambda column, value: column < value,
     "<=": lambda column, value: column <= value,
     ">": lambda column, value: column > value,
@@ -186,7 +197,10 @@ def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
                 terms.append((sa.and_ if item == "&" else sa.or_)(terms.pop(), terms.pop()))
             else:
                 name, operator, value = item
-                terms.append(OPERATORS[operator](model.column(name), value))
+                column = model.column(name)
+                if isinstance(column.type, sa.DateTime) and isinstance(value, str):
+                    value = datetime.fromisoformat(value)
+                terms.append(OPERATORS[operator](column, value))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise Fault(1, f"ValueError: Invalid domain term ({type(error).__name__})") from None
     if active_test and "active" in model.columns and "'active'" not in repr(domain):
@@ -195,12 +209,20 @@ def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
 
 
 def rows(
-    work: store.Work, name: str, condition: Any, names: Sequence[str] = (), limit: int | None = None, offset: int = 0
+    work: store.Work,
+    name: str,
+    condition: Any,
+    names: Sequence[str] = (),
+    limit: int | None = None,
+    offset: int = 0,
+    order: str = "id",
 ) -> list[dict[str, Any]]:
     """Return rows with Odoo's names and values: False for what is missing, text for dates."""
     model = model_of(name)
     computed = COMPUTED.get(name, {})
     wanted = list(dict.fromkeys(["id", *(names or [*model.columns, *computed])]))
+    extra = MODELS[name].fields - model.columns.keys() if name in MODELS else frozenset()
+    computed = computed | {field: _default(field) for field in extra}
     for field in wanted:
         if field not in computed:
             model.column(field)
@@ -209,8 +231,23 @@ def rows(
             field: computed[field](work, row) if field in computed else _value(row[model.columns[field]])
             for field in wanted
         }
-        for row in work.select(model.table, condition, model.column("id"), limit, offset)
+        for row in work.select(model.table, condition, _order(model, order), limit, offset)
     ]
+
+
+def _default(field: str) -> Callable[[store.Work, Mapping[str, Any]], Any]:
+    """Return a reader of a field that a record keeps among its defaults."""
+    return lambda work, row: (row.get("defaults") or {}).get(field, False)
+
+
+def _order(model: Model, order: str) -> list[Any]:
+    """Return the columns of Odoo's ``name desc, id``."""
+    columns = []
+    for term in order.split(","):
+        name, _, direction = term.strip().partition(" ")
+        column = model.column(name)
+        columns.append(column.desc() if direction.strip().lower() == "desc" else column)
+    return columns
 
 
 def _value(value: Any) -> Any:
@@ -221,11 +258,44 @@ def _value(value: Any) -> Any:
     return value.isoformat(" ", "seconds") if hasattr(value, "isoformat") else value
 
 
+def _literal(text: str) -> dict[str, Any]:
+    """Return the dictionary that a text spells, as Odoo keeps an alias's defaults."""
+    try:
+        value = ast.literal_eval(text or "{}")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Fault(
+            2, "Invalid expression, it must be a literal python dictionary definition e.g. \"{'field': 'value'}\""
+        )
+    return value
+
+
+def created(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a new row, with what Odoo gives it besides."""
+    columns = written(work, name, values)
+    domains = work.alias_domains()
+    if name == "mail.alias" and domains:
+        columns.setdefault("domain", domains[0]["name"])
+    if name == "mail.message":
+        columns["message_id"] = columns.get("message_id") or f"<{uuid.uuid4()}@localhost>"
+        columns["message_key"] = store.key_of(columns["message_id"])
+    if name == "mail.gateway.allowed":
+        columns["email"] = normalize(columns.get("email") or "")
+    return columns
+
+
 def written(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that these fields set. Raises Fault for a field that the model does not have."""
     model = model_of(name)
     columns: dict[str, Any] = {}
     for field, value in values.items():
+        if isinstance(value, bytes):
+            raise Fault(1, f"ValueError: Wrong value for {field!r} in {name!r}")
+        if field == "alias_defaults" and isinstance(value, str):
+            value = _literal(value)
+        if field in ("alias_name", "alias_domain") and isinstance(value, str):
+            value = value.lower()
         if (name, field) in WRITTEN:
             columns[WRITTEN[name, field]] = _named(work, field, value)
         elif field in model.columns and field != "id":

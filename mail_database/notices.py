@@ -2,12 +2,13 @@
 
 A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2), and at most
 once per sender, reason and hour. It says Auto-Submitted: auto-replied and leaves with the null sender, so that it
-can't be answered by a machine; those that a machine might answer nevertheless carry a mark in their References, by
-which the answer is known (routing.py, step 2).
+can't be answered by a machine; a mark in its Message-ID, and in the References of those that a machine might answer
+nevertheless, is how an answer is known (routing.py, step 2).
 """
 
 import contextlib
 import html
+import logging
 import smtplib
 import uuid
 from email.message import EmailMessage
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from mail_database.message import OUR_NOTICE, Message, sanitize
 from mail_database.store import Row, Work, work
 
+log = logging.getLogger("mail_database")
 REPEAT_AFTER = 60  # minutes
 
 # The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it.
@@ -50,7 +52,10 @@ class Notice(NamedTuple):
 def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
     """Keep a notice for the message's sender, unless he is not to be told."""
     to = message.sender_address if message.return_path is None else message.return_path
-    if not to or message.is_automatic or store.told_since(notice.about, to, REPEAT_AFTER):
+    if not to or message.is_automatic:
+        return
+    store.alone_with(f"what {to} is told")
+    if store.told_since(notice.about, to, REPEAT_AFTER):
         return
     company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
     domains = {row["name"]: row for row in store.alias_domains()}
@@ -65,7 +70,7 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
         to=to,
         sender=f"{domain['bounce']}@{host}" if domain else "",
         subject=f"Re: {message.subject}",
-        message_id=f"<{uuid.uuid4()}@{host}>",
+        message_id=f"<{uuid.uuid4()}{OUR_NOTICE}{host}>",
         references=f"{message.message_id} {mark}".strip(),
         reply_to=company["email"] if notice.about == CATCHALL else _reply_to(store, user_id, domain),
         body=(sanitize(notice.content) or f"<p>{html.escape(text)}</p>") + f"<blockquote>{message.body}</blockquote>",
@@ -115,16 +120,20 @@ def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
 def _send(smtp: tuple[str, int], notice: Row) -> str:
     """Send one notice and return its state: sent, outgoing (try again), or exception (refused for good)."""
     try:
+        mail = mail_of(notice).as_bytes()
+    except Exception:  # the addresses are strangers', and the library fails on them in many ways
+        log.warning("notice %s to %r can't be made into a mail", notice["id"], notice["to"])
+        return "exception"
+    try:
         with contextlib.closing(smtplib.SMTP(*smtp, timeout=30)) as server:
-            server.sendmail("", [notice["to"]], mail_of(notice).as_bytes())
+            server.sendmail("", [notice["to"]], mail)
             with contextlib.suppress(OSError, smtplib.SMTPException):  # it has been sent, whatever comes of that
                 server.quit()
     except smtplib.SMTPRecipientsRefused as error:
         return "outgoing" if all(code < 500 for code, _ in error.recipients.values()) else "exception"
     except smtplib.SMTPResponseException as error:
         return "outgoing" if error.smtp_code < 500 else "exception"
-    except (OSError, smtplib.SMTPException):
+    except (OSError, smtplib.SMTPException, ValueError) as error:
+        log.warning("notices wait: %s", error)
         return "outgoing"
-    except ValueError:  # an address that no header field can hold
-        return "exception"
     return "sent"

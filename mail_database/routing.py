@@ -43,7 +43,7 @@ class Model(NamedTuple):
 MODELS = {
     "crm.lead": Model(frozenset(FIELDS.split()), makes_partner=False),
     "project.task": Model(frozenset(FIELDS.split()), makes_partner=True),
-    "res.partner": Model(frozenset({"name", "email", "active", "phone", "company_id"}), makes_partner=True),
+    "res.partner": Model(frozenset({"name", "email", "active"}), makes_partner=True),
 }
 KNOWN_MODELS = {*MODELS, "res.country", "res.company", "res.users"}
 
@@ -114,7 +114,9 @@ def route(store: Work, message: Message, fallback: Fallback) -> Routes:
         if fallback.model not in KNOWN_MODELS:
             raise Fault(1, f"ValueError: Mailbox unavailable - unknown target model {fallback.model}")
         _check_model(fallback.model)
-        return Routes((Route(fallback.model, fallback.thread_id, fallback.defaults, loop_checked=False),))
+        known = isinstance(fallback.thread_id, int) and store.record(fallback.model, fallback.thread_id)
+        thread_id = fallback.thread_id if known else None
+        return Routes((Route(fallback.model, thread_id, fallback.defaults, loop_checked=False),))
     if caught:
         return Routes(told=(refusal,))
     raise Fault(
@@ -172,7 +174,7 @@ def _check_model(model: str) -> None:
 
 def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
     """Return what the sender is told when the alias does not take mail from him."""
-    contact = alias["contact"]
+    contact = alias["contact"] or "everyone"
     address = f"{alias['local_part']}@{alias['domain']}" if alias["domain"] else str(alias["local_part"])
     if contact == "followers":
         model, thread_id = record if record[1] else (alias["parent_model"], alias["parent_id"])

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +81,7 @@ def _answer(service: Callable[[str, Sequence[Any]], Any], body: bytes) -> bytes:
     except Exception:  # the parser raises many kinds
         return _fault(1, "xml.parsers.expat.ExpatError: not well-formed (invalid token)")
     try:
-        return xmlrpc.client.dumps((service(method or "", arguments),), methodresponse=True).encode("utf-8", "replace")
+        return _xml(xmlrpc.client.dumps((service(method or "", arguments),), methodresponse=True))
     except Fault as fault:
         return _fault(fault.code, fault.text)
     except TypeError as error:
@@ -97,8 +98,12 @@ def _answer(service: Callable[[str, Sequence[Any]], Any], body: bytes) -> bytes:
 
 
 def _fault(code: int, text: str) -> bytes:
-    fault = xmlrpc.client.Fault(code, "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text))
-    return xmlrpc.client.dumps(fault, methodresponse=True).encode("utf-8", "replace")
+    return _xml(xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True))
+
+
+def _xml(text: str) -> bytes:
+    """Return the bytes, without the characters that no XML may have."""
+    return re.sub("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", text).encode("utf-8", "replace")
 
 
 def _common(allowed: Access, method: str, arguments: Sequence[Any]) -> Any:
@@ -135,7 +140,7 @@ def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence
         raise Fault(1, "TypeError: wrong arguments")
     if name.startswith("_"):
         raise Fault(4, f"Private methods (such as '{model}.{name}') cannot be called remotely.")
-    kwargs.pop("context", None)
+    context = kwargs.pop("context", None)
     if name == "message_process" and model in ("mail.thread", *MODELS):
         return _message_process(engine, *args, **kwargs)
     models.model_of(model)
@@ -143,6 +148,8 @@ def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence
     if name not in methods:
         raise Fault(1, f"AttributeError: The method '{model}.{name}' does not exist")
     with work(engine) as store:
+        if name.startswith("search") and isinstance(context, dict) and context.get("active_test") is False:
+            kwargs["active_test"] = False
         return methods[name](store, model, *args, **kwargs)
 
 
@@ -172,18 +179,18 @@ def _search_read(
     offset: int = 0,
     limit: int | None = None,
     order: str = "",
+    active_test: bool = True,
 ) -> list[dict[str, Any]]:
-    """Return rows in the order of their ids; ``order`` is taken, and that is all."""
-    condition = models.where(models.model_of(model), domain)
-    return models.rows(store, model, condition, fields, limit or None, offset)
+    condition = models.where(models.model_of(model), domain, active_test)
+    return models.rows(store, model, condition, fields, limit or None, offset, order or "id")
 
 
 def _search(store: Work, model: str, domain: Sequence[Any], *rest: Any, **named: Any) -> list[Any]:
     return [row["id"] for row in _search_read(store, model, domain, ["id"], *rest, **named)]
 
 
-def _search_count(store: Work, model: str, domain: Sequence[Any] = ()) -> int:
-    return len(_search(store, model, domain))
+def _search_count(store: Work, model: str, domain: Sequence[Any] = (), **named: Any) -> int:
+    return len(_search(store, model, domain, **named))
 
 
 def _ids(ids: Any) -> list[Any]:
@@ -201,7 +208,7 @@ def _read(store: Work, model: str, ids: Any, fields: Sequence[str] = ()) -> list
 def _create(store: Work, model: str, values: Any) -> Any:
     if isinstance(values, list):
         return [_create(store, model, each) for each in values]
-    return store.create(models.model_of(model).table, model, models.written(store, model, values))
+    return store.create(models.model_of(model).table, model, models.created(store, model, values))
 
 
 def _write(store: Work, model: str, ids: Any, values: dict[str, Any]) -> bool:

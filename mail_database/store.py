@@ -46,7 +46,9 @@ def _date(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.DateTime, nullable=False, default=now)
 
 
-alias_domains = _table("alias_domains", _text("name", unique=True), _text("catchall"), _text("bounce"))
+alias_domains = _table(
+    "alias_domains", _text("name", unique=True), _text("catchall", "catchall"), _text("bounce", "bounce")
+)
 companies = _table("companies", _text("name"), _text("email"), _text("alias_domain"))
 aliases = _table(
     "aliases",
@@ -69,6 +71,7 @@ partners = _table(
     _text("email_normalized", "", index=True),
     _flag("active", True),
     _count("bounce_count"),
+    _date("created"),
 )
 users = _table("users", _text("login"), sa.Column("partner_id", Id), _flag("active", True), _flag("internal", True))
 records = sa.Table(
@@ -176,15 +179,22 @@ def open_store(url: str) -> sa.Engine:
     else:
         engine = sa.create_engine(url, connect_args={"timeout": 60})
         sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    with engine.begin() as connection:
-        metadata.create_all(connection)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    with work(engine) as store:
+        store.alone_with("the tables")
+        store.make_tables()
     return engine
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # BEGIN is ours, see above
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA case_sensitive_like=ON")  # as PostgreSQL has it
     connection.execute("PRAGMA synchronous=FULL")  # what was answered must outlive a power cut
 
 
@@ -205,9 +215,13 @@ class Work:
         key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
         return int(getattr(key, "id", 0))
 
+    def make_tables(self) -> None:
+        """Make the tables that are missing."""
+        metadata.create_all(self._connection)
+
     def begin(self, domain: str) -> None:
         """Give a new store what a new Odoo has: a company with an alias domain, catchall and bounce ready."""
-        if not self._one(sa.select(companies.c.id).limit(1)) and not self.alias_domains():
+        if not any(self._one(sa.select(table).limit(1)) for table in LISTS.values()):
             self.load(
                 {
                     "alias_domains": [{"id": 1, "name": domain, "catchall": "catchall", "bounce": "bounce"}],
@@ -225,17 +239,23 @@ class Work:
 
     def load(self, world: Mapping[str, Any]) -> None:
         """Add what a world names. Raises KeyError, TypeError or ValueError where it is none."""
+        unknown = world.keys() - LISTS.keys() - {"about", "parameters", "allowed_senders", "counters", "deliveries"}
+        if unknown:
+            raise ValueError(f"no such list: {', '.join(sorted(unknown))}")
         for name, table in LISTS.items():
             for item in world.get(name, []):
                 self._load(name, table, dict(item))
         for key, value in world.get("parameters", {}).items():
             self.set_parameter(key, str(value))
         for email in world.get("allowed_senders", []):
-            self._connection.execute(allowed_senders.insert().values(email=email))
+            self._connection.execute(allowed_senders.insert().values(email=normalize(email)))
+        for key in world.get("deliveries", []):
+            self._connection.execute(deliveries.insert().values(message_key=key))
         for model, last in self._connection.execute(
             sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
         ).all():
             self._connection.execute(counters.delete().where(counters.c.model == model))
+            last = max(last, world.get("counters", {}).get(model, 0))
             self._connection.execute(counters.insert().values(model=model, last=last))
         if self._connection.dialect.name == "postgresql":
             for table in LISTS.values():
@@ -249,7 +269,9 @@ class Work:
         if name == "aliases" and parent:
             item |= {"parent_model": parent["model"], "parent_id": parent["id"]}
         if name == "messages":
-            item["message_key"] = key_of(item["message_id"])
+            item["message_key"] = key_of(item.get("message_id") or "")
+        if name == "aliases":
+            item |= {key: item[key].lower() for key in ("local_part", "domain") if item.get(key)}
         if "email_normalized" in table.c:
             item["email_normalized"] = normalize(item.get("email", item.get("email_from")) or "")
         attached = item.pop("attachments", [])
@@ -281,14 +303,18 @@ class Work:
             attached.setdefault(row.pop("message"), []).append(row)
         for message in world["messages"]:
             message["attachments"] = attached.get(message["id"], [])
+        world["counters"] = {row["model"]: row["last"] for row in self._all(sa.select(counters))}
+        world["deliveries"] = [row["message_key"] for row in self._all(sa.select(deliveries.c.message_key))]
         world["parameters"] = {row["key"]: row["value"] for row in self._all(sa.select(parameters))}
         world["allowed_senders"] = [row["email"] for row in self._all(sa.select(allowed_senders))]
         return world
 
     # --- rows, for who reads and writes them by Odoo's names (models.py) ---
 
-    def select(self, table: sa.Table, condition: Any, order: Any, limit: int | None, offset: int) -> Sequence[Row]:
-        return self._all(sa.select(table).where(condition).order_by(order).limit(limit).offset(offset))
+    def select(
+        self, table: sa.Table, condition: Any, order: list[Any], limit: int | None, offset: int
+    ) -> Sequence[Row]:
+        return self._all(sa.select(table).where(condition).order_by(*order).limit(limit).offset(offset))
 
     def create(self, table: sa.Table, model: str, values: dict[str, Any]) -> Any:
         """Insert a row and return its id; the key, where the table has no other."""
@@ -300,6 +326,12 @@ class Work:
         return next(iter(values.values()))
 
     def write(self, table: sa.Table, condition: Any, values: dict[str, Any]) -> None:
+        if "defaults" in values and table is records:
+            defaults = values.pop("defaults")
+            for row in self._all(sa.select(table).where(condition)):
+                found = (records.c.model == row["model"], records.c.id == row["id"])
+                merged = (row["defaults"] or {}) | defaults
+                self._connection.execute(records.update().where(*found).values(defaults=merged))
         if values:
             self._connection.execute(table.update().where(condition).values(**values))
 
@@ -349,8 +381,11 @@ class Work:
 
     def aliases_named(self, local_parts: Iterable[str]) -> Sequence[Row]:
         """Return the aliases with one of these local-parts, in the order of their models and names."""
-        statement = sa.select(aliases).where(aliases.c.local_part.in_(list(local_parts)))
-        return self._all(statement.order_by(aliases.c.model, aliases.c.local_part, aliases.c.id))
+        names = list(local_parts)
+        found = []
+        for start in range(0, len(names), 1000):  # of which no store takes any number at once
+            found += self._all(sa.select(aliases).where(aliases.c.local_part.in_(names[start : start + 1000])))
+        return sorted(found, key=lambda alias: (alias["model"], alias["local_part"], alias["id"]))
 
     def set_alias_status(self, alias_id: int, status: str) -> None:
         self._connection.execute(aliases.update().where(aliases.c.id == alias_id).values(status=status))
@@ -417,8 +452,9 @@ class Work:
     def count_created(self, model: str, address: str, minutes: int) -> int:
         """Count a sender's records of a model, archived ones left out, of the last so many minutes."""
         since = now() - timedelta(minutes=minutes)
-        found = (records.c.model == model, records.c.email_normalized == address, records.c.created >= since)
-        return self._count(records, *found, records.c.active)
+        table = partners if model == "res.partner" else records
+        found = [table.c.email_normalized == address, table.c.created >= since, table.c.active]
+        return self._count(table, *found, *([records.c.model == model] if table is records else []))
 
     def count_posted(self, model: str, thread_id: int, sender: str, minutes: int) -> int:
         """Count a sender's mails on one record in the last so many minutes."""
@@ -542,7 +578,7 @@ def _dumped(row: Row) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def work(engine: sa.Engine) -> Iterator[Work]:
-    """Run one transaction: committed when the block ends, rolled back when it raises."""
-    with engine.begin() as connection:
+def work(engine: sa.Engine, reads: bool = False) -> Iterator[Work]:
+    """Run one transaction, committed when the block ends, rolled back when it raises; ``reads`` locks nobody."""
+    with engine.connect().execution_options(reads=reads) as connection, connection.begin():
         yield Work(connection)

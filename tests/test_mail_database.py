@@ -5,6 +5,8 @@ import contextlib
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import xmlrpc.client
 from collections.abc import Iterator
@@ -434,3 +436,132 @@ def explained(connection: Any, ask: Any) -> list[str]:
         for statement, parameters in statements
         for row in connection.exec_driver_sql(explain + statement, parameters)
     ]
+
+
+# --- what a review found --------------------------------------------------------------------------------------
+
+
+def test_a_notice_that_can_not_be_sent_stops_no_other(basic: Server) -> None:
+    basic.deliver(mail(1, "catchall@mydatabase.example", Return_Path='"\\\x7fann%?:;=?@x.test'))
+    basic.deliver(mail(2, "catchall@mydatabase.example"))
+    engine = open_store(basic.store)
+    with sink() as mail_server:
+        send_outgoing(engine, mail_server.server_address)
+    engine.dispose()
+    assert [recipients for _, recipients, _ in mail_server.mails][-1:] == [["ann@outside.test"]]
+    assert "outgoing" not in [notice["state"] for notice in basic.dump()["notices"]]
+
+
+def test_an_answer_to_any_notice_is_ignored(basic: Server) -> None:
+    basic.deliver(mail(1, "jobs@second.example"))
+    (notice,) = basic.dump()["notices"]
+    with pytest.raises(xmlrpc.client.Fault, match="cannot marshal None"):
+        basic.deliver(mail(2, "catchall@mydatabase.example", In_Reply_To=notice["message_id"], From="bob@x.test"))
+    assert len(basic.dump()["notices"]) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"Content-Type: application/x\0y\n" + mail(1),
+        mail(1, From="x" * 3000 + "@outside.test"),
+        mail(1, Cc=", ".join(f"a{number}@x.test" for number in range(70_000))),
+        mail(1, Subject="=?utf-8?q?a=01b?="),
+    ],
+    ids=["nul", "sender", "recipients", "control"],
+)
+def test_odd_mail_is_stored_and_can_be_read(basic: Server, message: bytes) -> None:
+    lead = basic.deliver(message)
+    assert [row["id"] for row in basic.call("crm.lead", "search_read", [])] == [lead]
+
+
+def test_names_and_addresses_are_known_in_any_case(basic: Server) -> None:
+    basic.call("mail.alias", "create", {"alias_name": "Sales", "alias_model_id": MODEL_IDS["crm.lead"]})
+    assert basic.deliver(mail(1, "SALES@mydatabase.example"))
+    basic.call("mail.gateway.allowed", "create", {"email": "Boss@Outside.Test"})
+    for number in range(25):
+        assert basic.deliver(mail(f"boss{number}", From="boss@outside.test"))
+
+
+def test_what_odoo_takes_for_an_alias_is_taken(basic: Server) -> None:
+    values = {"alias_name": "vip", "alias_model_id": MODEL_IDS["crm.lead"], "alias_defaults": "{'type': 'lead'}"}
+    alias = basic.call("mail.alias", "create", values)
+    (read,) = basic.call("mail.alias", "read", [alias], ["alias_defaults", "alias_full_name"])
+    assert (read["alias_defaults"], read["alias_full_name"]) == ("{'type': 'lead'}", "vip@mydatabase.example")
+    lead = basic.deliver(mail(1, "vip@mydatabase.example"))
+    basic.call("crm.lead", "write", [lead], {"priority": "1"})
+    (found,) = basic.call("crm.lead", "read", [lead], ["type", "priority"])
+    assert (found["type"], found["priority"]) == ("lead", "1")
+
+
+def test_a_message_that_was_made_by_hand_can_be_answered(basic: Server) -> None:
+    lead = basic.deliver(mail(1))
+    basic.call("mail.message", "create", {"message_id": "<ours@x>", "model": "crm.lead", "res_id": lead})
+    assert basic.deliver(mail(2, "catchall@mydatabase.example", References="<ours@x>")) == lead
+
+
+def test_searches_find_what_they_say(basic: Server) -> None:
+    first, second = basic.deliver(mail(1)), basic.deliver(mail(2))
+    basic.call("crm.lead", "write", [first], {"active": False})
+    assert basic.call("crm.lead", "search", [("active", "=", False)]) == [first]
+    assert basic.call("crm.lead", "search", []) == [second]
+    assert basic.call("crm.lead", "search", [], context={"active_test": False}, order="id desc") == [second, first]
+    assert basic.call("crm.lead", "search", [("partner_id", "!=", 5)]) == [second]
+    assert basic.call("crm.lead", "search", [("create_date", ">=", "2024-01-01 00:00:00")]) == [second]
+    assert basic.call("crm.lead", "search", [("name", "like", "MAIL")]) == []
+    assert basic.call("crm.lead", "search", [("name", "ilike", "MAIL")]) == [second]
+
+
+def test_a_fallback_record_that_is_not_there_is_a_new_one(basic: Server) -> None:
+    lead = basic.deliver(mail(1, "nowhere@mydatabase.example"), "crm.lead", thread_id=999)
+    assert basic.call("crm.lead", "search", []) == [lead]
+    assert basic.deliver(mail(2, "nowhere@mydatabase.example"), "crm.lead", thread_id="abc") == lead + 1
+
+
+def test_simultaneous_mails_of_one_return_path_are_answered_once(basic: Server) -> None:
+    def deliver(number: int) -> None:
+        fields = {"Return_Path": "<one@outside.test>", "From": f"a{number}@outside.test"}
+        proxy = xmlrpc.client.ServerProxy(f"{basic.url}/xmlrpc/2/object")
+        arguments = [False, xmlrpc.client.Binary(mail(number, "catchall@mydatabase.example", **fields))]
+        with proxy:
+            proxy.execute_kw("mydatabase", 2, PASSWORD, "mail.thread", "message_process", arguments, {})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(deliver, range(16)))
+    assert len(basic.dump()["notices"]) == 1
+
+
+def test_a_reader_of_the_store_stops_no_mail(basic: Server) -> None:
+    engine = open_store(basic.store)
+    with work(engine, reads=True) as store:
+        assert store.told() == []
+        assert basic.deliver(mail(1))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--port", "99999"],
+        ["serve", "--host", "nohost.invalid", "--port", "0"],
+        ["serve", "--smtp", "localhost"],
+        ["dump", "--store", "mysql://x/y"],
+        ["dump", "--store", "postgresql://localhost:abc/d"],
+        ["dump", "--store", "sqlite:////no/such/folder/x.db"],
+        ["load", "/no/such/file"],
+        ["load", "/etc/passwd"],
+        ["nothing"],
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said_without_a_traceback(arguments: list[str], tmp_path: Path) -> None:
+    environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_STORE": f"sqlite:///{tmp_path}/mail.db"}
+    finished = subprocess.run(
+        [sys.executable, "-m", "mail_database", *arguments],
+        cwd=DEMO.parent,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode in (1, 2)
+    assert "Traceback" not in finished.stderr
+    assert finished.stderr.count("mail_database") >= 1

@@ -51,6 +51,13 @@ def test_a_thousand_parts_within_each_other_stay_in_the_original() -> None:
         (b"Content-Type: text/plain; charset=x-nope\n\ncaf\xc3\xa9", "<pre>caf\u00e9</pre>", True),
         (b"Content-Type: text/plain; charset=rot13\n\nabc", "<pre>abc</pre>", True),
         (b"Content-Type: multipart/mixed; boundary=b\n\nnothing else\n", "<pre>nothing else\n</pre>", True),
+        (
+            b"Content-Type: multipart/mixed; boundary=m\n\n--m\n\nintro\n--m\n"
+            b"Content-Type: multipart/alternative; boundary=a\n\n--a\n\nplain\n--a\n"
+            b"Content-Type: text/html\n\n<p>html</p>\n--a--\n--m--\n",
+            "<pre>intro</pre>\n<p>html</p>",
+            False,
+        ),
         (b"Content-Type: text/html\n\n<p onclick=x>a<script>b</script></p>", "<p>a</p>", False),
     ],
 )
