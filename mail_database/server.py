@@ -92,7 +92,7 @@ def _answer(service: Callable[[str, Sequence[Any]], Any], body: bytes) -> bytes:
     except sa.exc.OperationalError as error:
         log.error("the store: %s", error.orig)
         return _fault(1, "psycopg2.OperationalError: the store can't be reached")
-    except Exception:
+    except Exception:  # our own bug: the caller keeps his mail, and the log has the rest
         log.exception("a call failed")
         return _fault(1, "RuntimeError: the call failed; the server's log says why")
 
