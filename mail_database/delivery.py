@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import functools
 import uuid
 from email.parser import BytesHeaderParser
 
@@ -108,14 +109,13 @@ def _post(store: Work, message: Message, destination: Route) -> int:
 def _create(store: Work, message: Message, destination: Route) -> tuple[int | None, int]:
     """Open a record: the subject is its name, its contact the sender where he is known; the alias's defaults win."""
     model, alias = destination.model, destination.alias
-    unknown = sorted(set(destination.defaults) - MODELS[model].fields)
-    if unknown:
-        text = f"ValueError: Invalid field {unknown[0]!r} in {model!r}"
-        raise Misconfigured(1, text, alias) if alias else Fault(1, text)
     values = {"name": message.subject or "No Subject", "email_from": message.sender, **destination.defaults}
-    wrong = [name for name, kind in TYPES.items() if not isinstance(values.get(name, kind()), kind)]
+    wrong = [f"Invalid field {name!r}" for name in sorted(set(destination.defaults) - MODELS[model].fields)]
+    wrong += [
+        f"Wrong value for {name!r}" for name, kind in TYPES.items() if not isinstance(values.get(name, kind()), kind)
+    ]
     if wrong:
-        text = f"ValueError: Wrong value for {wrong[0]!r} in {model!r}"
+        text = f"ValueError: {wrong[0]} in {model!r}"
         raise Misconfigured(1, text, alias) if alias else Fault(1, text)
     known = store.partners_with(message.sender_address)
     author = known[0]["id"] if known else None
@@ -145,6 +145,7 @@ def _bounce(store: Work, message: Message) -> None:
     except RecursionError:  # a thousand parts within each other
         parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(message.raw)
 
+    @functools.cache  # asked for by the report's reader, and twice here
     def original(message_ids: tuple[str, ...]) -> Row | None:
         return next(filter(None, (store.newest_message([message_id]) for message_id in message_ids)), None)
 

@@ -401,11 +401,6 @@ class Work:
     def user(self, user_id: int) -> Row | None:
         return self._one(sa.select(users).where(users.c.id == user_id))
 
-    def is_internal(self, partner_id: int) -> bool:
-        """Tell whether a partner is an active employee."""
-        found = (users.c.partner_id == partner_id, users.c.active, users.c.internal)
-        return bool(self._one(sa.select(users.c.id).where(*found)))
-
     def followers(self, model: str, record_id: int) -> set[int]:
         found = (followers.c.model == model, followers.c.id == record_id)
         return {row["partner_id"] for row in self._all(sa.select(followers.c.partner_id).where(*found))}
