@@ -57,7 +57,7 @@ def fail(error: BaseException) -> None:
 
 
 try:
-    from mailgate import __version__, database, hold, log, message, rules, settings
+    from mailgate import __version__, database, hold, log, message, rules, settings, state
     from mailgate.envelope import Arguments, Usage, envelope_of, parse_arguments, spool
     from mailgate.outcome import Ended, Outcome, Verdict
 except BaseException as error:  # a broken installation, or a signal; uncaught, it would bounce the mail
@@ -100,7 +100,8 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
 
     # prepare
-    added, facts["message_id"] = message.prepare(raw, envelope.sender, addresses)
+    added, message_id = message.prepare(raw, envelope.sender, addresses)
+    facts["message_id"] = message_id
     if arguments.dry_run:
         os.write(1, log.explanation(matches) + added)
     if not addresses:
@@ -108,17 +109,17 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     if arguments.dry_run:
         return None
 
-    # post
-    reply = database.post(config, added, raw)
-
-    # judge
-    verdict = database.judge(reply)
-    ignore_signals()  # it has happened, and no late signal shall say otherwise
-    if verdict.outcome is Outcome.HELD:
-        if not config.hold:
-            return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
-        path = hold.keep(config.hold, added, raw)
-        return Verdict(Outcome.HELD, f"{verdict.cause}; kept as {path}")
+    # post and judge, unless another delivery of this message runs, or the database has answered this one already
+    until = time.monotonic() + config.patience
+    with state.claim(config, message_id, arguments.queue_id, added, until) as claim:
+        verdict = claim.answer or database.judge(database.post(config, added, raw, until, claim.begin))
+        ignore_signals()  # it has happened, and no late signal shall say otherwise
+        claim.end(verdict)
+        if verdict.outcome is Outcome.HELD:
+            if not config.hold:
+                return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
+            path = hold.keep(config.hold, added, raw)
+            return Verdict(Outcome.HELD, f"{verdict.cause}; kept as {path}")
     return verdict
 
 

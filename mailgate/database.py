@@ -25,14 +25,15 @@ class Reply(NamedTuple):
 class Body:
     """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
 
-    requests sends what has a length and can be iterated as it comes, with a Content-Length.
+    requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
+    a connection. ``begin`` is called then.
     """
 
-    def __init__(self, call: str, added: bytes, raw: Raw) -> None:
+    def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None]) -> None:
         # The library writes the call with an empty message; the place of its base64 is where we write ours.
         before, after = call.split("<base64>\n</base64>")
         self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
-        self.added, self.raw = added, raw
+        self.added, self.raw, self.begin = added, raw, begin
 
     def __len__(self) -> int:
         size = len(self.added) + self.raw.size
@@ -41,6 +42,7 @@ class Body:
     def __iter__(self) -> Iterator[bytes]:
         from itertools import chain
 
+        self.begin()
         yield self.before
         yield from _base64(chain([self.added], self.raw.chunks()))
         yield self.after
@@ -74,18 +76,17 @@ class Unreached(Exception):
 NOT_TAKEN = (429, 503)
 
 
-def post(settings: Settings, added: bytes, raw: Raw) -> Reply:
+def post(settings: Settings, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
     """Send ``added`` and the message to the database's message_process and return what answers.
 
-    Failures that surely never reached the database are retried for ``settings.patience`` seconds in all. Raises
-    Ended when there is no answer, when it is ambiguous whether the database has the message, and when the login
-    fails.
+    ``begin`` is called each time before the message leaves. Failures that surely never reached the database are
+    retried until the monotonic clock says ``until``. Raises Ended when there is no answer, when it is ambiguous
+    whether the database has the message, and when the login fails.
     """
     from xmlrpc.client import Binary, dumps
 
     import requests  # 100 ms, the most of a run; mail that no rule matches never gets here
 
-    until = time.monotonic() + settings.patience
     with requests.Session() as session:
         session.trust_env = False  # no proxies, no netrc: the settings say all
         session.verify = settings.ca_file or _system_ca()
@@ -100,7 +101,7 @@ def post(settings: Settings, added: bytes, raw: Raw) -> Reply:
         # False is "no model": XML-RPC has no null
         arguments: tuple[Any, ...] = ("mail.thread", "message_process", [settings.model or False, Binary(b"")], {})
         empty_call = dumps((settings.database, uid, password, *arguments), "execute_kw")
-        return call("object", Body(empty_call, added, raw))
+        return call("object", Body(empty_call, added, raw, begin))
 
 
 def _user_id(login: str) -> int | None:

@@ -22,6 +22,7 @@ class Outcome(Enum):
     UNKNOWN_RECIPIENT = 67, "5.1.1", "no such address here"
     TOO_LARGE = 65, "5.3.4", "message too large"
     NOT_A_MESSAGE = 65, "5.6.0", "not a mail message"
+    IN_PROGRESS = 75, "4.3.0", "the same message is being delivered, will try again"
     NO_ANSWER = 75, "4.4.1", "no answer from the database server, will try again"
     CUT_OFF = 75, "4.4.2", "no whole answer from the database server, will try again"
     ACCESS_DENIED = 75, "4.7.0", "gateway not admitted to the database, will try again"

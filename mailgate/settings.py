@@ -10,6 +10,7 @@ from mailgate.outcome import Ended, Outcome
 
 ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
+STATE = "/var/lib/mail-gateway/state"
 PREFIX = "MAIL_GATEWAY_"
 
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
     patience: float
     ca_file: str
     hold: str
+    state: str
     log: str
 
 
@@ -195,6 +197,7 @@ VARIABLES = {
     "CA_FILE": Variable(_readable),
     "ALLOW_PLAINTEXT": Variable(_yes, False),
     "HOLD": Variable(_folder),
+    "STATE": Variable(_folder),
     "LOG": Variable(_log, "syslog"),
 }
 
@@ -222,6 +225,8 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
     """
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
+    if os.path.exists(STATE):  # where it is, it is used: one that can't be written is an operator's mistake
+        values = {"STATE": STATE, **values}
     for name, (convert, default) in VARIABLES.items():
         try:
             built[name.lower()] = convert(values[name]) if name in values else default
@@ -236,7 +241,7 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
         wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
     if "URL" not in wrong and not built["allow_plaintext"] and _is_plaintext(built["url"]):
         wrong["URL"] = "would send the password in plain text; use https (or set ALLOW_PLAINTEXT=yes)"
-    # Two calls, the login and the message, each with its connection and its answer, and the pauses of both.
+    # Two calls, the login and the message, each with its connection and its answer, and all that is waited for before.
     if (
         not wrong.keys() & {"CONNECT_TIMEOUT", "READ_TIMEOUT", "PATIENCE"}
         and built["patience"] + 2 * (built["connect_timeout"] + built["read_timeout"]) > DEADLINE

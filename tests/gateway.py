@@ -61,8 +61,10 @@ class Gateway:
             "PASSWORD": PASSWORD,
             "ALIAS_DOMAINS": "example.com",
             "PATIENCE": "1",
+            "STATE": folder / "state",
             "LOG": self.log,
         } | settings
+        os.makedirs(self.settings["STATE"], exist_ok=True)
 
     def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:
         """Write the settings file and return the command line; a setting that is None is left out."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mailgate.envelope import OPTIONS
 from mailgate.outcome import Outcome
-from mailgate.settings import HOLD, REQUIRED, VARIABLES, read
+from mailgate.settings import HOLD, REQUIRED, STATE, VARIABLES, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,9 +24,9 @@ def test_the_settings_are_those_of_the_code() -> None:
     for name, variable in VARIABLES.items():
         documented = rows[f"MAIL_GATEWAY_{name}"]
         default = variable.default
-        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "ALLOW_PLAINTEXT"):
+        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "STATE", "ALLOW_PLAINTEXT"):
             assert default in ("", False)
-            assert name != "HOLD" or HOLD in documented
+            assert {"HOLD": HOLD, "STATE": STATE}.get(name, "") in documented
         elif default is REQUIRED:
             assert documented == "required"
         elif isinstance(default, frozenset):

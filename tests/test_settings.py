@@ -43,6 +43,7 @@ def test_the_defaults() -> None:
         "patience": 30,
         "ca_file": "",
         "hold": settings.hold,  # depends on the machine
+        "state": settings.state,
         "log": "syslog",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
@@ -111,6 +112,7 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("CA_FILE", "/"),
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
+        ("STATE", "/no/such/folder"),
         ("LOG", "mail.log"),
         ("LOG", "/no/such/folder/log"),
     ],

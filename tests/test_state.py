@@ -1,0 +1,267 @@
+"""One delivery of a message at a time, and no second question after an answer for good."""
+
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from endpoint import Answer, Endpoint, cut, fault, hang, http, returns, traceback
+from gateway import ENVIRONMENT, Gateway
+
+MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def gateway(endpoint: Endpoint, tmp_path: Path) -> Gateway:
+    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0)
+
+
+def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: object) -> str:
+    """Run the program and return the outcome that its log names."""
+    arguments = arguments or ("--queue-id=4XyZ", "info@example.com")
+    return gateway.run(*arguments, message=message, **settings).ending[2]
+
+
+def state_file(gateway: Gateway) -> Path:
+    (path,) = (path for path in Path(str(gateway.settings["STATE"])).rglob("*") if path.is_file())
+    return path
+
+
+def age(gateway: Gateway, seconds: float) -> None:
+    """Make what the state file says that much older."""
+    word, since, *rest = state_file(gateway).read_text().split(" ")
+    state_file(gateway).write_text(" ".join([word, f"{float(since) - seconds}", *rest]))
+
+
+@contextmanager
+def running(gateway: Gateway) -> Iterator[subprocess.Popen]:
+    """Start the program with the message; end it with kill -9 if it still runs at the end of the block."""
+    process = subprocess.Popen(
+        gateway.command("--queue-id=first", "info@example.com", LOG=gateway.folder / "log of the first"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    with process:
+        assert process.stdin
+        process.stdin.write(MESSAGE)
+        process.stdin.close()
+        yield process
+        process.kill()
+
+
+class Gate:
+    """An answer that is held back until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.asked, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, connection) -> None:
+        self.asked.set()
+        assert self.opened.wait(60)
+        connection.sendall(returns(7))
+
+
+@pytest.fixture
+def gate(endpoint: Endpoint) -> Iterator[Gate]:
+    gate = Gate()
+    endpoint.answers = [gate, returns(False)]
+    yield gate
+    gate.opened.set()
+
+
+def test_a_second_delivery_of_a_message_that_is_being_delivered_is_deferred(
+    gateway: Gateway, endpoint: Endpoint, gate: Gate
+) -> None:
+    with running(gateway) as first:
+        assert gate.asked.wait(60)
+        assert deliver(gateway) == "in_progress"
+        assert deliver(gateway, message=MESSAGE.replace(b"<1@", b"<2@")) == "accepted"  # another message
+        gate.opened.set()
+        assert first.wait(60) == 0
+    assert deliver(gateway) == "accepted"
+    assert len(endpoint.messages) == 3
+
+
+def test_a_second_delivery_waits_within_its_patience(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
+    with running(gateway) as first:
+        assert gate.asked.wait(60)
+        opener = threading.Timer(1, gate.opened.set)  # while the second one waits, or before it begins: all the same
+        opener.start()
+        assert deliver(gateway, PATIENCE=60) == "accepted"
+        assert first.wait(60) == 0
+        opener.join()
+    assert len(endpoint.messages) == 2
+
+
+def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_not_be_working_on_it(
+    gateway: Gateway, endpoint: Endpoint, gate: Gate
+) -> None:
+    with running(gateway) as first:
+        assert gate.asked.wait(60)
+        first.kill()
+    assert deliver(gateway) == "in_progress"
+    gate.opened.set()
+    assert len(endpoint.messages) == 1
+    age(gateway, 150)
+    assert deliver(gateway) == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [(cut, "cut_off"), (hang, "cut_off"), (http(502), "cut_off"), (http(504), "cut_off"), (b"HTTP/1.1 200", "cut_off")],
+)
+def test_after_an_ambiguous_ending_the_database_is_left_alone_for_a_while(
+    gateway: Gateway, endpoint: Endpoint, answer: Answer, outcome: str
+) -> None:
+    endpoint.answers = [answer, returns(False)]
+    assert deliver(gateway, READ_TIMEOUT=0.5) == outcome
+    assert deliver(gateway) == "in_progress"
+    assert len(endpoint.messages) == 1
+    age(gateway, 140)
+    assert deliver(gateway) == "in_progress"
+    age(gateway, 10)
+    assert deliver(gateway) == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (http(503), "database_down"),
+        (http(429), "database_down"),
+        (http(500), "database_down"),
+        (http(401), "access_denied"),
+        (fault(3, "Access Denied"), "access_denied"),
+        (fault(1, traceback("psycopg2.OperationalError: connection to server failed")), "database_down"),
+        (fault(1, "ValueError: No possible route found for incoming message from x"), "unknown_recipient"),
+    ],
+)
+def test_after_a_clear_answer_the_database_is_asked_again(
+    gateway: Gateway, endpoint: Endpoint, answer: Answer, outcome: str
+) -> None:
+    endpoint.answers = [answer, returns(8)]
+    assert deliver(gateway) == outcome
+    assert deliver(gateway) == "delivered"
+
+
+def test_a_database_that_was_not_reached_is_asked_again(gateway: Gateway, endpoint: Endpoint) -> None:
+    assert deliver(gateway, URL="http://127.0.0.1:1") == "no_answer"
+    assert deliver(gateway) == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (returns(7), "delivered"),
+        (returns(False), "accepted"),
+        (fault(1, "TypeError: cannot marshal None unless allow_none is enabled"), "dropped"),
+    ],
+)
+def test_what_was_answered_for_good_is_not_asked_again(
+    gateway: Gateway, endpoint: Endpoint, answer: Answer, outcome: str
+) -> None:
+    endpoint.answers = [answer, returns(99)]
+    assert deliver(gateway) == outcome
+    result = gateway.run("--queue-id=4XyZ", "info@example.com", message=MESSAGE)
+    assert result.ending == (0, "2.0.0", outcome)
+    assert result.facts["record_id"] == ("7" if outcome == "delivered" else "")
+    assert result.facts["cause"] == "answered before"
+    assert len(endpoint.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--queue-id=another", "info@example.com"],
+        ["info@example.com"],  # by hand
+        ["--queue-id=4XyZ", "jobs@example.com"],
+        ["--queue-id=4XyZ", "info@example.com", "jobs@example.com"],
+    ],
+)
+def test_another_delivery_of_the_same_message_is_asked_about(
+    gateway: Gateway, endpoint: Endpoint, arguments: list[str]
+) -> None:
+    endpoint.answers = [returns(7), returns(False)]
+    assert deliver(gateway) == "delivered"
+    assert deliver(gateway, *arguments) == "accepted"
+
+
+def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
+    """Each time, Odoo would mail the sender that his message could not be accepted."""
+    endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
+    assert [deliver(gateway), deliver(gateway)] == ["database_error"] * 2
+    assert len(endpoint.messages) == 1
+    age(gateway, DAY)
+    assert deliver(gateway) == "delivered"
+
+
+def test_what_could_not_be_held_is_held_when_there_is_a_folder(
+    gateway: Gateway, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
+    assert deliver(gateway) == "database_error"
+    hold = tmp_path / "held"
+    hold.mkdir()
+    assert deliver(gateway, HOLD=hold) == "held"
+    assert len(list(hold.glob("new/*"))) == 1
+    assert len(endpoint.messages) == 1
+
+
+def test_a_clock_that_was_set_back_keeps_no_message_waiting(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    state_file(gateway).write_text(f"begun {time.time() + 1000 * DAY}\n")
+    assert deliver(gateway) == "in_progress"
+    age(gateway, 150)
+    assert deliver(gateway) == "delivered"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\0" * 5000, b"begun\n", b"begun x\n", b"answered 1 2 3 4\n", b"\xff"]
+)
+def test_a_file_of_any_content_says_nothing(gateway: Gateway, endpoint: Endpoint, content: bytes) -> None:
+    deliver(gateway)
+    state_file(gateway).write_bytes(content)
+    assert deliver(gateway) == "delivered"
+    assert len(endpoint.messages) == 2
+
+
+def test_old_files_are_swept_unless_somebody_has_them(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    files = [state_file(gateway).with_name(name) for name in ("old", "locked", "young")]
+    for path in files:
+        path.touch()
+        if path.name != "young":
+            os.utime(path, (0, time.time() - 7 * DAY))
+    with open(files[1]) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        deliver(gateway)
+    assert [path.exists() for path in files] == [False, True, True]
+
+
+def test_a_state_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    os.rmdir(str(gateway.settings["STATE"]))
+    result = gateway.run("info@example.com", message=MESSAGE)
+    assert result.ending == (75, "4.3.5", "settings")
+    assert "MAIL_GATEWAY_STATE" in result.facts["cause"]
+    assert deliver(gateway, STATE=None) == "delivered"
+
+
+def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    path = state_file(gateway)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    assert deliver(gateway) == "failed"
+    assert len(endpoint.messages) == 1
+
+
+def test_nobody_else_can_read_the_state(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    assert state_file(gateway).stat().st_mode & 0o77 == 0
+    assert state_file(gateway).parent.stat().st_mode & 0o77 == 0
