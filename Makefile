@@ -1,6 +1,8 @@
 # make demo        six mails through the gateway into the embedded database: no Odoo, no mail server
 # make test        the tests that this machine allows; says at its end what it did not run, and why
 # make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
+# make test-mta    the tests with a real Postfix and a real Exim, and with a real Odoo behind them (as root)
+# make soak        thousands of messages through Postfix while everything fails at random (as root; half an hour)
 # make check       types and style
 # make bench       memory and CPU, as ratios
 # make coverage    which lines the tests run
@@ -17,6 +19,12 @@ test: $(VENV)/made
 
 test-odoo: $(VENV)/made
 	$(VENV)/bin/python -m pytest --odoo tests/test_odoo.py $(FLAGS)
+
+test-mta: $(VENV)/made
+	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
+
+soak: $(VENV)/made
+	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
 check: $(VENV)/made-dev
 	$(VENV)/bin/ruff check .
@@ -46,4 +54,4 @@ $(VENV)/made-dev: $(VENV)/made
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: demo test test-odoo check bench coverage clean
+.PHONY: demo test test-odoo test-mta soak check bench coverage clean

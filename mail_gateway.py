@@ -96,7 +96,7 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
 
     # match
     matches = rules.match(config, envelope.recipients)
-    addresses = [match.address for match in matches if match.rule]
+    addresses = list(dict.fromkeys(match.address for match in matches if match.rule))
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
 
     # prepare

@@ -1,6 +1,7 @@
 """Fixtures: a database server on a socket, and the program pointed at it."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,29 +12,43 @@ sys.path.insert(0, str(Path(__file__).parent))
 from endpoint import Endpoint
 from gateway import Gateway
 from stores import new_store, postgresql  # noqa: F401 fixtures
+from trials import table
 
-LEFT_OUT = pytest.StashKey[int]()
+LEFT_OUT = pytest.StashKey[list[str]]()
+ACCOUNTS = pytest.StashKey[list[tuple[str, str, Counter[str]]]]()
 ALLOWED = "beside the checkout"  # the real bounces aren't ours to copy, and need not be there
+
+# What needs servers that not every machine has: the marker, what these are, and what runs the tests.
+SERVERS = {"odoo": ("a real Odoo 19", "make test-odoo"), "mta": ("real mail servers", "make test-mta")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that can't run is a failure")
-    parser.addoption("--odoo", action="store_true", help="run the tests with a real Odoo")
+    for marker, (servers, _) in SERVERS.items():
+        parser.addoption(f"--{marker}", action="store_true", help=f"run the tests with {servers}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--odoo"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("odoo")]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
-    items[:] = [item for item in items if item not in left_out]
+    config.stash[LEFT_OUT] = []
+    for marker, (servers, command) in SERVERS.items():
+        left_out = [item for item in items if item.get_closest_marker(marker) and not config.getoption(f"--{marker}")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+        if left_out:
+            config.stash[LEFT_OUT].append(f"NOT RUN [{len(left_out)}] the tests with {servers}: {command} runs them")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    left_out = config.stash.get(LEFT_OUT, 0)
-    if left_out:
-        terminalreporter.write_line(f"NOT RUN [{left_out}] the tests with a real Odoo 19: make test-odoo runs them")
+    for line in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(line)
+    for line in table(config.stash.get(ACCOUNTS, [])):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def accounts(pytestconfig: pytest.Config) -> list[tuple[str, str, Counter[str]]]:
+    """What has become of the messages of each trial, for the table at the end."""
+    return pytestconfig.stash.setdefault(ACCOUNTS, [])
 
 
 @pytest.hookimpl(trylast=True)

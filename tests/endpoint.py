@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-Answer = bytes | Callable[[socket.socket], None]
-
 
 class Request(NamedTuple):
     """One request as it came in: the path, the header fields in lower case, and the body."""
@@ -29,6 +27,9 @@ class Request(NamedTuple):
     def message(self) -> bytes:
         """The message that message_process was given."""
         return self.call[0][5][1]
+
+
+Answer = bytes | Callable[[socket.socket, Request], None]
 
 
 def http(status: int, body: bytes = b"", *fields: str) -> bytes:
@@ -53,12 +54,12 @@ def traceback(exception: str, *functions: str) -> str:
     return f"Traceback (most recent call last):\n{frames}{exception}\n"
 
 
-def hang(connection: socket.socket) -> None:
+def hang(connection: socket.socket, request: Request) -> None:
     """Say nothing until the client has had enough."""
     connection.recv(1)
 
 
-def drip(connection: socket.socket) -> None:
+def drip(connection: socket.socket, request: Request) -> None:
     """Send an endless header, a bit at a time, for as long as the client listens."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
     pause = threading.Event()
@@ -69,11 +70,11 @@ def drip(connection: socket.socket) -> None:
         pass
 
 
-def cut(connection: socket.socket) -> None:
+def cut(connection: socket.socket, request: Request) -> None:
     """Close the connection without an answer."""
 
 
-def reset(connection: socket.socket) -> None:
+def reset(connection: socket.socket, request: Request) -> None:
     """Tear the connection down."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -81,18 +82,18 @@ def reset(connection: socket.socket) -> None:
 class Endpoint:
     """The server: ``answers`` are played one after the other, the last one for good."""
 
-    def __init__(self, certificate: Path | None = None) -> None:
+    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         self.answers: list[Answer] = [returns(7)]
         self.requests: list[Request] = []
         self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=50)
         self._tls = None
         if certificate:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(certificate)
         self.port = self._listener.getsockname()[1]
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._accept)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     @property
@@ -126,7 +127,7 @@ class Endpoint:
                 self.requests.append(request)
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if callable(answer):
-                    answer(connection)
+                    answer(connection, request)
                 else:
                     connection.sendall(answer)
             except OSError:  # the client went away, or doesn't trust us

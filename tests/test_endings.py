@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, cut, drip, fault, hang, http, reset, returns, traceback
+from endpoint import Answer, Endpoint, Request, cut, drip, fault, hang, http, reset, returns, traceback
 from gateway import ENVIRONMENT, PROGRAM, Gateway
 
 from mailgate.outcome import Outcome
@@ -337,9 +337,9 @@ def test_a_person_at_a_terminal_is_told(arguments: list[str], status: int, text:
 def test_a_signal_keeps_the_mail_in_the_queue(
     gateway: Gateway, endpoint: Endpoint, number: signal.Signals, ignored: bool
 ) -> None:
-    def answer(connection: socket.socket) -> None:
+    def answer(connection: socket.socket, request: Request) -> None:
         process.send_signal(number)
-        hang(connection)
+        hang(connection, request)
 
     endpoint.answers = [answer]
     process = subprocess.Popen(

@@ -23,18 +23,7 @@ def odoo() -> Iterator[Odoo]:
     except Impossible as error:
         pytest.skip(f"no Odoo 19: {error}")
     try:
-        domain = server.call("mail.alias.domain", "create", {"name": "example.com"})
-        server.call("res.company", "write", [1], {"alias_domain_id": domain, "email": "office@example.com"})
-        models = {row["model"]: row["id"] for row in server.search("ir.model", [], "model")}
-        for local_part, model, defaults in [
-            ("support", "project.task", "{}"),
-            ("broken", "crm.lead", "{'no_such_field': 1}"),
-            ("dangling", "crm.lead", "{'team_id': 99999}"),
-            ("countries", "res.country", "{}"),
-        ]:
-            alias = {"alias_name": local_part, "alias_model_id": models[model], "alias_domain_id": domain}
-            server.call("mail.alias", "create", alias | {"alias_defaults": defaults})
-        server.set_parameter("mail.gateway.loop.threshold", "100000")
+        server.add_aliases()
         yield server
     finally:
         server.purge()

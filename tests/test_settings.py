@@ -305,7 +305,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(gateway: Gateway, endp
 def test_the_password_is_not_in_the_process_table(gateway: Gateway, endpoint: Endpoint) -> None:
     seen = []
 
-    def look(connection) -> None:
+    def look(connection, request) -> None:
         seen.append(Path(f"/proc/{process.pid}/cmdline").read_bytes())
 
     endpoint.answers = [look]

@@ -62,7 +62,7 @@ class Gate:
     def __init__(self) -> None:
         self.asked, self.opened = threading.Event(), threading.Event()
 
-    def __call__(self, connection) -> None:
+    def __call__(self, connection, request) -> None:
         self.asked.set()
         assert self.opened.wait(60)
         connection.sendall(returns(7))

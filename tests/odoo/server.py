@@ -54,3 +54,19 @@ class Odoo:
 
     def set_parameter(self, key: str, value: str) -> None:
         self.call("ir.config_parameter", "set_param", key, value)
+
+    def add_aliases(self) -> None:
+        """Receive for example.com, with an alias for each of what the tests write to; ``info`` is there already."""
+        domain = self.call("mail.alias.domain", "create", {"name": "example.com"})
+        self.call("res.company", "write", [1], {"alias_domain_id": domain, "email": "office@example.com"})
+        models = {row["model"]: row["id"] for row in self.search("ir.model", [], "model")}
+        for local_part, model, defaults in [
+            ("support", "project.task", "{}"),
+            ("jobs", "project.task", "{}"),
+            ("broken", "crm.lead", "{'no_such_field': 1}"),
+            ("dangling", "crm.lead", "{'team_id': 99999}"),
+            ("countries", "res.country", "{}"),
+        ]:
+            alias = {"alias_name": local_part, "alias_model_id": models[model], "alias_domain_id": domain}
+            self.call("mail.alias", "create", alias | {"alias_defaults": defaults})
+        self.set_parameter("mail.gateway.loop.threshold", "100000")

@@ -1,0 +1,346 @@
+"""Private mail servers: each in a folder of its own, on loopback, with the configuration exactly as it is shipped.
+
+The gateway is installed beside them as README.md says, with the packages of the system's Python. What is replaced in
+the shipped files is only what names this machine: the program's path (and with it the settings file), the user, and the
+time limit, so that a trial of it needs no quarter of an hour.
+"""
+
+import json
+import os
+import pwd
+import re
+import shutil
+import smtplib
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
+PYTHON = "/usr/bin/python3"
+EXIM = next((path for path in ("/opt/exim/usr/sbin/exim4", "/usr/sbin/exim4") if os.path.exists(path)), "")
+TIME_LIMIT = 10  # seconds, for 900
+DOMAINS = ("example.com", "second.example")  # all of their mail is the database's
+REDIRECTIONS = {
+    f"{local_part}@company.test": f"{local_part}@example.com" for local_part in ("info", "jobs", "catchall", "bounce")
+}
+
+
+class Impossible(Exception):
+    """Raised where no such mail server can be started; the text says why."""
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Return as soon as the condition holds; fail when it never does."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def run(*command: object, **options: object) -> str:
+    """Run a command that must succeed and return what it prints."""
+    words = [str(word) for word in command]
+    finished = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+    assert finished.returncode == 0, f"{words}: {finished.stdout}{finished.stderr}"
+    return finished.stdout
+
+
+class Mta:
+    """A mail server, its gateway and its settings; bounces go to the SMTP server on ``sink_port``."""
+
+    name = ""
+
+    def __init__(self, sink_port: int, bare: bool = False) -> None:
+        """Start it; ``bare`` leaves out what in our configuration keeps the mail of a program that fails."""
+        self.bare = bare
+        if os.geteuid():
+            raise Impossible("a mail server of its own needs root")
+        packages = subprocess.run([PYTHON, "-c", "import requests, tenacity, dotenv"], capture_output=True, check=False)
+        if packages.returncode:
+            raise Impossible("needs apt-get install python3-requests python3-tenacity python3-dotenv")
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/var/tmp"))
+        self.folder.chmod(0o755)
+        self.port, self.sink_port = free_port(), sink_port
+        self.program = self.folder / "gateway" / "mail_gateway.py"
+        self.env_file = self.folder / "settings.env"
+        self.gateway_log = self.folder / "var" / "log"
+        try:
+            self.install()
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def install(self) -> None:
+        """Put the gateway and its folders where the user can enter them."""
+        shutil.copytree(ROOT / "mailgate", self.program.parent / "mailgate")
+        self.restore_program()
+        for name in ("", "state", "held"):
+            folder = self.folder / "var" / name
+            folder.mkdir(mode=0o700)
+            shutil.chown(folder, USER)
+
+    def restore_program(self) -> None:
+        shutil.copy(ROOT / "mail_gateway.py", self.program)
+
+    def replace_program(self, script: str) -> None:
+        """Put a program in the gateway's place."""
+        self.program.write_text(script)
+
+    def settings(self, **settings: object) -> None:
+        values = {
+            "DATABASE": "mydatabase",
+            "LOGIN": 2,
+            "PASSWORD": "s3cret",
+            "ALIAS_DOMAINS": ",".join(DOMAINS),
+            "STATE": self.folder / "var" / "state",
+            "HOLD": self.folder / "var" / "held",
+            "LOG": self.gateway_log,
+        } | settings
+        self.env_file.unlink(missing_ok=True)
+        self.env_file.touch(mode=0o640)
+        os.chown(self.env_file, 0, pwd.getpwnam(USER).pw_gid)
+        self.env_file.write_text("".join(f"MAIL_GATEWAY_{name}='{value}'\n" for name, value in values.items()))
+
+    def as_shipped(self, text: str) -> str:
+        """Return the shipped configuration with what names this machine."""
+        replaced = text.replace("/opt/mail-gateway/mail_gateway.py", f"{self.program} --env-file {self.env_file}")
+        assert replaced != text
+        return replaced
+
+    def send(self, sender: str, recipients: tuple[str, ...], message: bytes) -> None:
+        """Hand over a message by SMTP, which takes it for all recipients."""
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
+            assert not client.sendmail(sender, recipients, message, ["BODY=8BITMIME"])
+
+    def held(self) -> list[bytes]:
+        """Return the messages in the hold folder."""
+        return [path.read_bytes() for path in self.folder.glob("var/held/new/*")]
+
+    def kill_gateways(self, number: int) -> None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(self.program) in path.read_bytes().decode(errors="replace").split("\0"):
+                    os.kill(int(path.parent.name), number)
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    # what each kind does in its own way
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def flush(self) -> None:
+        """Try everything that is in the queue."""
+
+    def queue(self) -> list[str]:
+        """Return the ids of what is in the queue."""
+        return []
+
+    def attempt(self) -> None:
+        """Return when all that is in the queue has been tried and is to be tried later."""
+
+    def clear(self) -> None:
+        """Throw away what is in the queue."""
+
+    def log(self) -> str:
+        return ""
+
+
+class Postfix(Mta):
+    name = "postfix"
+
+    def start(self) -> None:
+        if not shutil.which("postfix"):
+            raise Impossible("needs apt-get install postfix")
+        self.config = self.folder / "conf"
+        queue, data = self.folder / "queue", self.folder / "data"
+        for folder in (self.config, queue, data):
+            folder.mkdir()
+        shutil.chown(data, "postfix")
+        (self.config / "main.cf").write_text(f"""\
+compatibility_level = 3.6
+queue_directory = {queue}
+data_directory = {data}
+maillog_file = {self.folder}/mail.log
+maillog_file_prefixes = {self.folder}
+myhostname = mx.test.invalid
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+mydestination = company.test
+recipient_delimiter = +
+local_recipient_maps =
+alias_maps =
+alias_database =
+default_transport = smtp:[127.0.0.1]:{self.sink_port}
+smtpd_peername_lookup = no
+smtpd_client_connection_rate_limit = 0
+message_size_limit = 104857600
+mailbox_size_limit = 0
+enable_long_queue_ids = yes
+""")
+        services, found = re.subn(
+            r"(?m)^smtp +inet", f"{self.port} inet", Path("/usr/share/postfix/master.cf.dist").read_text()
+        )
+        assert found
+        (self.config / "master.cf").write_text(services)
+        run(ROOT / "postfix" / "configure", "-c", self.config)
+        self.edit("master.cf", self.as_shipped)
+        self.edit("master.cf", lambda text: text.replace("user=mail-gateway", f"user={USER}"))
+        self.edit("master.cf", lambda text: text.replace("=900s", f"={TIME_LIMIT}s"))
+        if self.bare:
+            run("postconf", "-c", self.config, "-P", "mail-gateway/unix/pipe_delivery_status_filter=")
+        transport = "".join(f"{domain} mail-gateway:database\n" for domain in DOMAINS)
+        redirections = "".join(f"{address} {target}\n" for address, target in REDIRECTIONS.items())
+        self.edit("mail-gateway/transport", lambda text: text + transport)
+        self.edit("mail-gateway/virtual", lambda text: text + redirections)
+        run("postfix", "-c", self.config, "start")
+
+    def edit(self, name: str, change: Callable[[str], str]) -> None:
+        path = self.config / name
+        before = path.read_text()
+        path.write_text(change(before))
+        assert path.read_text() != before, name
+
+    def stop(self) -> None:
+        run("postfix", "-c", self.config, "stop")
+
+    def flush(self) -> None:
+        run("postqueue", "-c", self.config, "-f")
+
+    def _queue(self) -> list[dict]:
+        return [json.loads(line) for line in run("postqueue", "-c", self.config, "-j").splitlines()]
+
+    def queue(self) -> list[str]:
+        return [message["queue_id"] for message in self._queue()]
+
+    def attempt(self) -> None:
+        wait_until(lambda: all(message["queue_name"] == "deferred" for message in self._queue()), "the first attempts")
+
+    def log(self) -> str:
+        return (self.folder / "mail.log").read_text()
+
+    def clear(self) -> None:
+        run("postsuper", "-c", self.config, "-d", "ALL")
+
+
+class Exim(Mta):
+    """It keeps what comes until a test says go: its own deliveries would need to be told to trust the configuration."""
+
+    name = "exim"
+
+    def start(self) -> None:
+        if not EXIM:
+            raise Impossible("needs apt-get download exim4-daemon-light; dpkg -x exim4-daemon-light_*.deb /opt/exim")
+        shutil.copytree(ROOT / "exim", self.folder / "exim")
+        transport = self.folder / "exim/conf.d/transport/30_mail-gateway"
+        text = transport.read_text()
+        assert "timeout = 15m\n" in text
+        text = text.replace("timeout = 15m\n", f"timeout = {TIME_LIMIT}s\n")
+        transport.write_text(re.sub(r"(?s)\n  temp_errors = .*", "\n", text) if self.bare else text)
+        tables = self.folder / "exim/mail-gateway"
+        with open(tables / "domains", "a") as file:
+            file.writelines(f"{domain}\n" for domain in DOMAINS)
+        with open(tables / "redirections", "a") as file:
+            file.writelines(f"{address} {target}\n" for address, target in REDIRECTIONS.items())
+        for name in ("spool", "logs"):
+            (self.folder / name).mkdir()
+            shutil.chown(self.folder / name, "Debian-exim", "Debian-exim")
+        self.config = self.folder / "exim.conf"
+        self.config.write_text(f"""\
+exim_user = Debian-exim
+exim_group = Debian-exim
+exim_path = {EXIM}
+spool_directory = {self.folder}/spool
+log_file_path = {self.folder}/logs/%slog
+pid_file_path = {self.folder}/spool/exim.pid
+primary_hostname = mx.test.invalid
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {self.port}
+disable_ipv6 = true
+host_lookup =
+rfc1413_query_timeout = 0s
+tls_advertise_hosts =
+message_size_limit = 100M
+never_users = root
+keep_environment =
+queue_only = true
+ignore_bounce_errors_after = 0s
+acl_smtp_rcpt = acl_rcpt
+MAIL_GATEWAY_PROGRAM = {self.program} --env-file {self.env_file}
+MAIL_GATEWAY_USER = {USER}
+MAIL_GATEWAY_FOLDER = {tables}
+MAIL_GATEWAY_DELIMITER = +
+.include {self.folder}/exim/conf.d/main/10_mail-gateway
+domainlist local_domains = company.test
+domainlist relay_to_domains = +mail_gateway_domains
+begin acl
+acl_rcpt:
+  require domains = +local_domains : +relay_to_domains
+  accept
+begin routers
+.include {self.folder}/exim/conf.d/router/120_mail-gateway
+sink:
+  driver = manualroute
+  domains = ! +local_domains
+  transport = sink
+  route_list = * 127.0.0.1
+  self = send
+nobody_else:
+  driver = redirect
+  allow_fail
+  data = :fail: no such address
+begin transports
+.include {self.folder}/exim/conf.d/transport/30_mail-gateway
+sink:
+  driver = smtp
+  port = {self.sink_port}
+  allow_localhost
+begin retry
+.include {self.folder}/exim/conf.d/retry/10_mail-gateway
+*  *  F,2d,1h
+""")
+        self.tried: set[str] = set()
+        self.daemon = subprocess.Popen([EXIM, "-C", self.config, "-bdf"])
+        wait_until(self._listens, "Exim to listen")
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        self.daemon.terminate()
+        self.daemon.wait()
+
+    def flush(self) -> None:
+        run(EXIM, "-C", self.config, "-qff")
+
+    def queue(self) -> list[str]:
+        return re.findall(r"(?m)^ *\S+ +\S+ (\S+-\S+-\S+) <", run(EXIM, "-C", self.config, "-bpr"))
+
+    def attempt(self) -> None:
+        while untried := [message for message in self.queue() if message not in self.tried]:
+            self.tried.update(untried)
+            for delivery in [subprocess.Popen([EXIM, "-C", self.config, "-M", message]) for message in untried]:
+                delivery.wait()
+
+    def log(self) -> str:
+        return (self.folder / "logs" / "mainlog").read_text()
+
+    def clear(self) -> None:
+        if queue := self.queue():
+            run(EXIM, "-C", self.config, "-Mrm", *queue)

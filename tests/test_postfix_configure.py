@@ -1,0 +1,517 @@
+"""postfix/configure puts the gateway into a Debian Postfix's configuration, and takes it out to the last byte."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.mta
+
+SHIPPED = Path(__file__).parents[1] / "postfix"
+SERVICE = "mail-gateway/unix"
+TRANSPORT = "texthash:$config_directory/mail-gateway/transport"
+VIRTUAL = "texthash:$config_directory/mail-gateway/virtual"
+LISTS = ("relay_domains", "transport_maps", "virtual_alias_maps")
+OLD_DEFAULT = "${{$compatibility_level} <level {2} ? {$mydestination} : {}}"
+# What Debian's postinst adds to main.cf.debian; the lines at the end keep `postfix check` out of /var and syslog.
+POSTINST = """
+smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination
+myhostname = mx.example.com
+alias_maps = hash:/etc/aliases
+alias_database = hash:/etc/aliases
+mydestination = $myhostname, localhost
+relayhost =
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128
+mailbox_size_limit = 0
+recipient_delimiter = +
+inet_interfaces = loopback-only
+queue_directory = {config}/spool
+data_directory = {config}/data
+maillog_file = {config}/log
+maillog_file_prefixes = {config}
+"""
+# What a main.cf says besides, and what the three lists are when the gateway is in.
+MAIN_CF = {
+    "stock": ("", TRANSPORT, TRANSPORT, VIRTUAL),
+    "with lists": (
+        "relay_domains = example.net\ntransport_maps = hash:/etc/postfix/transport\nvirtual_alias_maps=hash:/a hash:/b",
+        f"example.net, {TRANSPORT}", f"hash:/etc/postfix/transport, {TRANSPORT}", f"hash:/a hash:/b, {VIRTUAL}",
+    ),
+    "with lists over several lines": (
+        "relay_domains =\n  example.net,\n# example.org,\n\texample.edu,  \nrelayhost =   \n"
+        "transport_maps = inline:{ { a = b },\n  { c = d } }\n",
+        f"example.net, example.edu, {TRANSPORT}", "inline:{ { a = b }, { c = d } }, " + TRANSPORT, VIRTUAL,
+    ),
+    "without a newline at its end": ("relay_domains = example.net", f"example.net, {TRANSPORT}", TRANSPORT, VIRTUAL),
+    "with a list twice": (
+        "relay_domains = example.net\nrelay_domains = example.org\n", f"example.org, {TRANSPORT}", TRANSPORT, VIRTUAL,
+    ),
+    "with lists that refer": (
+        "virtual_maps = hash:/old\nour =\ntransport_maps = $our\n",
+        TRANSPORT, f"$our, {TRANSPORT}", f"$virtual_maps, {VIRTUAL}",
+    ),
+    "of compatibility level 0": ("compatibility_level = 0\n", f"{OLD_DEFAULT}, {TRANSPORT}", TRANSPORT, VIRTUAL),
+    "of level 0 with an empty list": (
+        "compatibility_level = 0\nrelay_domains =\n", TRANSPORT, TRANSPORT, VIRTUAL,
+    ),
+    "in Latin-1": ("# \udce9\ntransport_maps = pcre:/\udce9\n", TRANSPORT, f"pcre:/\udce9, {TRANSPORT}", VIRTUAL),
+    "that has one of ours": (f"relay_domains = {TRANSPORT} a.example\n", f"{TRANSPORT} a.example", TRANSPORT, VIRTUAL),
+}  # fmt: skip
+
+
+class Postfix:
+    """A configuration as Debian installs it, in a folder of its own."""
+
+    def __init__(self, config: Path, kind: str = "stock") -> None:
+        self.config = config
+        config.mkdir(mode=0o755)
+        (config / "spool").mkdir()
+        (config / "data").mkdir()
+        shutil.chown(config / "data", "postfix")
+        for file in ("postfix-files", "dynamicmaps.cf"):
+            shutil.copy(Path("/etc/postfix", file), config)
+        shutil.copy("/etc/postfix/master.cf.proto", config / "master.cf")
+        stock = Path("/usr/share/postfix/main.cf.debian").read_text() + POSTINST.replace("{config}", str(config))
+        text = MAIN_CF[kind][0]
+        if "compatibility_level" in text:
+            stock = stock.replace("compatibility_level = 3.6\n", "")
+        (config / "main.cf").write_bytes(os.fsencode(stock + text))
+
+    def settle(self) -> None:
+        """Give each new file an older time: postconf(1) waits for two seconds over one that was just written."""
+        for path in self.config.rglob("*"):
+            if path.is_file() and path.stat().st_mtime > time.time() - 5:
+                os.utime(path, ns=(time.time_ns() - 10**11,) * 2)
+
+    def configure(self, *options: str) -> str:
+        self.settle()
+        finished = run(sys.executable, SHIPPED / "configure", "-c", self.config, *options)
+        assert (finished.returncode, finished.stderr) == (0, "")
+        return finished.stdout
+
+    def ask(self, *options: str) -> str:
+        self.settle()
+        return run("postconf", "-c", self.config, *options).stdout.strip()
+
+    def lists(self) -> list[str]:
+        return [self.ask("-h", name) for name in LISTS]
+
+    def expanded(self) -> list[str]:
+        return [self.ask("-hx", name) for name in LISTS]
+
+    def append(self, file: str, text: str) -> None:
+        with (self.config / file).open("a", errors="surrogateescape") as stream:
+            stream.write(text)
+
+    def files(self) -> dict[str, tuple[bytes, int, int, int]]:
+        """Return what may not change unasked: bytes, mode, owner and time of each file and folder."""
+        self.settle()
+        return {
+            str(path.relative_to(self.config)): (
+                path.read_bytes() if path.is_file() else b"",
+                (stat := path.stat()).st_mode, stat.st_uid, stat.st_mtime_ns,
+            )
+            for path in (self.config, *self.config.rglob("*"))
+        }  # fmt: skip
+
+    def contents(self) -> dict[str, tuple[bytes, int, int]]:
+        return {name: (content, mode, owner) for name, (content, mode, owner, _) in self.files().items()}
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", **options)
+
+
+def words(value: str) -> list[str]:
+    return value.replace(",", " ").split()
+
+
+def changes(output: str) -> list[str]:
+    """Return the lines that a dry run and the run after it have in common."""
+    return [line for line in output.splitlines() if not line.startswith("next: ")]
+
+
+@pytest.fixture
+def postfix(tmp_path: Path) -> Postfix:
+    return Postfix(tmp_path / "etc")
+
+
+@pytest.fixture(params=MAIN_CF)
+def any_postfix(tmp_path: Path, request: pytest.FixtureRequest) -> Postfix:
+    return Postfix(tmp_path / "etc", request.param)
+
+
+@pytest.mark.parametrize("kind", MAIN_CF)
+def test_each_list_keeps_what_it_has_and_gets_our_element_at_its_end(kind: str, tmp_path: Path) -> None:
+    postfix = Postfix(tmp_path / "etc", kind)
+    postfix.configure()
+    assert postfix.lists() == list(MAIN_CF[kind][1:])
+
+
+def test_the_service_is_word_for_word_the_shipped_one(postfix: Postfix) -> None:
+    postfix.configure()
+    lines = (SHIPPED / "master.cf").read_text().splitlines()
+    shipped = " ".join(line for line in lines if not line.startswith("#")).split()
+    assert postfix.ask("-Mf", SERVICE).split() == shipped
+    assert "${queue_id}" in shipped
+    others = [line for line in postfix.ask("-M").splitlines() if not line.startswith("mail-gateway")]
+    shutil.copy("/etc/postfix/master.cf.proto", postfix.config / "master.cf")
+    assert others == postfix.ask("-M").splitlines()
+
+
+def test_postfix_finds_no_fault_that_it_did_not_find_before(any_postfix: Postfix) -> None:
+    def check() -> set[str]:
+        any_postfix.settle()
+        (any_postfix.config / "log").unlink(missing_ok=True)
+        assert run("postfix", "-c", any_postfix.config, "check").returncode == 0
+        lines = (any_postfix.config / "log").read_text(errors="surrogateescape").splitlines()
+        return {re.sub(r"^.*?: |, line .*", "", line) for line in lines}
+
+    (any_postfix.config / "not-roots").touch()  # something to complain of: the log is where we look
+    shutil.chown(any_postfix.config / "not-roots", "postfix")
+    before = check()
+    any_postfix.configure()
+    assert any("not-roots" in line for line in before)
+    assert check() == before
+
+
+def test_what_the_operator_writes_into_the_tables_is_found_through_the_lists(postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.append("mail-gateway/transport", "mail.example.com mail-gateway:database\n")
+    postfix.append("mail-gateway/virtual", "info@example.com info@mail.example.com\n")
+    keys = ("mail.example.com", "mail.example.com", "info@example.com")
+    found = [
+        run("postmap", "-c", postfix.config, "-q", key, postfix.ask("-hx", name)).stdout.strip()
+        for key, name in zip(keys, LISTS, strict=True)
+    ]
+    assert found == ["mail-gateway:database", "mail-gateway:database", "info@mail.example.com"]
+
+
+def test_every_local_user_can_read_the_tables(postfix: Postfix) -> None:
+    postfix.settle()
+    run(sys.executable, SHIPPED / "configure", "-c", postfix.config, umask=0o077)
+    folder = postfix.config / "mail-gateway"
+    assert folder.stat().st_mode & 0o777 == 0o755
+    for table in ("delivery_status", "transport", "virtual"):
+        assert (folder / table).read_bytes() == (SHIPPED / table).read_bytes()
+        assert (folder / table).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_second_run_changes_nothing(any_postfix: Postfix) -> None:
+    first = any_postfix.configure()
+    assert "\nnext: " in first
+    before = any_postfix.files()
+    second = any_postfix.configure()
+    assert [line for line in changes(second) if not line.startswith("warning: ")] == ["nothing to change"]
+    assert "next: " not in second
+    assert any_postfix.files() == before
+
+
+@pytest.mark.parametrize("option", [[], ["--remove"]], ids=["configure", "remove"])
+def test_a_dry_run_says_the_same_and_changes_nothing(option: list[str], any_postfix: Postfix) -> None:
+    if option:
+        any_postfix.configure()
+    before = any_postfix.files()
+    said = any_postfix.configure("--dry-run", *option)
+    assert any_postfix.files() == before
+    assert said.splitlines() == changes(any_postfix.configure(*option))
+    assert any_postfix.files() != before
+
+
+def test_each_change_has_its_line(postfix: Postfix) -> None:
+    said = [line for line in postfix.configure().splitlines() if not line.startswith("warning: ")]
+    folder = postfix.config / "mail-gateway"
+    assert said == [
+        f"{folder}: made",
+        f"{folder}/delivery_status: written",
+        f"{folder}/transport: written",
+        f"{folder}/virtual: written",
+        "master.cf: mail-gateway/unix: added",
+        f"main.cf: relay_domains: {TRANSPORT} added",
+        f"main.cf: transport_maps: {TRANSPORT} added",
+        f"main.cf: virtual_alias_maps: {VIRTUAL} added",
+        "main.cf: mail-gateway_destination_recipient_limit: 10000 added",
+        f"next: name your domains in {folder}/transport, then: "
+        f"postfix -c {postfix.config} check && postfix -c {postfix.config} reload",
+    ]
+
+
+def test_remove_restores_every_byte(any_postfix: Postfix) -> None:
+    before = any_postfix.contents()
+    any_postfix.configure()
+    any_postfix.configure()
+    assert "edited since" not in any_postfix.configure("--remove")
+    assert any_postfix.contents() == before
+
+
+def test_private_files_keep_their_mode_and_owner_and_no_copy_tells_more(postfix: Postfix) -> None:
+    for file in ("main.cf", "master.cf"):
+        (postfix.config / file).chmod(0o640)
+        shutil.chown(postfix.config / file, "postfix")
+    before = postfix.contents()
+    postfix.configure()
+    for file in ("main.cf", "master.cf"):
+        assert postfix.contents()[file][1:] == before[file][1:]
+        for copy in (postfix.config / "mail-gateway").glob(f"{file}.*"):
+            assert copy.stat().st_mode & 0o077 == 0
+    postfix.configure("--remove")
+    assert postfix.contents() == before
+
+
+def test_a_file_behind_a_symbolic_link_is_changed_where_it_is(postfix: Postfix) -> None:
+    link, file = postfix.config / "main.cf", postfix.config / "main.cf.real"
+    link.rename(file)
+    link.symlink_to(file.name)
+    before = file.read_bytes()
+    postfix.configure()
+    assert link.is_symlink()
+    assert TRANSPORT.encode() in file.read_bytes()
+    postfix.configure("--remove")
+    assert link.is_symlink()
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", MAIN_CF)
+def test_edits_of_main_cf_survive_remove(kind: str, tmp_path: Path) -> None:
+    postfix = Postfix(tmp_path / "etc", kind)
+    before = [words(value) for value in postfix.expanded()]
+    postfix.configure()
+    postfix.append("main.cf", "\nmessage_size_limit = 4711\n# mine\n")
+    assert "main.cf: edited since" in postfix.configure("--remove")
+    assert [words(value) for value in postfix.expanded()] == [
+        [word for word in value if "mail-gateway" not in word] for value in before
+    ]
+    text = (postfix.config / "main.cf").read_text(errors="surrogateescape")
+    assert text.endswith("message_size_limit = 4711\n# mine\n")
+    assert not (postfix.config / "mail-gateway").exists()
+    assert (postfix.config / "master.cf").read_bytes() == Path("/etc/postfix/master.cf.proto").read_bytes()
+
+
+OWN = "mail-gateway_destination_recipient_limit"
+
+
+def test_a_setting_of_the_service_s_own_stays_as_the_operator_has_it(postfix: Postfix) -> None:
+    postfix.configure()
+    assert postfix.ask("-h", OWN) == "10000"
+    postfix.ask("-e", f"{OWN} = 500")
+    assert "nothing to change" in postfix.configure()
+    assert postfix.ask("-h", OWN) == "500"
+    postfix.configure("--remove")
+    assert OWN not in (postfix.config / "main.cf").read_text()
+
+
+def test_no_list_is_named_in_main_cf_that_was_not_named_before_the_edits(postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.append("main.cf", "message_size_limit = 4711\n")
+    postfix.configure("--remove")
+    assert [name for name in LISTS if f"{name} =" in (postfix.config / "main.cf").read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("now", "left"),
+    [
+        (f"{TRANSPORT}, hash:/x", "hash:/x"),
+        (f"hash:/x {TRANSPORT} hash:/y", "hash:/x hash:/y"),
+        (f"hash:/x, {TRANSPORT}, {TRANSPORT}", "hash:/x"),
+        (f"{TRANSPORT}.more, {TRANSPORT}", f"{TRANSPORT}.more"),
+        ("hash:/x", "hash:/x"),
+    ],
+)
+def test_our_element_is_taken_out_wherever_the_operator_has_moved_it(now: str, left: str, postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.ask("-e", f"transport_maps = {now}")
+    postfix.configure("--remove")
+    assert postfix.ask("-h", "transport_maps") == left
+
+
+def test_edits_of_master_cf_survive_remove(postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.ask("-F", f"{SERVICE}/process_limit=4")
+    postfix.ask("-F", "smtp/inet/process_limit=7")
+    assert "master.cf: edited since" in postfix.configure("--remove")
+    assert "mail-gateway" not in (postfix.config / "master.cf").read_text()
+    assert postfix.ask("-Fh", "smtp/inet/process_limit") == "7"
+
+
+@pytest.mark.parametrize("change", [["-F", f"{SERVICE}/process_limit=4"], ["-P", f"{SERVICE}/pipe_time_limit=9s"]])
+def test_a_service_that_the_operator_has_changed_is_left_alone(change: list[str], postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.ask(*change)
+    before = postfix.files()
+    assert "warning: mail-gateway/unix in master.cf is not as shipped: it stays as it is\n" in postfix.configure()
+    assert postfix.files() == before
+
+
+def test_a_service_that_was_there_before_us_is_never_touched(postfix: Postfix) -> None:
+    postfix.append("master.cf", "mail-gateway unix - n n - - pipe user=nobody argv=/bin/true\n")
+    before = postfix.contents()
+    assert "it stays as it is\n" in postfix.configure()
+    assert postfix.contents()["master.cf"] == before["master.cf"]
+    assert postfix.lists()[1] == TRANSPORT
+    assert "warning: mail-gateway/unix in master.cf is not ours: it stays\n" in postfix.configure("--remove")
+    assert postfix.contents() == before
+
+
+def test_the_operators_tables_survive_both(postfix: Postfix) -> None:
+    postfix.configure()
+    table, delivery_status = (
+        postfix.config / "mail-gateway" / "virtual",
+        postfix.config / "mail-gateway/delivery_status",
+    )
+    table.write_text("info@example.com info@mail.example.com\n")
+    (table.parent / "notes").touch()
+    delivery_status.write_text("# of an older release\n")
+    assert changes(postfix.configure())[0] == f"{delivery_status}: written"
+    assert delivery_status.read_bytes() == (SHIPPED / "delivery_status").read_bytes()
+    assert table.read_text() == "info@example.com info@mail.example.com\n"
+    assert f"warning: {table} is not as shipped: it stays\n" in postfix.configure("--remove")
+    assert sorted(os.listdir(table.parent)) == ["notes", "virtual"]
+    assert table.read_text() == "info@example.com info@mail.example.com\n"
+    assert postfix.configure("--remove").splitlines()[-1] == "nothing to remove"
+    postfix.configure()
+    assert table.read_text() == "info@example.com info@mail.example.com\n"
+
+
+def test_an_element_that_the_operator_has_taken_out_comes_back_and_his_edits_still_survive(postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.ask("-X", "relay_domains")
+    postfix.append("main.cf", "message_size_limit = 4711\n")
+    postfix.configure()
+    assert postfix.lists()[0] == TRANSPORT
+    postfix.configure("--remove")
+    assert postfix.ask("-h", "message_size_limit") == "4711"
+    assert postfix.lists() == [OLD_DEFAULT, "", "$virtual_maps"]
+
+
+def test_a_configuration_put_back_by_hand_counts_as_new(postfix: Postfix) -> None:
+    original = (postfix.config / "main.cf").read_bytes()
+    postfix.configure()
+    (postfix.config / "main.cf").write_bytes(original + b"message_size_limit = 4711")
+    postfix.configure()
+    postfix.configure("--remove")
+    assert (postfix.config / "main.cf").read_bytes() == original + b"message_size_limit = 4711"
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "environment", "then"),
+    [
+        ("etc", ["-c", "etc"], {}, "postfix -c {config} check"),
+        ("etc", [], {"MAIL_CONFIG": "{config}"}, "postfix check"),
+        ("\udce9tc", ["-c", "\udce9tc"], {"PYTHONIOENCODING": "utf-8:strict"}, "postfix -c {config} check"),
+    ],
+    ids=["relative", "what postconf says", "in Latin-1"],
+)
+def test_the_folder_may_be_named_in_several_ways(
+    folder: str, options: list[str], environment: dict[str, str], then: str, tmp_path: Path
+) -> None:
+    postfix = Postfix(tmp_path / folder)
+    postfix.settle()
+    environment = {name: value.format(config=postfix.config) for name, value in environment.items()}
+    finished = run(SHIPPED / "configure", *options, cwd=tmp_path, env={**os.environ, **environment})
+    assert (finished.returncode, finished.stderr) == (0, "")
+    said = then.format(config=str(postfix.config).replace("\udce9", r"\udce9"))
+    assert f"transport, then: {said} && " in finished.stdout
+    assert postfix.lists()[1] == TRANSPORT
+
+
+def test_remove_where_there_is_nothing_says_so(postfix: Postfix) -> None:
+    before = postfix.files()
+    assert postfix.configure("--remove") == "nothing to remove\n"
+    assert postfix.files() == before
+
+
+@pytest.mark.parametrize(
+    ("service", "warnings"),
+    [
+        ("user=nobody argv=/bin/true", 0),
+        ("user=nobody:nogroup argv=/bin/true x", 0),
+        ("user=of-nobody argv=/bin/true", "there is no user of-nobody"),
+        ("user=nobody argv=/bin/no-such", "there is no program /bin/no-such"),
+        ("user=nobody argv=/etc/passwd", "there is no program /etc/passwd"),
+        ("user=nobody argv=/bin", "there is no program /bin"),
+    ],
+)
+def test_what_would_keep_the_service_from_running_is_warned_of(
+    service: str, warnings: str | int, postfix: Postfix
+) -> None:
+    postfix.append("master.cf", f"mail-gateway unix - n n - - pipe {service}\n")
+    said = [line for line in postfix.configure().splitlines() if line.startswith("warning: there is no")]
+    assert said == ([f"warning: {warnings}"] if warnings else [])
+
+
+@pytest.fixture
+def seen_by_nobody() -> Iterator[Postfix]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Postfix(Path(folder, "etc"))
+
+
+def test_who_is_not_root_may_look_but_gets_one_line(seen_by_nobody: Postfix) -> None:
+    with tempfile.TemporaryDirectory() as program:  # nobody need not be able to read the checkout
+        shutil.copytree(SHIPPED, program, dirs_exist_ok=True)
+        Path(program).chmod(0o755)
+        command = ("/usr/bin/python3", Path(program, "configure"), "-c", seen_by_nobody.config)
+        before = seen_by_nobody.files()
+        environment = {**os.environ, "PATH": "/usr/bin:/usr/sbin"}
+        looked = run(*command, "--dry-run", user="nobody", env=environment)
+        assert (looked.returncode, looked.stderr) == (0, "")
+        assert "master.cf: mail-gateway/unix: added\n" in looked.stdout
+        tried = run(*command, user="nobody", env=environment)
+        assert (tried.returncode, tried.stdout) == (1, "")
+        assert_one_line(tried.stderr, "Permission denied")
+        assert seen_by_nobody.files() == before
+
+
+def assert_one_line(said: str, what: str) -> None:
+    assert said.startswith("configure: ")
+    assert said.count("\n") == 1
+    assert what in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        ("rm {config}/main.cf", "{config}/main.cf: No such file or directory"),
+        ("rm {config}/master.cf", "{config}/master.cf: No such file or directory"),
+        ("rm -r {config}", "No such file or directory"),
+        ("rm {config}/main.cf && mkdir {config}/main.cf", "Is a directory"),
+        ("echo junk >> {config}/main.cf", "missing '=' after attribute name"),
+        ("echo junk junk >> {config}/master.cf", "bad field count"),
+        ("touch {config}/mail-gateway", "File exists"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_changes_nothing(damage: str, what: str, postfix: Postfix) -> None:
+    subprocess.run(damage.format(config=postfix.config), shell=True, check=True)
+    before = postfix.contents() if postfix.config.exists() else {}
+    finished = run(sys.executable, SHIPPED / "configure", "-c", postfix.config)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert_one_line(finished.stderr, what.format(config=postfix.config))
+    assert (postfix.contents() if postfix.config.exists() else {}) == before
+
+
+def test_without_postconf_the_error_says_so(postfix: Postfix) -> None:
+    finished = run(sys.executable, SHIPPED / "configure", "-c", postfix.config, env={"PATH": "/nonexistent"})
+    assert finished.returncode == 1
+    assert_one_line(finished.stderr, "there is no postconf in PATH")
+
+
+def test_half_a_change_is_said_and_remove_undoes_it(postfix: Postfix) -> None:
+    before = postfix.contents()
+    obstacle = postfix.config / "mail-gateway" / "main.cf.before"
+    obstacle.mkdir(parents=True)
+    finished = run(sys.executable, SHIPPED / "configure", "-c", postfix.config)
+    assert finished.returncode == 1
+    assert finished.stdout.splitlines()[-1] == "master.cf: mail-gateway/unix: added"
+    assert_one_line(finished.stderr, "; what stands above is done: run this again, or with --remove to undo it")
+    assert postfix.contents()["main.cf"] == before["main.cf"]
+    obstacle.rmdir()
+    postfix.configure("--remove")
+    assert postfix.contents() == before

@@ -1,0 +1,253 @@
+"""The trials: messages, a fault while they are delivered, and an account of every one of them afterwards.
+
+A database plays the faults. It routes by the alias that is named, and knows a Message-ID again as Odoo does: only if
+the earlier call has ended when the next one begins. So whatever delivers twice at the same time is seen to.
+"""
+
+import contextlib
+import itertools
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from email.utils import getaddresses
+from types import MappingProxyType
+from typing import NamedTuple
+
+import requests
+from endpoint import Endpoint, Request, fault, http, returns, traceback
+from mta import Mta, wait_until
+from odoo.server import Odoo
+from smtp_sink import Sink
+
+ALIASES = {"info": "example.com", "jobs": "example.com", "info2": "second.example"}
+NOTICED = "members"  # an alias that not everybody may write to: the sender is sent a notice, no record is made
+NUMBERS = itertools.count(1)
+
+
+class Mail(NamedTuple):
+    """A message: who gets it, what it says, and what must become of it in the end.
+
+    ``records`` has the alias of each record that it must make, ``bounces`` how many bounces its sender must get.
+    """
+
+    recipients: tuple[str, ...] = ("info@example.com",)
+    to: str = "info@example.com"
+    fields: bytes = b""
+    body: bytes = b"Hello\r\n"
+    sender: str | None = None  # a different one for each message
+    copies: int = 1
+    records: tuple[str, ...] = ("info",)
+    bounces: int = 0
+    notices: int = 0
+    held: int = 0
+
+    def envelope(self, number: int) -> tuple[str, tuple[str, ...], bytes]:
+        """Return sender, recipients and the message, which has this number."""
+        sender = f"ann{number}@outside.test"
+        head = f"From: Ann <{sender}>\r\nTo: {self.to}\r\nMessage-ID: <{number}@outside.test>\r\n"
+        head += f"Date: Sun, 22 Nov 2026 10:00:00 +0000\r\nSubject: trial {number}\r\n"
+        message = head.encode() + self.fields + b"\r\n" + self.body
+        return sender if self.sender is None else self.sender, self.recipients, message
+
+
+class Database:
+    """The server. ``fault`` says how it answers, from now on, in the place of ``process``."""
+
+    name, login, password = "mydatabase", "2", "s3cret"
+    time_limit = 2  # seconds after which it surely works on no call any more
+
+    def __init__(self) -> None:
+        self.mta: Mta  # whose messages are delivered
+        self.records: list[tuple[str, bytes]] = []  # alias and message
+        self.notices: list[bytes] = []
+        self.known: set[str] = set()
+        self.seconds = 0.0  # that a call takes
+        self.fault: Fault = passes
+        self.start(0)
+
+    def start(self, port: int) -> None:
+        self.endpoint = Endpoint(port=port)
+        self.endpoint.answers = [lambda connection, request: self.fault(self, connection, request)]
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.url
+
+    def process(self, request: Request) -> bytes:
+        """Take a message as Odoo does and return the answer."""
+        message = request.message
+        head = message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+        (message_id,) = re.findall(rb"(?mi)^Message-ID: (.*)$", head)
+        if message_id in self.known:
+            return returns(False)
+        threading.Event().wait(self.seconds)
+        fields = re.findall(rb"(?mi)^(?:Delivered-To|To|Cc): (.*)$", head)
+        addresses = {address.lower() for _, address in getaddresses([field.decode() for field in fields])}
+        if f"{NOTICED}@example.com" in addresses:
+            self.notices.append(message)
+            return returns(False)
+        aliases = [alias for alias, domain in ALIASES.items() if f"{alias.strip('2')}@{domain}" in addresses]
+        if not aliases:
+            return fault(1, traceback("ValueError: No possible route found for incoming message from x"))
+        self.known.add(message_id)
+        self.records += [(alias, message) for alias in aliases]
+        return returns(len(self.records))
+
+    def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
+        """Return the records that a message has made, and the number of notices about it."""
+        mark = b"Message-ID: <%d@outside.test>" % number
+        records = [(alias, message) for alias, message in self.records if mark in message]
+        return records, sum(mark in message for message in self.notices)
+
+    @staticmethod
+    def is_exact(records: list[tuple[str, bytes]], sent: bytes) -> bool:
+        return all(message.endswith(sent) for _, message in records)
+
+    def close(self) -> None:
+        self.endpoint.close()
+
+
+class OdooBehind(Database):
+    """The faults before a real Odoo: what it answers is passed on, and its records count."""
+
+    time_limit = 20  # after a start, Odoo takes some seconds for its first answer
+    ALIASES = MappingProxyType({"crm.lead": "info", "project.task": "jobs"})
+
+    def __init__(self, odoo: Odoo) -> None:
+        super().__init__()
+        self.odoo, self.name, self.password = odoo, odoo.database, odoo.password
+
+    def process(self, request: Request) -> bytes:
+        url = f"{self.odoo.url}{request.path}"
+        reply = requests.post(url, request.body, headers={"Content-Type": "text/xml"}, timeout=60)
+        return http(reply.status_code, reply.content)
+
+    def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
+        domain = [("message_id", "=", f"<{number}@outside.test>")]
+        messages = self.odoo.search("mail.message", domain, "model", "body")
+        return [(self.ALIASES[message["model"]], message["body"].encode()) for message in messages], 0
+
+    @staticmethod
+    def is_exact(records: list[tuple[str, bytes]], sent: bytes) -> bool:
+        """Tell whether the first line of the text is what was sent, in Latin-1: Odoo makes HTML of the rest."""
+        line = sent.partition(b"\n\n")[2].partition(b"\n")[0].decode("latin-1")
+        return all(line in body.decode() for _, body in records)
+
+
+Fault = Callable[[Database, object, Request], None]
+
+
+def passes(database: Database, connection, request: Request) -> None:
+    """No fault: the message is processed, then the answer is sent."""
+    connection.sendall(database.process(request))
+
+
+class Trial(NamedTuple):
+    """Messages, and what goes wrong while they are delivered: ``fault``, and what ``begin`` does and ``end`` mends."""
+
+    name: str
+    mails: tuple[Mail, ...] = (Mail(),)
+    fault: Fault = passes
+    begin: Callable[[Mta, Database], None] = lambda mta, database: None
+    end: Callable[[Mta, Database], None] = lambda mta, database: None
+    waits: bool = False  # whether all mail must still be in the queue before the fault ends
+    settings: Mapping[str, object] = MappingProxyType({})
+    seconds: float = 0.0  # that a call of the database takes
+
+
+# How a message may end: as it must, and otherwise.
+NOT_KEPT = "not kept in the queue"
+RIGHT = ("delivered once", "bounced", "noticed", "held", "dropped")
+WRONG = (
+    "doubled",
+    "partly delivered",
+    "bounced though deliverable",
+    "vanished",
+    "still queued",
+    "bytes changed",
+    NOT_KEPT,
+)
+
+
+def play(mta: Mta, database: Database, sink: Sink, trial: Trial, seconds: float = 60) -> Counter[str]:
+    """Play a trial and return how many of its messages ended in which way, at most ``seconds`` after the fault."""
+    mta.settings(**settings_for(database) | dict(trial.settings))
+    database.mta, database.fault, database.seconds = mta, trial.fault, trial.seconds
+    trial.begin(mta, database)
+    sent = [(next(NUMBERS), mail) for mail in trial.mails]
+    for number, mail in sent:
+        copies = [threading.Thread(target=mta.send, args=mail.envelope(number)) for _ in range(mail.copies)]
+        for copy in copies:
+            copy.start()
+        for copy in copies:
+            copy.join()
+    mta.attempt()
+    waiting = len(mta.queue())
+    database.fault = passes
+    trial.end(mta, database)
+    flush_all(mta, seconds)
+    account = sum((account_of(mta, database, sink, number, mail) for number, mail in sent), Counter())
+    if trial.waits and waiting < len(sent):
+        account[NOT_KEPT] += len(sent) - waiting
+    return account
+
+
+def settings_for(database: Database) -> dict[str, object]:
+    """Return the gateway's settings for a database, impatient enough for tests."""
+    access = {"URL": database.url, "DATABASE": database.name, "LOGIN": database.login, "PASSWORD": database.password}
+    patience = {"READ_TIMEOUT": database.time_limit, "CONNECT_TIMEOUT": 2, "PATIENCE": 0}
+    return access | patience | {"RECIPIENT_DELIMITER": "+"}
+
+
+def flush_all(mta: Mta, seconds: float) -> None:
+    """Try all mail until the queue is empty, or time is over: the account will say what is left."""
+
+    def is_empty() -> bool:
+        mta.attempt()
+        if mta.queue():
+            mta.flush()
+        return not mta.queue()
+
+    with contextlib.suppress(AssertionError):
+        wait_until(is_empty, "an empty queue", seconds)
+
+
+def account_of(mta: Mta, database: Database, sink: Sink, number: int, mail: Mail) -> Counter[str]:
+    """Return what became of one message."""
+    records, notices = database.found(number)
+    sender, _, message = mail.envelope(number)
+    bounces = sum(sender in recipients for _, recipients, _ in sink.mails if sender)
+    held = sum(b"<%d@outside.test>" % number in text for text in mta.held())
+    found = Counter(alias for alias, _ in records) + Counter(bounce=bounces, notice=notices, held=held)
+    expected = Counter(mail.records) + Counter(bounce=mail.bounces, notice=mail.notices, held=mail.held)
+    if mta.queue():
+        ending = "still queued"
+    elif found["bounce"] > expected["bounce"]:
+        ending = "bounced though deliverable"
+    elif found - expected:
+        ending = "doubled"
+    elif expected - found:
+        ending = "partly delivered" if found else "vanished"
+    elif not database.is_exact(records, message.replace(b"\r\n", b"\n")):
+        ending = "bytes changed"
+    else:
+        names = {"bounce": "bounced", "notice": "noticed", "held": "held"}
+        ending = next((name for kind, name in names.items() if found[kind]), "delivered once" if found else "dropped")
+    return Counter([ending])
+
+
+def is_right(account: Counter[str]) -> bool:
+    return account.keys() <= set(RIGHT)
+
+
+def table(accounts: list[tuple[str, str, Counter[str]]]) -> list[str]:
+    """Return the lines of a table: what was tried with which mail server, and what became of the messages."""
+    if not accounts:
+        return []
+    columns = [name for name in (*RIGHT, *WRONG) if name in RIGHT or any(name in account for *_, account in accounts)]
+    lines = ["| trial | mail server | " + " | ".join(columns) + " |", "|---|---|" + "--:|" * len(columns)]
+    for mta, trial, account in accounts:
+        lines.append(f"| {trial} | {mta} | " + " | ".join(str(account[name] or "") for name in columns) + " |")
+    total = sum((account for *_, account in accounts), Counter())
+    return [*lines, "| all | | " + " | ".join(str(total[name]) for name in columns) + " |"]
