@@ -19,7 +19,9 @@ def command(store: str, *arguments: str, text: str | None = None) -> str:
 
 
 class Server:
-    """The endpoint, and what a test asks it. ``mydatabase``, user 2."""
+    """The endpoint, and what a test asks it; user 2 calls."""
+
+    database, password = "mydatabase", PASSWORD
 
     def __init__(self, store: str, *options: str) -> None:
         self.store = store
@@ -49,6 +51,9 @@ class Server:
 
     def call(self, model: str, method: str, *arguments: Any, **named: Any) -> Any:
         return self._object.execute_kw("mydatabase", 2, PASSWORD, model, method, list(arguments), named)
+
+    def search(self, model: str, domain: list, *names: str) -> list[dict[str, Any]]:
+        return self.call(model, "search_read", domain, fields=list(names))
 
     def deliver(self, raw: bytes, model: str | bool = False, **named: Any) -> Any:
         return self.call("mail.thread", "message_process", model, xmlrpc.client.Binary(raw), **named)

@@ -126,13 +126,17 @@ class Mta:
         """Return the messages in the hold folder."""
         return [path.read_bytes() for path in self.folder.glob("var/held/new/*")]
 
-    def kill_gateways(self, number: int) -> None:
+    def kill_gateways(self, number: int) -> int:
+        """Send a signal to all runs of the gateway and return how many there were."""
+        killed = 0
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 if str(self.program) in path.read_bytes().decode(errors="replace").split("\0"):
                     os.kill(int(path.parent.name), number)
+                    killed += 1
             except (FileNotFoundError, ProcessLookupError):
                 pass
+        return killed
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -228,8 +232,15 @@ enable_long_queue_ids = yes
     def queue(self) -> list[str]:
         return [message["queue_id"] for message in self._queue()]
 
+    def has_untried(self) -> bool:
+        """Tell whether something is in the queue that has not been tried, or is being tried now."""
+        return any(message["queue_name"] != "deferred" for message in self._queue())
+
+    def queued_senders(self) -> set[str]:
+        return {message["sender"] for message in self._queue()}
+
     def attempt(self) -> None:
-        wait_until(lambda: all(message["queue_name"] == "deferred" for message in self._queue()), "the first attempts")
+        wait_until(lambda: not self.has_untried(), "the first attempts")
 
     def log(self) -> str:
         return (self.folder / "mail.log").read_text()

@@ -1,19 +1,38 @@
 """Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once."""
 
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
 
 import pytest
-from endpoint import fault, http, traceback
+from endpoint import fault, http
 from mta import PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
 from odoo.server import Impossible as NoOdoo
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
-from trials import Database, Fault, Mail, OdooBehind, Trial, is_right, passes, play, settings_for
+from trials import (
+    Behind,
+    Database,
+    Fault,
+    Mail,
+    Trial,
+    answers,
+    cut_after,
+    cut_before,
+    cut_within,
+    hangs,
+    is_right,
+    killed_after,
+    killed_before,
+    passes,
+    play,
+    proxy_gives_up,
+    raises,
+    settings_for,
+    terminated,
+)
 
 pytestmark = pytest.mark.mta
 
@@ -48,55 +67,7 @@ def database() -> Iterator[Database]:
     database.close()
 
 
-# --- faults ---------------------------------------------------------------------------------------------------
-
-
-def answers(answer: bytes) -> Fault:
-    """Answer so, without having taken the message."""
-    return lambda database, connection, request: connection.sendall(answer)
-
-
-def raises(exception: str) -> Fault:
-    return answers(fault(1, traceback(exception)))
-
-
-def hangs(database: Database, connection, request) -> None:
-    connection.recv(1)
-
-
-def cut_before(database: Database, connection, request) -> None:
-    """The connection breaks, and the database does not have the message."""
-
-
-def cut_after(database: Database, connection, request) -> None:
-    """The connection breaks, and the database has the message."""
-    database.process(request)
-
-
-def cut_within(database: Database, connection, request) -> None:
-    connection.sendall(database.process(request)[:-30])
-
-
-def proxy_gives_up(database: Database, connection, request) -> None:
-    """The proxy has had enough, and the database works on."""
-    connection.sendall(http(504))
-    connection.close()
-    database.process(request)
-
-
-def killed_before(database: Database, connection, request) -> None:
-    database.mta.kill_gateways(signal.SIGKILL)
-
-
-def killed_after(database: Database, connection, request) -> None:
-    database.process(request)
-    database.mta.kill_gateways(signal.SIGKILL)
-
-
-def terminated(database: Database, connection, request) -> None:
-    database.process(request)
-    database.mta.kill_gateways(signal.SIGTERM)
-    connection.recv(1)
+# --- faults: those of the connection are in trials.py -----------------------------------------------------------
 
 
 def flapping() -> Fault:
@@ -296,12 +267,12 @@ def odoo() -> Iterator[Odoo]:
         server.purge()
 
 
-def stop_odoo(mta: Mta, database: OdooBehind) -> None:
-    database.odoo.stop()
+def stop_odoo(mta: Mta, database: Behind) -> None:
+    database.server.stop()
 
 
-def start_odoo(mta: Mta, database: OdooBehind) -> None:
-    database.odoo.start()
+def start_odoo(mta: Mta, database: Behind) -> None:
+    database.server.start()
 
 
 BOTH = Mail((INFO, JOBS), to=f"{INFO}, {JOBS}", records=("info", "jobs"))
@@ -322,7 +293,7 @@ WITH_ODOO = [
 def test_every_message_ends_as_it_must_with_a_real_odoo(
     mta: Mta, odoo: Odoo, bounces: Sink, trial: Trial, accounts: list[tuple[str, str, Counter[str]]]
 ) -> None:
-    database = OdooBehind(odoo)
+    database = Behind(odoo)
     try:
         account = play(mta, database, bounces, trial)
     finally:

@@ -7,6 +7,7 @@ the earlier call has ended when the next one begins. So whatever delivers twice 
 import contextlib
 import itertools
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,10 +17,12 @@ from typing import NamedTuple
 
 import requests
 from endpoint import Endpoint, Request, fault, http, returns, traceback
+from mail_database_server import Server
 from mta import Mta, wait_until
 from odoo.server import Odoo
 from smtp_sink import Sink
 
+XML = {"Content-Type": "text/xml"}
 ALIASES = {"info": "example.com", "jobs": "example.com", "info2": "second.example"}
 NOTICED = "members"  # an alias that not everybody may write to: the sender is sent a notice, no record is made
 NUMBERS = itertools.count(1)
@@ -108,29 +111,38 @@ class Database:
         self.endpoint.close()
 
 
-class OdooBehind(Database):
-    """The faults before a real Odoo: what it answers is passed on, and its records count."""
+class Behind(Database):
+    """The faults before a real database server: what it answers is passed on, and its records count."""
 
     time_limit = 20  # after a start, Odoo takes some seconds for its first answer
-    ALIASES = MappingProxyType({"crm.lead": "info", "project.task": "jobs"})
+    MODELS = MappingProxyType({"crm.lead": "info", "project.task": "jobs"})
 
-    def __init__(self, odoo: Odoo) -> None:
+    def __init__(self, server: Odoo | Server) -> None:
         super().__init__()
-        self.odoo, self.name, self.password = odoo, odoo.database, odoo.password
+        self.server, self.name, self.password = server, server.database, server.password
 
     def process(self, request: Request) -> bytes:
-        url = f"{self.odoo.url}{request.path}"
-        reply = requests.post(url, request.body, headers={"Content-Type": "text/xml"}, timeout=60)
+        try:
+            reply = requests.post(self.server.url + request.path, request.body, headers=XML, timeout=300)
+        except requests.RequestException:
+            return http(502)
         return http(reply.status_code, reply.content)
 
+    def everything(self) -> dict[int, list[tuple[str, bytes]]]:
+        """Return all messages that came in, by their numbers: the alias of each record, and the text."""
+        domain = [("message_id", "like", "@outside.test>")]
+        found: dict[int, list[tuple[str, bytes]]] = {}
+        for message in self.server.search("mail.message", domain, "message_id", "model", "body"):
+            record = (self.MODELS[message["model"]], message["body"].encode())
+            found.setdefault(int(re.sub(r"\D", "", message["message_id"])), []).append(record)
+        return found
+
     def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
-        domain = [("message_id", "=", f"<{number}@outside.test>")]
-        messages = self.odoo.search("mail.message", domain, "model", "body")
-        return [(self.ALIASES[message["model"]], message["body"].encode()) for message in messages], 0
+        return self.everything().get(number, []), 0
 
     @staticmethod
     def is_exact(records: list[tuple[str, bytes]], sent: bytes) -> bool:
-        """Tell whether the first line of the text is what was sent, in Latin-1: Odoo makes HTML of the rest."""
+        """Tell whether the first line of the text is what was sent, in Latin-1: the database makes HTML of the rest."""
         line = sent.partition(b"\n\n")[2].partition(b"\n")[0].decode("latin-1")
         return all(line in body.decode() for _, body in records)
 
@@ -141,6 +153,54 @@ Fault = Callable[[Database, object, Request], None]
 def passes(database: Database, connection, request: Request) -> None:
     """No fault: the message is processed, then the answer is sent."""
     connection.sendall(database.process(request))
+
+
+def answers(answer: bytes) -> Fault:
+    """Answer so, without having taken the message."""
+    return lambda database, connection, request: connection.sendall(answer)
+
+
+def raises(exception: str) -> Fault:
+    return answers(fault(1, traceback(exception)))
+
+
+def hangs(database: Database, connection, request) -> None:
+    connection.recv(1)
+
+
+def cut_before(database: Database, connection, request) -> None:
+    """The connection breaks, and the database does not have the message."""
+
+
+def cut_after(database: Database, connection, request) -> None:
+    """The connection breaks, and the database has the message."""
+    database.process(request)
+
+
+def cut_within(database: Database, connection, request) -> None:
+    connection.sendall(database.process(request)[:-30])
+
+
+def proxy_gives_up(database: Database, connection, request) -> None:
+    """The proxy has had enough, and the database works on."""
+    connection.sendall(http(504))
+    connection.close()
+    database.process(request)
+
+
+def killed_before(database: Database, connection, request) -> None:
+    database.mta.kill_gateways(signal.SIGKILL)
+
+
+def killed_after(database: Database, connection, request) -> None:
+    database.process(request)
+    database.mta.kill_gateways(signal.SIGKILL)
+
+
+def terminated(database: Database, connection, request) -> None:
+    database.process(request)
+    database.mta.kill_gateways(signal.SIGTERM)
+    connection.recv(1)
 
 
 class Trial(NamedTuple):
@@ -219,22 +279,26 @@ def account_of(mta: Mta, database: Database, sink: Sink, number: int, mail: Mail
     sender, _, message = mail.envelope(number)
     bounces = sum(sender in recipients for _, recipients, _ in sink.mails if sender)
     held = sum(b"<%d@outside.test>" % number in text for text in mta.held())
-    found = Counter(alias for alias, _ in records) + Counter(bounce=bounces, notice=notices, held=held)
-    expected = Counter(mail.records) + Counter(bounce=mail.bounces, notice=mail.notices, held=mail.held)
     if mta.queue():
-        ending = "still queued"
-    elif found["bounce"] > expected["bounce"]:
-        ending = "bounced though deliverable"
-    elif found - expected:
-        ending = "doubled"
-    elif expected - found:
-        ending = "partly delivered" if found else "vanished"
-    elif not database.is_exact(records, message.replace(b"\r\n", b"\n")):
-        ending = "bytes changed"
-    else:
-        names = {"bounce": "bounced", "notice": "noticed", "held": "held"}
-        ending = next((name for kind, name in names.items() if found[kind]), "delivered once" if found else "dropped")
-    return Counter([ending])
+        return Counter(["still queued"])
+    exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
+    found = Counter(alias for alias, _ in records) + Counter(bounce=bounces, notice=notices, held=held)
+    return Counter([ending_of(mail, found, exact)])
+
+
+def ending_of(mail: Mail, found: Counter[str], exact: bool) -> str:
+    """Return how a message has ended, of which this was found: the aliases of records, bounces, notices, mail held."""
+    expected = Counter(mail.records) + Counter(bounce=mail.bounces, notice=mail.notices, held=mail.held)
+    if found["bounce"] > expected["bounce"]:
+        return "bounced though deliverable"
+    if found - expected:
+        return "doubled"
+    if expected - found:
+        return "partly delivered" if found else "vanished"
+    if not exact:
+        return "bytes changed"
+    names = {"bounce": "bounced", "notice": "noticed", "held": "held"}
+    return next((name for kind, name in names.items() if found[kind]), "delivered once" if found else "dropped")
 
 
 def is_right(account: Counter[str]) -> bool:

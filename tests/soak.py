@@ -1,0 +1,252 @@
+"""The soak: thousands of messages through Postfix while everything fails at random, and an account of every one.
+
+usage: soak.py [--database NUMBER] [--odoo NUMBER]
+
+5,000 messages go into mail_database and 500 into a real Odoo 19, if not said otherwise (0 leaves one out). Meanwhile
+the proxy in front fails in seven ways, the database server is restarted or killed, and gateway processes are killed.
+Then the faults end, the queue is flushed, and every message is looked for. The table is written into docs/soak.md.
+Needs root, Postfix, and for Odoo what tests/odoo needs. Exits with 1 when a message is not as it must be.
+"""
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from endpoint import http
+from mail_database_server import Server, command
+from mta import ROOT, Postfix
+from odoo.server import Odoo
+from smtp_sink import Sink, sink
+from trials import (
+    RIGHT,
+    WRONG,
+    Behind,
+    Mail,
+    answers,
+    cut_after,
+    cut_before,
+    cut_within,
+    ending_of,
+    hangs,
+    passes,
+    proxy_gives_up,
+    settings_for,
+)
+
+REPORT = ROOT / "docs" / "soak.md"
+INFO, JOBS, CATCHALL = "info@example.com", "jobs@example.com", "catchall@example.com"
+HIDDEN = "Somebody <somebody@elsewhere.test>"
+SENDERS = 4  # connections over which mail comes in
+LIMIT = 5400  # seconds for each database, flushing included
+OFFER = "<offer-1@example.com>"  # what replies answer
+
+# What mail comes in, of a hundred.
+KINDS = {
+    "to an alias": (44, Mail()),
+    "to an alias that only the envelope names": (10, Mail(to=HIDDEN)),
+    "to two aliases": (10, Mail((INFO, JOBS), to=HIDDEN, records=("info", "jobs"))),
+    "an answer to a mail of ours, by the catchall address": (
+        10,
+        Mail((CATCHALL,), to=CATCHALL, fields=f"References: {OFFER}\r\n".encode()),
+    ),
+    "the same message twice": (8, Mail(copies=2)),
+    "from the null sender": (5, Mail(sender="")),
+    "of 200 KB": (5, Mail(body=b"Hello\r\n" + (b"0123456789" * 7 + b"\r\n") * 2_800)),
+    "of 3 MB": (2, Mail(body=b"Hello\r\n" + (b"0123456789" * 7 + b"\r\n") * 42_000)),
+    "to an unknown address": (6, Mail(("nobody@example.com",), to=HIDDEN, records=(), bounces=1)),
+}
+
+# How the proxy treats a call, of a hundred.
+FAULTS = {
+    "passes on": (88, passes),
+    "cuts before": (2, cut_before),
+    "cuts after": (2, cut_after),
+    "cuts within the answer": (2, cut_within),
+    "502": (2, answers(http(502))),
+    "503": (2, answers(http(503))),
+    "504, and the database works on": (1.5, proxy_gives_up),
+    "hangs": (0.5, hangs),
+}
+
+
+def pick(table: dict) -> tuple:
+    """Return a name and what it stands for, at random by the weights."""
+    name = random.choices(list(table), [weight for weight, _ in table.values()])[0]
+    return name, table[name][1]
+
+
+def soak(database: Behind, count: int, restart) -> tuple[Counter[str], Counter[str], Counter[str], float]:
+    """Return the endings of the messages, their kinds, what has gone wrong meanwhile, and the seconds that it took."""
+    began = time.monotonic()
+    happened: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+
+    def fails(database, connection, request) -> None:
+        name, fault = pick(FAULTS)
+        happened[f"the proxy: {name}"] += 1
+        fault(database, connection, request)
+
+    mails = []
+    for number in range(1, count + 1):
+        kind, mail = pick(KINDS)
+        kinds[kind] += 1
+        mails.append((number, mail))
+    waiting = list(reversed(mails))
+
+    def send_all() -> None:
+        while waiting:
+            number, mail = waiting.pop()
+            for _ in range(mail.copies):
+                mta.send(*mail.envelope(number))
+
+    with sink() as bounces:
+        mta = Postfix(bounces.server_address[1])
+        try:
+            mta.settings(**settings_for(database))
+            database.fault = fails
+            senders = [threading.Thread(target=send_all) for _ in range(SENDERS)]
+            for sender in senders:
+                sender.start()
+            while any(sender.is_alive() for sender in senders) or mta.has_untried():
+                time.sleep(random.uniform(1, 3))
+                mta.flush()
+                event = random.choices(["kill", "restart", ""], [4, 1, 5])[0]
+                if event == "kill":
+                    happened["gateway processes killed"] += mta.kill_gateways(signal.SIGKILL)
+                elif event == "restart":
+                    happened["restarts of the database server"] += 1
+                    restart()
+                if time.monotonic() > began + LIMIT / 2:
+                    break
+                print(f"\r{len(waiting)} to come, {len(mta.queue())} in the queue  ", end="", flush=True)
+            for sender in senders:
+                sender.join()
+            database.fault = passes
+            while mta.queue() and time.monotonic() < began + LIMIT:
+                mta.flush()
+                time.sleep(2)
+                print(f"\r{len(mta.queue())} in the queue  ", end="", flush=True)
+            print()
+            return account(mta, database, bounces, mails), kinds, happened, time.monotonic() - began
+        finally:
+            mta.stop()
+            mta.remove()
+
+
+def account(mta: Postfix, database: Behind, bounces: Sink, mails: list[tuple[int, Mail]]) -> Counter[str]:
+    """Return how many of the messages ended in which way."""
+    found = database.everything()
+    told = Counter(recipient for _, recipients, _ in bounces.mails for recipient in recipients)
+    queued = mta.queued_senders()
+    endings: Counter[str] = Counter()
+    for number, mail in mails:
+        sender, _, message = mail.envelope(number)
+        records = found.get(number, [])
+        exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
+        counts = Counter(alias for alias, _ in records) + Counter(bounce=told[sender])
+        ending = "still queued" if sender in queued else ending_of(mail, counts, exact)
+        endings[ending] += 1
+        if ending in WRONG:
+            print(f"message {number}: {ending}: {mail._replace(body=b'')} {counts}", file=sys.stderr)
+    return endings
+
+
+def into_mail_database(count: int) -> tuple:
+    """Soak mail_database, on SQLite."""
+    world = {
+        "alias_domains": [{"id": 1, "name": "example.com", "catchall": "catchall", "bounce": "bounce"}],
+        "companies": [{"id": 1, "name": "Company", "email": "office@example.com", "alias_domain": "example.com"}],
+        "aliases": [
+            {"id": 1, "local_part": "info", "domain": "example.com", "model": "crm.lead"},
+            {"id": 2, "local_part": "jobs", "domain": "example.com", "model": "project.task"},
+        ],
+        "partners": [{"id": 3, "name": "Administrator", "email": "admin@example.com"}],
+        "users": [{"id": 2, "login": "admin", "partner_id": 3}],
+        "records": [{"model": "crm.lead", "id": 1, "name": "Forty chairs", "email_from": "carl@outside.test"}],
+        "messages": [
+            {"id": 1, "message_id": OFFER, "model": "crm.lead", "thread_id": 1, "author_id": 3, "body": "<p>Offer</p>"}
+        ],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        store, path = f"sqlite:///{folder}/mail.db", Path(folder, "world.json")
+        path.write_text(json.dumps(world))
+        command(store, "load", str(path))
+        server = Server(store)
+        database = Behind(server)
+
+        def restart() -> None:
+            server.stop(kill=random.random() < 0.5)
+            server.start()
+
+        try:
+            return soak(database, count, restart)
+        finally:
+            database.close()
+            server.stop()
+
+
+def into_odoo(count: int) -> tuple:
+    """Soak a real Odoo 19."""
+    server = Odoo()
+    try:
+        server.add_aliases()
+        lead = server.call("crm.lead", "create", {"name": "Forty chairs", "email_from": "carl@outside.test"})
+        offer = server.call("crm.lead", "message_post", [lead], body="Offer", message_type="comment")
+        server.call("mail.message", "write", offer, {"message_id": OFFER})
+        database = Behind(server)
+
+        def restart() -> None:
+            server.stop()
+            server.start()
+
+        try:
+            return soak(database, count, restart)
+        finally:
+            database.close()
+    finally:
+        server.purge()
+
+
+def table(results: dict[str, tuple]) -> str:
+    """Return the tables of the report."""
+    lines = []
+    for title, place in [("what came in", 1), ("what went wrong meanwhile", 2), ("what became of the messages", 0)]:
+        lines += ["", f"| {title} | {' | '.join(results)} |", "|---|" + "--:|" * len(results)]
+        names = {name: None for result in results.values() for name in sorted(result[place])}
+        if not place:
+            names = dict.fromkeys((*RIGHT[:2], *WRONG[:5]))
+        for name in names:
+            lines.append(f"| {name} | {' | '.join(str(result[place][name]) for result in results.values())} |")
+        if place != 2:
+            lines.append(f"| all | {' | '.join(str(result[place].total()) for result in results.values())} |")
+    lines.append(f"| minutes | {' | '.join(f'{result[3] / 60:.0f}' for result in results.values())} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database", type=int, default=5000, metavar="NUMBER")
+    parser.add_argument("--odoo", type=int, default=500, metavar="NUMBER")
+    options = parser.parse_args()
+    results = {}
+    if options.database:
+        results["mail_database"] = into_mail_database(options.database)
+    if options.odoo:
+        results["Odoo 19"] = into_odoo(options.odoo)
+    tables = table(results)
+    print(tables)
+    if (options.database, options.odoo) == (5000, 500):
+        head, _, _ = REPORT.read_text().partition("| what came in")
+        REPORT.write_text(head + tables)
+    return int(any(endings.keys() - set(RIGHT) for endings, *_ in results.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
