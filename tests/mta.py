@@ -73,6 +73,7 @@ class Mta:
         self.program = self.folder / "gateway" / "mail_gateway.py"
         self.env_file = self.folder / "settings.env"
         self.gateway_log = self.folder / "var" / "log"
+        self.alias = f"|{self.program} --env-file {self.env_file}"  # for sales@company.test, in an aliases file
         try:
             self.install()
             self.start()
@@ -154,6 +155,10 @@ class Mta:
         """Return the ids of what is in the queue."""
         return []
 
+    def listing(self) -> str:
+        """Return what the mail server shows of its queue, the recipients with it."""
+        return ""
+
     def attempt(self) -> None:
         """Return when all that is in the queue has been tried and is to be tried later."""
 
@@ -188,7 +193,7 @@ mynetworks = 127.0.0.0/8
 mydestination = company.test
 recipient_delimiter = +
 local_recipient_maps =
-alias_maps =
+alias_maps = hash:{self.config}/aliases
 alias_database =
 default_transport = smtp:[127.0.0.1]:{self.sink_port}
 smtpd_peername_lookup = no
@@ -212,6 +217,8 @@ enable_long_queue_ids = yes
         redirections = "".join(f"{address} {target}\n" for address, target in REDIRECTIONS.items())
         self.edit("mail-gateway/transport", lambda text: text + transport)
         self.edit("mail-gateway/virtual", lambda text: text + redirections)
+        (self.config / "aliases").write_text(f'sales: "{self.alias}"\n')
+        run("postalias", "-c", self.config, f"hash:{self.config}/aliases")
         run("postfix", "-c", self.config, "start")
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
@@ -231,6 +238,9 @@ enable_long_queue_ids = yes
 
     def queue(self) -> list[str]:
         return [message["queue_id"] for message in self._queue()]
+
+    def listing(self) -> str:
+        return run("postqueue", "-c", self.config, "-p")
 
     def has_untried(self) -> bool:
         """Tell whether something is in the queue that has not been tried, or is being tried now."""
@@ -271,6 +281,7 @@ class Exim(Mta):
         for name in ("spool", "logs"):
             (self.folder / name).mkdir()
             shutil.chown(self.folder / name, "Debian-exim", "Debian-exim")
+        (self.folder / "aliases").write_text(f'sales: "{self.alias}"\n')
         self.config = self.folder / "exim.conf"
         self.config.write_text(f"""\
 exim_user = Debian-exim
@@ -305,6 +316,11 @@ acl_rcpt:
   accept
 begin routers
 .include {self.folder}/exim/conf.d/router/120_mail-gateway
+aliases:
+  driver = redirect
+  domains = company.test
+  data = ${{lookup{{$local_part}}lsearch{{{self.folder}/aliases}}}}
+  pipe_transport = mail_gateway
 sink:
   driver = manualroute
   domains = ! +local_domains
@@ -341,13 +357,18 @@ begin retry
         run(EXIM, "-C", self.config, "-qff")
 
     def queue(self) -> list[str]:
-        return re.findall(r"(?m)^ *\S+ +\S+ (\S+-\S+-\S+) <", run(EXIM, "-C", self.config, "-bpr"))
+        return re.findall(r"(?m)^ *\S+ +\S+ (\S+-\S+-\S+) <", self.listing())
+
+    def listing(self) -> str:
+        return run(EXIM, "-C", self.config, "-bpr")
 
     def attempt(self) -> None:
         while untried := [message for message in self.queue() if message not in self.tried]:
             self.tried.update(untried)
-            for delivery in [subprocess.Popen([EXIM, "-C", self.config, "-M", message]) for message in untried]:
-                delivery.wait()
+            while untried:  # as many at once as the shipped configuration lets run
+                now, untried = untried[:2], untried[2:]
+                for delivery in [subprocess.Popen([EXIM, "-C", self.config, "-M", message]) for message in now]:
+                    delivery.wait()
 
     def log(self) -> str:
         return (self.folder / "logs" / "mainlog").read_text()

@@ -13,6 +13,7 @@ from odoo.server import Impossible as NoOdoo
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
 from trials import (
+    NUMBERS,
     Behind,
     Database,
     Fault,
@@ -34,6 +35,8 @@ from trials import (
     terminated,
 )
 
+from mailgate.outcome import Outcome
+
 pytestmark = pytest.mark.mta
 
 
@@ -49,9 +52,11 @@ def started(kind: type[Mta], bounces: Sink, bare: bool = False) -> Iterator[Mta]
         server = kind(bounces.server_address[1], bare)
     except Impossible as reason:
         pytest.skip(str(reason))
-    yield server
-    server.stop()
-    server.remove()
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.remove()
 
 
 @pytest.fixture(scope="module", params=[Postfix, Exim], ids=lambda kind: kind.name)
@@ -126,6 +131,7 @@ def away(name: str) -> dict[str, object]:
 # --- the matrix -----------------------------------------------------------------------------------------------
 
 INFO, JOBS, SECOND = "info@example.com", "jobs@example.com", "info@second.example"
+SALES, WITH_ALIAS = "sales@company.test", {"ALLOWED_DOMAINS": "company.test"}
 UNKNOWN = {"ALIASES": f"{INFO},{JOBS}"}
 BCC = "Somebody <somebody@elsewhere.test>"
 LOOP_STOPPED = "TypeError: cannot marshal None unless allow_none is enabled"
@@ -149,6 +155,9 @@ TRIALS = [
     Trial("redirected, and direct as well", (Mail(("info@company.test", INFO, JOBS), records=("info", "jobs")),)),
     Trial("an extension", (Mail(("info+x@example.com",), to=BCC),)),
     Trial("120 recipients", (Mail((INFO, *MANY, JOBS), to=BCC, records=("info", "jobs")),)),
+    Trial("a command in the aliases file", (Mail((SALES,), to=BCC, records=("sales",)),), settings=WITH_ALIAS),
+    Trial("the same, from the null sender", (Mail((SALES,), BCC, sender="", records=("sales",)),), settings=WITH_ALIAS),
+    Trial("the same, and a fault", (Mail((SALES,), BCC, records=("sales",)),), cut_after, settings=WITH_ALIAS),
     Trial("the same message four times at once", (Mail(copies=4),), seconds=0.5, settings={"PATIENCE": 30}),
     Trial("the same, and no patience", (Mail(copies=4),), seconds=0.5),
     # what must not be delivered
@@ -212,6 +221,28 @@ def test_every_message_ends_as_it_must(
     mta.clear()
     accounts.append((mta.name, trial.name, account))
     assert is_right(account), f"{account}\n{mta.log()[-4000:]}"
+
+
+@pytest.mark.parametrize("kind", [Postfix, Exim], ids=lambda kind: kind.name)
+def test_each_ending_means_what_the_table_says(kind: type[Mta], bounces: Sink) -> None:
+    """An exit status and a line mean the same to both: delivered, for the sender, or kept for later."""
+    script = "#!/bin/sh\nfor recipient; do :; done\ncase $recipient in\n"
+    for outcome in Outcome:
+        script += f"{outcome.name}@*) echo '{outcome.line}'; exit {outcome.exit_status};;\n"
+    with started(kind, bounces) as mta:
+        mta.replace_program(script + "esac\n")
+        senders = {}
+        for outcome in Outcome:
+            senders[outcome], _, message = Mail().envelope(next(NUMBERS))
+            mta.send(senders[outcome], (f"{outcome.name}@example.com",), message)
+        mta.attempt()
+        told = [recipient for _, recipients, _ in bounces.mails for recipient in recipients]
+        for outcome, sender in senders.items():
+            kept, bounced = outcome.exit_status == 75, outcome.exit_status in (65, 67)
+            assert (f"{outcome.name}@example.com" in mta.listing(), sender in told) == (kept, bounced), outcome
+            if bounced:
+                (text,) = [text for _, recipients, text in bounces.mails if sender in recipients]
+                assert outcome.text.encode() in text
 
 
 # --- the trials themselves ------------------------------------------------------------------------------------

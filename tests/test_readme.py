@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def table(heading: str) -> list[list[str]]:
+def rows_below(text: str, heading: str) -> list[list[str]]:
     """Return the rows of the first table that begins with this heading, without the heading."""
-    lines = README[README.index(f"| {heading} |") :].partition("\n\n")[0].splitlines()[2:]
+    lines = text[text.index(f"| {heading} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_the_settings_are_those_of_the_code() -> None:
-    rows = {cells[0].strip("`"): cells[2] for cells in table("variable")}
+    rows = {cells[0].strip("`"): cells[2] for cells in rows_below(README, "variable")}
     assert list(rows) == [f"MAIL_GATEWAY_{name}" for name in VARIABLES]
     for name, variable in VARIABLES.items():
         documented = rows[f"MAIL_GATEWAY_{name}"]
@@ -38,7 +38,7 @@ def test_the_settings_are_those_of_the_code() -> None:
 
 
 def test_the_endings_are_those_of_the_code() -> None:
-    rows = [(cells[0].strip("`"), int(cells[1]), cells[2]) for cells in table("ending")]
+    rows = [(cells[0].strip("`"), int(cells[1]), cells[2]) for cells in rows_below(README, "ending")]
     assert sorted(rows) == sorted((row.name.lower(), row.exit_status, row.status_code) for row in Outcome)
 
 

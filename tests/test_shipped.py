@@ -1,0 +1,63 @@
+"""What postfix/ and exim/ say is what the program does, and what their READMEs say is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_readme import ROOT, rows_below
+
+from mailgate.envelope import OPTIONS
+from mailgate.outcome import Outcome
+from mailgate.settings import DEADLINE
+
+POSTFIX, EXIM = ROOT / "postfix", ROOT / "exim"
+TRANSPORT = (EXIM / "conf.d/transport/30_mail-gateway").read_text()
+SERVICE = (POSTFIX / "master.cf").read_text()
+FOR_THE_SENDER = [outcome for outcome in Outcome if outcome.exit_status not in (0, 75)]
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"(?m)^#.*\n", "", text)
+
+
+@pytest.mark.parametrize("folder", [POSTFIX, EXIM], ids=lambda folder: folder.name)
+def test_the_table_in_the_readme_is_what_is_shipped(folder: Path) -> None:
+    rows = [cells[0].strip("`") for cells in rows_below((folder / "README.md").read_text(), "file")]
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert sorted(rows) == sorted(set(files) - {"README.md"})
+
+
+def test_postfix_bounces_what_the_program_refuses_and_nothing_else() -> None:
+    (condition,) = re.findall(r"(?m)^if !/\^5\\\.\((.*)\)/$", (POSTFIX / "delivery_status").read_text())
+    assert sorted(condition.split("|")) == sorted(line.line[2:].replace(".", r"\.") for line in FOR_THE_SENDER)
+
+
+def test_exim_bounces_what_the_program_refuses_and_nothing_else() -> None:
+    (listed,) = re.findall(r"(?s)temp_errors = (.*)", TRANSPORT)
+    kept = [int(number) for number in re.findall(r"\d+", listed)]
+    assert kept == [status for status in range(1, 256) if status not in {row.exit_status for row in FOR_THE_SENDER}]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "seconds"),
+    [(SERVICE, r"mail-gateway_time_limit=(\d+)s\n", 1), (TRANSPORT, r"\n  timeout = (\d+)m\n", 60)],
+)
+def test_the_program_gives_up_before_the_mail_server_does(text: str, pattern: str, seconds: int) -> None:
+    (limit,) = re.findall(pattern, text)
+    assert int(limit) * seconds > DEADLINE
+
+
+@pytest.mark.parametrize("text", [SERVICE, TRANSPORT])
+def test_the_options_are_those_of_the_program(text: str) -> None:
+    command = re.sub(r"\s+", " ", without_comments(text))
+    (arguments,) = re.findall(r"(?:argv=\S*mail_gateway\.py|command = MAIL_GATEWAY_PROGRAM) (.*?) -- ", command)
+    assert set(re.findall(r"--[\w-]+", arguments)) <= OPTIONS.keys()
+    assert "--dry-run" not in arguments
+
+
+@pytest.mark.parametrize("path", [*POSTFIX.rglob("*"), *EXIM.rglob("*")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_shipped_file_stands_where_the_readme_installs_it_from(path: Path) -> None:
+    """The paths of the program and of its folder are those that README.md installs it to."""
+    if path.is_file():
+        named = set(re.findall(r"/opt/[\w./-]*mail_gateway\.py|/opt/mail[\w-]*", path.read_text()))
+        assert named <= {"/opt/mail-gateway/mail_gateway.py", "/opt/mail-gateway"}
