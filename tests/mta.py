@@ -28,6 +28,9 @@ REDIRECTIONS = {
     f"{local_part}@company.test": f"{local_part}@example.com" for local_part in ("info", "jobs", "catchall", "bounce")
 }
 
+# An address that the database knows as it is. Postfix tells the gateway what it was before the redirection, Exim can't.
+OWN = "support@company.test"
+
 
 class Impossible(Exception):
     """Raised where no such mail server can be started; the text says why."""
@@ -214,7 +217,8 @@ enable_long_queue_ids = yes
         if self.bare:
             run("postconf", "-c", self.config, "-P", "mail-gateway/unix/pipe_delivery_status_filter=")
         transport = "".join(f"{domain} mail-gateway:database\n" for domain in DOMAINS)
-        redirections = "".join(f"{address} {target}\n" for address, target in REDIRECTIONS.items())
+        redirected = REDIRECTIONS | {OWN: "support@example.com"}
+        redirections = "".join(f"{address} {target}\n" for address, target in redirected.items())
         self.edit("mail-gateway/transport", lambda text: text + transport)
         self.edit("mail-gateway/virtual", lambda text: text + redirections)
         (self.config / "aliases").write_text(f'sales: "{self.alias}"\n')
@@ -277,7 +281,7 @@ class Exim(Mta):
         with open(tables / "domains", "a") as file:
             file.writelines(f"{domain}\n" for domain in DOMAINS)
         with open(tables / "redirections", "a") as file:
-            file.writelines(f"{address} {target}\n" for address, target in REDIRECTIONS.items())
+            file.writelines(f"{address} {target}\n" for address, target in (REDIRECTIONS | {OWN: OWN}).items())
         for name in ("spool", "logs"):
             (self.folder / name).mkdir()
             shutil.chown(self.folder / name, "Debian-exim", "Debian-exim")

@@ -8,7 +8,7 @@ from itertools import cycle
 
 import pytest
 from endpoint import fault, http
-from mta import PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
+from mta import OWN, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
 from odoo.server import Impossible as NoOdoo
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
@@ -131,6 +131,7 @@ def away(name: str) -> dict[str, object]:
 # --- the matrix -----------------------------------------------------------------------------------------------
 
 INFO, JOBS, SECOND = "info@example.com", "jobs@example.com", "info@second.example"
+KNOWN_AS_IT_IS, OWN_EXTENDED = {"ALIAS_DOMAINS": "company.test"}, OWN.replace("@", "+x@")
 SALES, WITH_ALIAS = "sales@company.test", {"ALLOWED_DOMAINS": "company.test"}
 UNKNOWN = {"ALIASES": f"{INFO},{JOBS}"}
 BCC = "Somebody <somebody@elsewhere.test>"
@@ -153,6 +154,8 @@ TRIALS = [
     Trial("redirected", (Mail(("info@company.test",), to="info@company.test"),)),
     Trial("redirected with an extension", (Mail(("info+x@company.test",), to="info+x@company.test"),)),
     Trial("redirected, and direct as well", (Mail(("info@company.test", INFO, JOBS), records=("info", "jobs")),)),
+    Trial("redirected, and known as it is", (Mail((OWN,), BCC, records=("support",)),), settings=KNOWN_AS_IT_IS),
+    Trial("the same, with an extension", (Mail((OWN_EXTENDED,), BCC, records=("support",)),), settings=KNOWN_AS_IT_IS),
     Trial("an extension", (Mail(("info+x@example.com",), to=BCC),)),
     Trial("120 recipients", (Mail((INFO, *MANY, JOBS), to=BCC, records=("info", "jobs")),)),
     Trial("a command in the aliases file", (Mail((SALES,), to=BCC, records=("sales",)),), settings=WITH_ALIAS),

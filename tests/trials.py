@@ -23,7 +23,13 @@ from odoo.server import Odoo
 from smtp_sink import Sink
 
 XML = {"Content-Type": "text/xml"}
-ALIASES = {"info": "example.com", "jobs": "example.com", "info2": "second.example", "sales": "company.test"}
+ALIASES = {
+    "info": "example.com",
+    "jobs": "example.com",
+    "info2": "second.example",
+    "sales": "company.test",
+    "support": "company.test",
+}
 NOTICED = "members"  # an alias that not everybody may write to: the sender is sent a notice, no record is made
 NUMBERS = itertools.count(1)
 
