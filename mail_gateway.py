@@ -119,7 +119,8 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
             if not config.hold:
                 return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
             path = hold.keep(config.hold, added, raw)
-            return Verdict(Outcome.HELD, f"{verdict.cause}; kept as {path}")
+            verdict = verdict._replace(cause=f"{verdict.cause}; kept as {path}")
+            claim.end(verdict._replace(outcome=Outcome.ACCEPTED))  # for a next try: it is kept already
     return verdict
 
 

@@ -26,7 +26,7 @@ class Body:
     """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection. ``begin`` is called then.
+    a connection. ``begin`` is called then, and again when all of it has left: a proxy may pass it on only now.
     """
 
     def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None]) -> None:
@@ -34,6 +34,7 @@ class Body:
         before, after = call.split("<base64>\n</base64>")
         self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
         self.added, self.raw, self.begin = added, raw, begin
+        self.begun = False
 
     def __len__(self) -> int:
         size = len(self.added) + self.raw.size
@@ -42,10 +43,12 @@ class Body:
     def __iter__(self) -> Iterator[bytes]:
         from itertools import chain
 
+        self.begun = True
         self.begin()
         yield self.before
         yield from _base64(chain([self.added], self.raw.chunks()))
         yield self.after
+        self.begin()
 
 
 def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -79,9 +82,9 @@ NOT_TAKEN = (429, 503)
 def post(settings: Settings, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
     """Send ``added`` and the message to the database's message_process and return what answers.
 
-    ``begin`` is called each time before the message leaves. Failures that surely never reached the database are
-    retried until the monotonic clock says ``until``. Raises Ended when there is no answer, when it is ambiguous
-    whether the database has the message, and when the login fails.
+    ``begin`` is called each time before the message leaves, and when it has left. Failures that surely never reached
+    the database are retried until the monotonic clock says ``until``. Raises Ended when there is no answer, when it is
+    ambiguous whether the database has the message, and when the login fails.
     """
     from xmlrpc.client import Binary, dumps
 
@@ -89,6 +92,8 @@ def post(settings: Settings, added: bytes, raw: Raw, until: float, begin: Callab
 
     with requests.Session() as session:
         session.trust_env = False  # no proxies, no netrc: the settings say all
+        # Else it reads all of a redirect's body, though it does not follow it.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         session.verify = settings.ca_file or _system_ca()
 
         def call(service: str, body: bytes | Body) -> Reply:
@@ -140,7 +145,8 @@ def _send(session: Any, settings: Settings, service: str, body: bytes | Body) ->
             if reply.status in NOT_TAKEN:
                 reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
     except requests.exceptions.SSLError as error:
-        raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
+        begun = isinstance(body, Body) and body.begun
+        raise Ended(Outcome.CUT_OFF if begun else Outcome.NO_ANSWER, _cause(error)) from None
     except (requests.exceptions.Timeout, requests.exceptions.ConnectionError, HTTPError) as error:
         if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(_reason(error), NewConnectionError):
             raise Unreached(_cause(error)) from None
@@ -212,8 +218,9 @@ def _patiently(send: Callable[[], Reply], until: float) -> Reply:
 
 # --- judge: from values to values -----------------------------------------------------------------------------
 
-# An HTTP status other than 200. Those that are not listed: below 500 the URL leads elsewhere, from 500 on the
-# server is in trouble. None but 413 is for good: a proxy says 404 too while the server behind it is away.
+# An HTTP status other than 200. Those that are not listed: below 500 the URL leads elsewhere, from 500 on the server
+# is in trouble, and what is over 504 is a proxy's own word for an answer that did not come (520, 524, 598). None but
+# 413 is for good: a proxy says 404 too while the server behind it is away.
 STATUSES = {
     401: Outcome.ACCESS_DENIED,
     403: Outcome.ACCESS_DENIED,
@@ -296,6 +303,7 @@ def _value(reply: Reply) -> object:
 
     if reply.status != 200:
         default = Outcome.SETTINGS if 300 <= reply.status < 500 else Outcome.DATABASE_DOWN
+        default = Outcome.CUT_OFF if reply.status > 504 else default
         raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
     if len(reply.body) > ANSWER_LIMIT:
         raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")

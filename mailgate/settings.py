@@ -158,6 +158,13 @@ def _folder(value: str) -> str:
     return value
 
 
+def _own_folder(value: str) -> str:
+    _folder(value)
+    if os.stat(value).st_uid != os.geteuid():  # what root leaves in it, nobody else could use
+        raise ValueError("belongs to another user, who alone can run this")
+    return value
+
+
 def _log(value: str) -> str:
     if value not in ("syslog", "stderr"):
         if not os.path.isabs(value):
@@ -197,7 +204,7 @@ VARIABLES = {
     "CA_FILE": Variable(_readable),
     "ALLOW_PLAINTEXT": Variable(_yes, False),
     "HOLD": Variable(_folder),
-    "STATE": Variable(_folder),
+    "STATE": Variable(_own_folder),
     "LOG": Variable(_log, "syslog"),
 }
 

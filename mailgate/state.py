@@ -5,11 +5,11 @@ what it makes no record of (a bounce, a notice to the sender) it does again at e
 file in the state folder, and who holds its lock may deliver; the kernel lifts the lock when the process ends, however
 it ends. The file's one line is what the last delivery left behind:
 
-    begun TIME                           the call began then, and how it ended is not known
-    answered TIME KEY OUTCOME RECORD_ID  the database has answered, for good, the delivery that KEY stands for
+    begun TIME                                 the database may have been working on the message since then
+    answered TIME KEY OUTCOME RECORD_ID CAUSE  it has answered, for good, the delivery that KEY stands for
 
-and an empty file says that the database does not have the message. Times are seconds since 1970. Nothing is synced:
-the notes are for processes that are killed; after a loss of power the database still knows its Message-IDs.
+and no file says that the database does not have the message. Times are seconds since 1970. Nothing is synced: the
+notes are for processes that are killed, not for a loss of power.
 """
 
 import contextlib
@@ -17,51 +17,58 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
 FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
 
-# Seconds. No MTA tries for longer (Postfix five days, Exim four); what it can't hold we ask for again once a day, in
-# case that the operator has mended the alias.
-KEEP = 7 * 24 * 3600
+KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, Exim as we set it up eight)
+# Seconds. What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD = 24 * 3600
 PAUSE = 0.1  # seconds between two tries to get the lock
+CAUSE_LIMIT = 500  # characters
 
 
-class Claim(NamedTuple):
-    """The right to deliver a message, and the answer that the database gave to this very delivery before.
+class Claim:
+    """The right to deliver a message, and the answer that the database gave to this delivery before."""
 
-    ``descriptor`` is that of the message's file, None where there is no state folder.
-    """
-
-    descriptor: int | None
-    key: str = ""
-    answer: Verdict | None = None
+    def __init__(self, path: str = "", descriptor: int = -1, key: str = "", answer: Verdict | None = None) -> None:
+        """``path`` is the message's file, empty where there is no state folder; ``descriptor`` has its lock."""
+        self.path, self.descriptor, self.key, self.answer = path, descriptor, key, answer
+        self.begun = False
 
     def begin(self) -> None:
-        """Note that the call begins now: from here on the database may have the message. Raises Ended(FAILED)."""
+        """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
         try:
-            _note(self.descriptor, f"begun {time.time():.3f}")
+            self._note(f"begun {time.time():.3f}")
         except OSError as error:  # in the midst of a request, it would pass for the network's
             raise Ended(Outcome.FAILED, f"state folder: {error}") from None
+        self.begun = True
 
     def end(self, verdict: Verdict) -> None:
-        """Note how the call ended; where that is not known, that it began stays noted."""
-        if verdict.outcome is Outcome.CUT_OFF or verdict is self.answer:
+        """Note how the call ended, if there was one, and what was found out since."""
+        if verdict is self.answer or not (self.begun or verdict.outcome in FOR_GOOD):
             return
         line = ""
-        if verdict.outcome in FOR_GOOD and self.key:
-            line = f"answered {time.time():.3f} {self.key} {verdict.outcome.name} {verdict.record_id or 0}"
+        if verdict.outcome is Outcome.CUT_OFF:  # up to now it may have begun: a busy server takes calls late
+            line = f"begun {time.time():.3f}"
+        elif verdict.outcome in FOR_GOOD:
+            cause = " ".join(verdict.cause[:CAUSE_LIMIT].encode("ascii", "backslashreplace").decode().split())
+            line = f"answered {time.time():.3f} {self.key} {verdict.outcome.name} {verdict.record_id or 0} {cause}"
         with contextlib.suppress(OSError):  # it has ended so, whatever becomes of the note
-            _note(self.descriptor, line)
+            self._note(line)
+
+    def _note(self, line: str) -> None:
+        if self.path and line:
+            _write(self.descriptor, line)
+        elif self.path:
+            os.unlink(self.path)
 
 
 @contextlib.contextmanager
 def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, until: float) -> Iterator[Claim]:
-    """Give the right to deliver this message, which nobody else on this host then has.
+    """Give the right to deliver this message to its database, which nobody else on this host then has.
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next
     try from another delivery of the same message, which the database is asked about. Raises Ended(IN_PROGRESS) when
@@ -69,18 +76,21 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     on an earlier one, and OSError when the folder can't be used.
     """
     if not settings.state:
-        yield Claim(None)
+        yield Claim()
         return
     from hashlib import sha256
 
-    name = sha256(os.fsencode(message_id)).hexdigest()
-    key = sha256(os.fsencode(queue_id) + b"\0" + added).hexdigest() if queue_id else ""
+    # what follows the > is no part of the id, for the database neither
+    identity = "\0".join((settings.url, settings.database, message_id.partition(">")[0]))
+    name = sha256(os.fsencode(identity)).hexdigest()
+    key = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + added).hexdigest() if queue_id else "-"
     folder = os.path.join(settings.state, name[:2])  # one of 256, so that there is little to sweep
     os.makedirs(folder, mode=0o700, exist_ok=True)
     _sweep(folder)
-    descriptor = _lock(os.path.join(folder, name), until)
+    path = os.path.join(folder, name)
+    descriptor = _lock(path, until)
     try:
-        claimed = Claim(descriptor, key, _answer(descriptor, key, settings.read_timeout))
+        claimed = Claim(path, descriptor, key, _answer(descriptor, key, settings.read_timeout))
         try:
             yield claimed
         except Ended as ended:
@@ -94,27 +104,26 @@ def _lock(path: str, until: float) -> int:
     """Return a descriptor of the file, locked. Raises Ended(IN_PROGRESS)."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        locked = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except FileNotFoundError:  # it was swept away meanwhile, or another one stands in its place
+            locked = os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except FileNotFoundError:  # it was removed meanwhile, or another one stands in its place
             pass
         except BlockingIOError:
             if time.monotonic() >= until:
-                os.close(descriptor)
                 raise Ended(Outcome.IN_PROGRESS, "another delivery of this message runs on this host") from None
             time.sleep(PAUSE)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        finally:
+            if not locked:
+                os.close(descriptor)
+        if locked:
+            return descriptor
 
 
-def _note(descriptor: int | None, line: str) -> None:
-    if descriptor is not None:
-        os.pwrite(descriptor, f"{line}\n".encode(), 0)
-        os.ftruncate(descriptor, len(line) + 1)
+def _write(descriptor: int, line: str) -> None:
+    os.pwrite(descriptor, f"{line}\n".encode(), 0)
+    os.ftruncate(descriptor, len(line) + 1)
 
 
 def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
@@ -122,18 +131,19 @@ def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
     line = os.pread(descriptor, 4096, 0).partition(b"\n")[0].decode("ascii", "replace")
     now = time.time()
     with contextlib.suppress(ValueError, KeyError):  # a line that we did not write says nothing
-        match line.split(" "):
+        match line.split(" ", 5):
             case ["begun", began]:
+                left = min(float(began) + read_timeout - now, read_timeout)
                 if float(began) > now:  # the clock was set back
-                    began = f"{now:.3f}"
-                    _note(descriptor, f"begun {began}")
-                left = float(began) + read_timeout - now
+                    _write(descriptor, f"begun {now:.3f}")
                 if left > 0:
                     cause = f"the database may be working on an earlier delivery for {left:.0f} s more"
                     raise Ended(Outcome.IN_PROGRESS, cause)
-            case ["answered", answered, known, outcome, record_id] if key and known == key:
-                if outcome != Outcome.HELD.name or now - float(answered) < KEEP_HELD:
-                    return Verdict(Outcome[outcome], "answered before", int(record_id) or None)
+            case ["answered", answered, known, outcome, record_id, cause] if key != "-":
+                # What is to be held is so for each delivery, but not for ever.
+                if known == key if outcome != "HELD" else 0 <= now - float(answered) < KEEP_HELD:
+                    before = f"{cause}; answered before" if cause else "answered before"
+                    return Verdict(Outcome[outcome], before, int(record_id) or None)
     return None
 
 

@@ -102,9 +102,11 @@ class Endpoint:
         return [request.message for request in self.requests if request.path.endswith("/object")]
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _accept(self) -> None:
         while True:

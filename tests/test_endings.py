@@ -1,5 +1,6 @@
 """How a message may end: the program as a process, a server on a socket, exit status, line and log."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -492,3 +493,19 @@ def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: End
     assert finished.stdout == b"4.3.0 mail gateway failed, will try again\n"
     assert "File too large" in gateway.log.read_text()
     assert endpoint.connections == 0
+
+
+def test_a_redirect_s_body_is_not_read(gateway: Gateway, endpoint: Endpoint) -> None:
+    sent = 0
+
+    def redirect(connection: socket.socket, request: Request) -> None:
+        nonlocal sent
+        connection.sendall(b"HTTP/1.1 302 -\r\nLocation: /elsewhere\r\nContent-Length: 1000000000\r\n\r\n")
+        with contextlib.suppress(OSError):  # the client goes away
+            while sent < 100 * 2**20:
+                connection.sendall(bytes(2**16))
+                sent += 2**16
+
+    endpoint.answers = [redirect]
+    assert gateway.run("info@example.com").ending == (75, "4.3.5", "settings")
+    assert sent < 20 * 2**20  # what we read of an answer, and what the sockets hold

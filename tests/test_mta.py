@@ -33,6 +33,7 @@ from trials import (
     raises,
     settings_for,
     terminated,
+    too_late,
 )
 
 from mailgate.outcome import Outcome
@@ -177,6 +178,7 @@ TRIALS = [
     Trial("database starting", fault=hangs, begin=go_down, end=come_up, waits=True),
     *(Trial(f"HTTP {code}", fault=answers(http(code)), waits=True) for code in (400, 404, 429, 500, 502, 503, 504)),
     Trial("hanging", fault=hangs, waits=True),
+    Trial("hanging, and the database has it later", fault=too_late, seconds=1, waits=True),
     Trial("cut before it was processed", fault=cut_before, waits=True),
     Trial("cut after it was processed", fault=cut_after, waits=True),
     Trial("time-out of a proxy, and the database works on", fault=proxy_gives_up, seconds=1.5, waits=True),
@@ -224,6 +226,25 @@ def test_every_message_ends_as_it_must(
     mta.clear()
     accounts.append((mta.name, trial.name, account))
     assert is_right(account), f"{account}\n{mta.log()[-4000:]}"
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_can_not_be_held_is_asked_once(mta: Mta, database: Database, copies: int) -> None:
+    """Else Odoo would mail the sender at each try that his message could not be accepted."""
+    mta.settings(**settings_for(database) | {"HOLD": ""})
+    database.fault = raises("ValueError: Invalid field 'x' on model 'crm.lead'")
+    sender, recipients, message = Mail().envelope(next(NUMBERS))
+    for _ in range(copies):
+        mta.send(sender, recipients, message)
+    mta.attempt()
+    for _ in range(3):
+        mta.flush()
+        mta.attempt()
+    try:
+        assert len(mta.queue()) == copies
+        assert len(database.endpoint.messages) == 1
+    finally:
+        mta.clear()
 
 
 @pytest.mark.parametrize("kind", [Postfix, Exim], ids=lambda kind: kind.name)
@@ -334,4 +355,5 @@ def test_every_message_ends_as_it_must_with_a_real_odoo(
         database.close()
         mta.clear()
     accounts.append((mta.name, f"Odoo 19: {trial.name}", account))
+    assert not database.overlaps
     assert is_right(account), f"{account}\n{mta.log()[-4000:]}"

@@ -1,11 +1,13 @@
 """Settings: options, environment, settings file; everything wrong is said at once, and no secret."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint
+from endpoint import Endpoint, http
 from gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
 
 from mailgate.outcome import Ended, Outcome
@@ -342,6 +344,22 @@ def test_a_private_certificate_authority_is_trusted_when_it_is_named(gateway: Ga
         ca_file = certificate.with_name("public.pem")
         assert gateway.run("info@example.com", URL=server.url, CA_FILE=ca_file).ending == (0, "2.0.0", "delivered")
         assert gateway.run("info@example.com", URL=server.url, CA_FILE="/etc/passwd").status == 75
+    finally:
+        server.close()
+
+
+def test_a_broken_tls_record_after_the_request_is_ambiguous(gateway: Gateway, certificate: Path) -> None:
+    """A proxy that speaks plain HTTP in the midst of it: the database may have the message."""
+
+    def in_plain_text(connection, request) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as plain:
+            plain.sendall(http(504))
+
+    server = Endpoint(certificate)
+    server.answers = [in_plain_text]
+    try:
+        result = gateway.run("info@example.com", URL=server.url, CA_FILE=certificate.with_name("public.pem"))
+        assert result.ending == (75, "4.4.2", "cut_off"), result
     finally:
         server.close()
 

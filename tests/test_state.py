@@ -115,14 +115,22 @@ def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_n
 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
-    [(cut, "cut_off"), (hang, "cut_off"), (http(502), "cut_off"), (http(504), "cut_off"), (b"HTTP/1.1 200", "cut_off")],
+    [
+        (cut, "cut_off"),
+        (hang, "cut_off"),
+        (http(502), "cut_off"),
+        (http(504), "cut_off"),
+        (http(524), "cut_off"),
+        (b"HTTP/1.1 200", "cut_off"),
+    ],
 )
 def test_after_an_ambiguous_ending_the_database_is_left_alone_for_a_while(
     gateway: Gateway, endpoint: Endpoint, answer: Answer, outcome: str
 ) -> None:
+    """Until READ_TIMEOUT after the moment at which the call may have begun at last: a busy server takes it late."""
     endpoint.answers = [answer, returns(False)]
-    assert deliver(gateway, READ_TIMEOUT=0.5) == outcome
-    assert deliver(gateway) == "in_progress"
+    assert deliver(gateway, READ_TIMEOUT=2) == outcome
+    assert deliver(gateway, READ_TIMEOUT=2) == "in_progress"
     assert len(endpoint.messages) == 1
     age(gateway, 140)
     assert deliver(gateway) == "in_progress"
@@ -150,6 +158,46 @@ def test_after_a_clear_answer_the_database_is_asked_again(
     assert deliver(gateway) == "delivered"
 
 
+def test_a_server_that_goes_away_while_it_is_asked_again_leaves_the_message_free(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    """Within one run: 503, which has not taken it, and then nobody is there."""
+
+    def go_away(connection, request) -> None:
+        endpoint.close()
+        connection.sendall(http(503))
+
+    endpoint.answers = [go_away]
+    assert deliver(gateway, PATIENCE=2) == "no_answer"
+    again = Endpoint(port=endpoint.port)
+    try:
+        assert deliver(gateway) == "delivered"
+    finally:
+        again.close()
+
+
+def test_each_database_has_its_own_deliveries(gateway: Gateway, endpoint: Endpoint) -> None:
+    assert deliver(gateway) == "delivered"
+    assert deliver(gateway, DATABASE="staging") == "delivered"
+    assert len(endpoint.messages) == 2
+
+
+def test_a_message_id_ends_where_the_database_ends_it(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
+    with running(gateway):
+        assert gate.asked.wait(60)
+        assert deliver(gateway, message=MESSAGE.replace(b".test>", b".test> (a)")) == "in_progress"
+
+
+def test_another_user_s_state_folder_is_a_wrong_setting(gateway: Gateway, endpoint: Endpoint) -> None:
+    """What root leaves in it, the gateway's own user could not use, and its mail would wait for ever."""
+    if os.geteuid():
+        pytest.skip("needs root to give a folder away")
+    os.chown(str(gateway.settings["STATE"]), 65534, -1)
+    result = gateway.run("info@example.com", message=MESSAGE)
+    assert result.ending == (75, "4.3.5", "settings")
+    assert "MAIL_GATEWAY_STATE belongs to another user" in result.facts["cause"]
+
+
 def test_a_database_that_was_not_reached_is_asked_again(gateway: Gateway, endpoint: Endpoint) -> None:
     assert deliver(gateway, URL="http://127.0.0.1:1") == "no_answer"
     assert deliver(gateway) == "delivered"
@@ -171,7 +219,7 @@ def test_what_was_answered_for_good_is_not_asked_again(
     result = gateway.run("--queue-id=4XyZ", "info@example.com", message=MESSAGE)
     assert result.ending == (0, "2.0.0", outcome)
     assert result.facts["record_id"] == ("7" if outcome == "delivered" else "")
-    assert result.facts["cause"] == "answered before"
+    assert result.facts["cause"].endswith("answered before")
     assert len(endpoint.messages) == 1
 
 
@@ -195,9 +243,24 @@ def test_another_delivery_of_the_same_message_is_asked_about(
 def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
     """Each time, Odoo would mail the sender that his message could not be accepted."""
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
-    assert [deliver(gateway), deliver(gateway)] == ["database_error"] * 2
+    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "jobs@example.com")] == ["database_error"] * 2
+    age(gateway, DAY / 2)
+    assert deliver(gateway) == "database_error"
     assert len(endpoint.messages) == 1
-    age(gateway, DAY)
+    age(gateway, DAY / 2)
+    assert deliver(gateway) == "delivered"
+
+
+def test_what_can_not_be_held_is_asked_for_by_hand_at_once(gateway: Gateway, endpoint: Endpoint) -> None:
+    endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
+    assert deliver(gateway) == "database_error"
+    assert deliver(gateway, "info@example.com") == "delivered"
+
+
+def test_a_clock_that_was_set_back_asks_again_for_what_can_not_be_held(gateway: Gateway, endpoint: Endpoint) -> None:
+    endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
+    assert deliver(gateway) == "database_error"
+    age(gateway, -400 * DAY)
     assert deliver(gateway) == "delivered"
 
 
@@ -208,7 +271,10 @@ def test_what_could_not_be_held_is_held_when_there_is_a_folder(
     assert deliver(gateway) == "database_error"
     hold = tmp_path / "held"
     hold.mkdir()
-    assert deliver(gateway, HOLD=hold) == "held"
+    result = gateway.run("--queue-id=4XyZ", "info@example.com", message=MESSAGE, HOLD=hold)
+    assert result.ending == (0, "2.0.0", "held")
+    assert "Invalid field" in result.facts["cause"]
+    assert deliver(gateway, HOLD=hold) == "accepted"  # a next try, though it was told that the message is held
     assert len(list(hold.glob("new/*"))) == 1
     assert len(endpoint.messages) == 1
 
@@ -237,7 +303,7 @@ def test_old_files_are_swept_unless_somebody_has_them(gateway: Gateway, endpoint
     for path in files:
         path.touch()
         if path.name != "young":
-            os.utime(path, (0, time.time() - 7 * DAY))
+            os.utime(path, (0, time.time() - 14 * DAY))
     with open(files[1]) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         deliver(gateway)

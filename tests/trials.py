@@ -126,8 +126,22 @@ class Behind(Database):
     def __init__(self, server: Odoo | Server) -> None:
         super().__init__()
         self.server, self.name, self.password = server, server.database, server.password
+        self.lock, self.running, self.overlaps = threading.Lock(), [], 0
 
     def process(self, request: Request) -> bytes:
+        """Pass a call on; calls for one message that overlap are counted, for the server may hide them."""
+        found = re.search(rb"(?mi)^Message-ID: .*$", request.message)
+        message_id = found[0] if found else b""
+        with self.lock:
+            self.overlaps += message_id in self.running
+            self.running.append(message_id)
+        try:
+            return self.passed_on(request)
+        finally:
+            with self.lock:
+                self.running.remove(message_id)
+
+    def passed_on(self, request: Request) -> bytes:
         try:
             reply = requests.post(self.server.url + request.path, request.body, headers=XML, timeout=300)
         except requests.RequestException:
@@ -172,6 +186,12 @@ def raises(exception: str) -> Fault:
 
 def hangs(database: Database, connection, request) -> None:
     connection.recv(1)
+
+
+def too_late(database: Database, connection, request) -> None:
+    """The client has had enough, and only then the message is processed."""
+    connection.recv(1)
+    database.process(request)
 
 
 def cut_before(database: Database, connection, request) -> None:
