@@ -1,17 +1,18 @@
-"""Deliveries per second at 10^3, 10^5 and 10^6 stored messages: ``python benchmarks/database.py [STORE]``."""
+"""Deliveries per second at 10^3, 10^5 and 10^6 stored messages: ``benchmarks/database.py [STORE STORE STORE]``."""
 
 import resource
 import sys
 import tempfile
 import time
 from datetime import timedelta
+from statistics import median
 
 from mail_database.delivery import process
 from mail_database.routing import Fallback
 from mail_database.store import key_of, messages, now, open_store, records, work
 
 SIZES = (10**3, 10**5, 10**6)
-DELIVERIES = 300
+ROUNDS, DELIVERIES = 10, 50
 BATCH = 10_000
 LIMIT = 2.0  # times as long at the largest size as at the smallest
 WORLD = {
@@ -21,31 +22,32 @@ WORLD = {
 }
 
 
-def main(url: str = "") -> int:
-    """Fill a store step by step, deliver at each, and print the rates and their ratio."""
+def main(*urls: str) -> int:
+    """Fill a store of each size, deliver to each in turn, and print the rates and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = open_store(url or f"sqlite:///{folder}/mail.db")
-        with work(engine) as store:
-            store.load(WORLD)
-            store.set_parameter("mail.gateway.loop.threshold", "1000000000")
-        rates = []
-        stored = 0
-        for size in SIZES:
-            fill(engine, stored, size)
-            stored = size
-            rates.append(rate(engine, size))
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"{size:>9,} messages: {rates[-1]:6.0f} deliveries a second, peak memory {peak:.0f} MiB", flush=True)
-        engine.dispose()
+        engines = [open_store(url) for url in urls or (f"sqlite:///{folder}/{size}.db" for size in SIZES)]
+        for engine, size in zip(engines, SIZES, strict=True):
+            with work(engine) as store:
+                store.load(WORLD)
+                store.set_parameter("mail.gateway.loop.threshold", "1000000000")
+            fill(engine, size)
+        # In rounds, so that whatever else the machine does meanwhile slows down all of them.
+        rounds = [[rate(engine, size, n) for engine, size in zip(engines, SIZES, strict=True)] for n in range(ROUNDS)]
+        for engine in engines:
+            engine.dispose()
+    rates = [median(of_size) for of_size in zip(*rounds, strict=True)]
+    for size, deliveries in zip(SIZES, rates, strict=True):
+        print(f"{size:>9,} messages: {deliveries:6.0f} deliveries a second")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     ratio = rates[0] / rates[-1]
     print(f"a delivery at {SIZES[-1]:,} takes {ratio:.2f} times one at {SIZES[0]:,}   at most {LIMIT}")
     return int(ratio > LIMIT)
 
 
-def fill(engine, first: int, last: int) -> None:
+def fill(engine, size: int) -> None:
     """Store messages and their records, a thousand senders', straight into the tables."""
-    for start in range(first, last, BATCH):
-        numbers = range(start + 1, min(start + BATCH, last) + 1)
+    for start in range(0, size, BATCH):
+        numbers = range(start + 1, min(start + BATCH, size) + 1)
         with engine.begin() as connection:
             connection.execute(
                 records.insert(),
@@ -66,10 +68,10 @@ def fill(engine, first: int, last: int) -> None:
             )  # fmt: skip
 
 
-def rate(engine, size: int) -> float:
+def rate(engine, size: int, round_number: int) -> float:
     """Deliver new mails and replies in turn and return how many went in a second."""
     started = time.perf_counter()
-    for number in range(DELIVERIES):
+    for number in range(round_number * DELIVERIES, (round_number + 1) * DELIVERIES):
         reply = f"References: <{number % size + 1}@b.test>\n" if number % 2 else ""
         raw = f"From: a{number}@b.test\nTo: info@example.com\nMessage-ID: <new-{size}-{number}@b.test>\n{reply}\nbody\n"
         process(engine, raw.encode(), Fallback(), 2)

@@ -295,6 +295,14 @@ def test_edits_of_main_cf_survive_remove(kind: str, tmp_path: Path) -> None:
     assert (postfix.config / "master.cf").read_bytes() == Path("/etc/postfix/master.cf.proto").read_bytes()
 
 
+def test_a_domain_that_is_local_as_well_is_pointed_out(postfix: Postfix) -> None:
+    postfix.configure()
+    postfix.append("mail-gateway/transport", "mail.company.test mail-gateway:database\n")
+    assert "mydestination" not in postfix.configure()
+    postfix.ask("-e", "mydestination = $myhostname, mail.company.test, localhost")
+    assert "warning: mail.company.test is in mydestination, too: strangers get 550" in postfix.configure()
+
+
 OWN = "mail-gateway_destination_recipient_limit"
 
 
