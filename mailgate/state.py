@@ -8,7 +8,7 @@ it ends. The file's one line is what the last delivery left behind:
     begun TIME                                 the database may have been working on the message since then
     answered TIME KEY OUTCOME RECORD_ID CAUSE  it has answered, for good, the delivery that KEY stands for
 
-and no file says that the database does not have the message. Times are seconds since 1970. Nothing is synced: the
+and no line says that the database does not have the message. Times are seconds since 1970. Nothing is synced: the
 notes are for processes that are killed, not for a loss of power.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
+AMBIGUOUS = (Outcome.CUT_OFF, Outcome.FAILED)
 FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
 
 KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, Exim as we set it up eight)
@@ -51,7 +52,7 @@ class Claim:
         if verdict is self.answer or not (self.begun or verdict.outcome in FOR_GOOD):
             return
         line = ""
-        if verdict.outcome is Outcome.CUT_OFF:  # up to now it may have begun: a busy server takes calls late
+        if verdict.outcome in AMBIGUOUS:  # up to now it may have begun: a busy server takes calls late
             line = f"begun {time.time():.3f}"
         elif verdict.outcome in FOR_GOOD:
             cause = " ".join(verdict.cause[:CAUSE_LIMIT].encode("ascii", "backslashreplace").decode().split())
