@@ -128,14 +128,15 @@ class Behind(Database):
         self.server, self.name, self.password = server, server.database, server.password
         self.lock, self.running, self.overlaps = threading.Lock(), [], 0
 
-    def process(self, request: Request) -> bytes:
-        """Pass a call on; calls for one message that overlap are counted, for the server may hide them."""
+    def process(self, request: Request, seconds: float = 0) -> bytes:
+        """Pass a call on, after so many seconds; overlapping ones for a message are counted, for they may be hidden."""
         found = re.search(rb"(?mi)^Message-ID: .*$", request.message)
         message_id = found[0] if found else b""
         with self.lock:
             self.overlaps += message_id in self.running
             self.running.append(message_id)
         try:
+            threading.Event().wait(seconds)
             return self.passed_on(request)
         finally:
             with self.lock:
