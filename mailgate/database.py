@@ -93,7 +93,7 @@ def post(settings: Settings, added: bytes, raw: Raw, until: float, begin: Callab
     with requests.Session() as session:
         session.trust_env = False  # no proxies, no netrc: the settings say all
         # Else it reads all of a redirect's body, though it does not follow it.
-        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # no option for it
         session.verify = settings.ca_file or _system_ca()
 
         def call(service: str, body: bytes | Body) -> Reply:

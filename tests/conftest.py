@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from endpoint import Endpoint
 from gateway import Gateway
+from odoo.server import Impossible, Odoo
 from stores import new_store, postgresql  # noqa: F401 fixtures
 from trials import table
 
@@ -64,6 +65,19 @@ def endpoint() -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def odoo() -> Iterator[Odoo]:
+    try:
+        server = Odoo()
+    except Impossible as error:
+        pytest.skip(f"no Odoo 19: {error}")
+    try:
+        server.add_aliases()
+        yield server
+    finally:
+        server.purge()
 
 
 @pytest.fixture

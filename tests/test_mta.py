@@ -9,7 +9,6 @@ from itertools import cycle
 import pytest
 from endpoint import fault, http
 from mta import OWN, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
-from odoo.server import Impossible as NoOdoo
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
 from trials import (
@@ -307,19 +306,6 @@ def test_a_gateway_that_exits_with_70_on_an_error_turns_the_trials_red(
 
 
 # --- a real Odoo behind the faults ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def odoo() -> Iterator[Odoo]:
-    try:
-        server = Odoo()
-    except NoOdoo as reason:
-        pytest.skip(f"no Odoo 19: {reason}")
-    try:
-        server.add_aliases()
-        yield server
-    finally:
-        server.purge()
 
 
 def stop_odoo(mta: Mta, database: Behind) -> None:

@@ -4,29 +4,15 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway import Gateway
-from odoo.server import Impossible, Odoo
+from odoo.server import Odoo
 
 pytestmark = pytest.mark.odoo
 MESSAGES = Path(__file__).parent / "messages"
-
-
-@pytest.fixture(scope="module")
-def odoo() -> Iterator[Odoo]:
-    try:
-        server = Odoo()
-    except Impossible as error:
-        pytest.skip(f"no Odoo 19: {error}")
-    try:
-        server.add_aliases()
-        yield server
-    finally:
-        server.purge()
 
 
 @pytest.fixture
