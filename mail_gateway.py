@@ -2,13 +2,14 @@
 """Hand one message from a mail server to an Odoo database.
 
 usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipient ADDRESS ...] [--queue-id ID]
-                       [--model MODEL] [--dry-run] [--] [RECIPIENT ...] < message
+                       [--service SOCKET] [--model MODEL] [--dry-run] [--] [RECIPIENT ...] < message
 
   --env-file FILE       the settings file (else MAIL_GATEWAY_ENV_FILE, else /etc/mail-gateway.env)
   --sender ADDRESS      the envelope sender; "" or <> is the null sender (else SENDER from the environment)
   --original-recipient ADDRESS ...
                         the recipients before the MTA's rewriting, in the order of the recipients
   --queue-id ID         the MTA's name for the message, for the log
+  --service SOCKET      give the message to mail-gateway-lmtp there (a path, or 127.0.0.1:PORT) if it answers
   --model MODEL         the model that takes what no alias takes (else MAIL_GATEWAY_MODEL)
   --dry-run             post nothing; print what matches, by which rule, and the header fields that would be added
   --help, --version     print this, or the version
@@ -16,29 +17,31 @@ usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipien
 
 README.md lists the settings and the ways in which a message may end. This page is the whole walk of one message;
 its steps are in mailgate/. It is written so that any Python 3 can read it: one that is too old for the rest must
-end as 75 too.
+end as 75 too. Each function imports what it needs, for an import is most of what a small mail costs.
 """
 
-import contextlib
+# signal's own half in C: the other, with its enums, takes a third of what a bare interpreter does.
+import _signal as signal  # type: ignore[import-not-found]  # mypy has no stub of it
 import os
-import signal
-import stat
 import sys
-import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailgate.arguments import Arguments
+    from mailgate.database import Client
+    from mailgate.envelope import Envelope, Raw
+    from mailgate.outcome import Verdict
+    from mailgate.settings import Settings
 
 EX_TEMPFAIL = 75  # sysexits.h
 
 # Each would end the process in a way that some MTA takes for a permanent failure, but for SIGALRM: our deadline.
-SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-    signal.SIGALRM,
-)
+SIGNALS = {
+    getattr(signal, name): name
+    for name in ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM")
+}
 
 # What Postfix and Exim put into the environment of what they run.
 MTA_VARIABLES = ("MAIL_CONFIG", "LOCAL_PART")
@@ -56,20 +59,12 @@ def fail(error: BaseException) -> None:
         os._exit(EX_TEMPFAIL)
 
 
-try:
-    from mailgate import __version__, database, hold, log, message, rules, settings, state
-    from mailgate.envelope import Arguments, Usage, envelope_of, parse_arguments, spool
-    from mailgate.outcome import Ended, Outcome, Verdict
-except BaseException as error:  # a broken installation, or a signal; uncaught, it would bounce the mail
-    fail(error)
-
-
 class Stopped(BaseException):
     """Raised by a signal, wherever the run is; no ``except Exception`` on its way takes it for its own."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.number = signal.Signals(number)
+        self.name = SIGNALS[number]
 
 
 def stop(number: int, frame: object) -> None:
@@ -82,19 +77,42 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
 
     Returns None after a dry run. Raises Ended wherever there is no going on.
     """
+    from mailgate import database, settings
+    from mailgate.envelope import envelope_of, spool
+
     # read
     values, wrong = settings.read(os.environ, arguments.env_file)
-    facts["log"] = values.get("LOG", "syslog")
+    facts["log"] = values.get("LOG", "syslog"), values.get("LOG_FORMAT", "text")
     if arguments.model:
         values["MODEL"] = arguments.model
     config = settings.build(values, wrong)
     facts["secret"] = config.password
     raw = spool(open(0, "rb", closefd=False), config.max_size)
     envelope = envelope_of(arguments, os.environ, raw.head())
-    facts["sender"] = envelope.sender
-    facts["recipients"] = [recipient.address for recipient in envelope.recipients]
+    return deliver(config, database.Client(config), envelope, raw, facts, ignore_signals, arguments.dry_run)
+
+
+def deliver(
+    config: "Settings",
+    client: "Client",
+    envelope: "Envelope",
+    raw: "Raw",
+    facts: "dict[str, object]",
+    settled: "Callable[[], None]",
+    dry_run: bool = False,
+) -> "Verdict | None":
+    """Take a message that has been read to its ending; ``settled`` is called when the database has answered.
+
+    The pipe comes here with its one message, the LMTP service with each of its own. Returns and raises as walk().
+    """
+    import time
+
+    from mailgate import database, hold, log, message, rules, state
+    from mailgate.outcome import Outcome, Verdict
 
     # match
+    facts["sender"] = envelope.sender
+    facts["recipients"] = [recipient.address for recipient in envelope.recipients]
     matches = rules.match(config, envelope.recipients)
     addresses = list(dict.fromkeys(match.address for match in matches if match.rule))
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
@@ -102,18 +120,18 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     # prepare
     added, message_id = message.prepare(raw, envelope.sender, addresses)
     facts["message_id"] = message_id
-    if arguments.dry_run:
+    if dry_run:
         os.write(1, log.explanation(matches) + added)
     if not addresses:
         return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
-    if arguments.dry_run:
+    if dry_run:
         return None
 
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
-    with state.claim(config, message_id, arguments.queue_id, added, until) as claim:
-        verdict = claim.answer or database.judge(database.post(config, added, raw, until, claim.begin))
-        ignore_signals()  # it has happened, and no late signal shall say otherwise
+    with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
+        verdict = claim.answer or database.judge(client.post(added, raw, until, claim.begin))
+        settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)
         if verdict.outcome is Outcome.HELD:
             if not config.hold:
@@ -126,13 +144,17 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
 
 def main(argv: "list[str]") -> int:
     """Deliver the message on standard input and return the exit status."""
+    import stat
+    import time
+
+    from mailgate import __version__, log
+    from mailgate.arguments import Usage, parse_arguments
+    from mailgate.outcome import Ended, Outcome, Verdict
+
     started = time.monotonic()
-    facts: dict[str, object] = {"log": os.environ.get("MAIL_GATEWAY_LOG") or "syslog"}
+    facts: dict[str, object] = {"log": (os.environ.get("MAIL_GATEWAY_LOG") or "syslog", "text"), "queue_id": ""}
     dry_run = False
     try:
-        for number in SIGNALS:
-            signal.signal(number, stop)
-        signal.setitimer(signal.ITIMER_REAL, settings.DEADLINE)
         os.fstat(0), os.fstat(1)  # what is closed would be given to the next file that is opened
         os.set_blocking(0, True)  # or a pause would look like the end of the message
         arguments = parse_arguments(argv)
@@ -158,18 +180,11 @@ def main(argv: "list[str]") -> int:
     except Ended as ended:
         verdict = ended.verdict
     except Stopped as stopped:
-        outcome = Outcome.CUT_OFF if stopped.number is signal.SIGALRM else Outcome.FAILED
-        verdict = Verdict(outcome, f"stopped by {stopped.number.name}")
+        outcome = Outcome.CUT_OFF if stopped.name == "SIGALRM" else Outcome.FAILED
+        verdict = Verdict(outcome, f"stopped by {stopped.name}")
     except Exception as error:  # our own bug, or a full disk
         verdict = Verdict(Outcome.FAILED, log.where(error))
     ignore_signals()
-    return end(verdict, facts, time.monotonic() - started, dry_run)
-
-
-def end(verdict: "Verdict", facts: "dict[str, object]", seconds: float, dry_run: bool) -> int:
-    """Print the line, log the rest and return the exit status: all as the table of endings has it."""
-    if facts.get("secret"):
-        verdict = verdict._replace(cause=verdict.cause.replace(str(facts["secret"]), "********"))
     try:
         os.write(1, verdict.outcome.line.encode() + b"\n")
         if dry_run:
@@ -177,8 +192,7 @@ def end(verdict: "Verdict", facts: "dict[str, object]", seconds: float, dry_run:
             return verdict.outcome.exit_status
     except OSError as error:
         verdict = Verdict(Outcome.FAILED, f"{verdict.outcome.name}, but standard output: {error}")
-    with contextlib.suppress(Exception):  # it has ended as the line says, whatever becomes of the log
-        log.write(str(facts["log"]), verdict.outcome, log.line(facts, verdict, seconds))
+    log.write(facts, verdict, time.monotonic() - started)
     return verdict.outcome.exit_status
 
 
@@ -188,11 +202,26 @@ def ignore_signals() -> None:
 
 
 def run() -> None:
-    """Run main() in the last net, and leave at once: the interpreter's own shutdown can only spoil the status."""
+    """Hand the message over to the service, or deliver it, in the last net, and leave at once.
+
+    The interpreter's own shutdown can only spoil the status.
+    """
     try:
-        with contextlib.redirect_stderr(None):  # the MTA would take a library's warning for our line
+        from mailgate import DEADLINE
+        from mailgate.handover import hand_over
+
+        sys.stderr = None  # the MTA would take a library's warning for our line
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+        answered = hand_over(sys.argv[1:], os.environ)
+        if answered:
+            ignore_signals()
+            status, line = answered
+            os.write(1, line)
+        else:
             status = main(sys.argv[1:])
-    except BaseException as error:  # a signal where main() can't catch it any more
+    except BaseException as error:  # a signal where main() can't catch it any more, a broken installation
         fail(error)
     os._exit(status)
 

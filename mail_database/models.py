@@ -160,6 +160,7 @@ COMPUTED: dict[str, dict[str, Callable[[store.Work, Mapping[str, Any]], Any]]] =
     "mail.alias.domain": {
         "bounce_email": lambda work, row: f"{row['bounce']}@{row['name']}",
         "catchall_email": lambda work, row: f"{row['catchall']}@{row['name']}",
+        "default_from_email": lambda work, row: f"notifications@{row['name']}",
     },
     "res.company": {"alias_domain_id": lambda work, row: _domain(work, row, "alias_domain")},
     "mail.notification": {"failure_type": lambda work, row: "mail_bounce" if row["status"] == "bounce" else False},

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mailgate import __version__
@@ -79,39 +80,79 @@ class Unreached(Exception):
 NOT_TAKEN = (429, 503)
 
 
-def post(settings: Settings, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
-    """Send ``added`` and the message to the database's message_process and return what answers.
+USER_ID_LIFETIME = 60.0  # seconds; then the login is asked for its user id again, for the user may be another by then
 
-    ``begin`` is called each time before the message leaves, and when it has left. Failures that surely never reached
-    the database are retried until the monotonic clock says ``until``. Raises Ended when there is no answer, when it is
-    ambiguous whether the database has the message, and when the login fails.
-    """
-    from xmlrpc.client import Binary, dumps
 
-    import requests  # 100 ms, the most of a run; mail that no rule matches never gets here
+class Client:
+    """The database, as the one user that the settings name: threads share its connections, which are kept."""
 
-    with requests.Session() as session:
+    def __init__(self, settings: Settings, retrying: Callable[[], None] = lambda: None) -> None:
+        """``retrying`` is called before each try but the first."""
+        self.settings, self.retrying = settings, retrying
+        self.user_id, self.known_until = 0, 0.0
+
+    @cached_property
+    def session(self) -> Any:
+        from http.cookiejar import DefaultCookiePolicy
+
+        import requests  # 100 ms, the most of a run; mail that no rule matches never gets here
+        from requests.adapters import HTTPAdapter
+
+        session = requests.Session()
         session.trust_env = False  # no proxies, no netrc: the settings say all
         # Else it reads all of a redirect's body, though it does not follow it.
         session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # no option for it
-        session.verify = settings.ca_file or _system_ca()
+        session.verify = self.settings.ca_file or _system_ca()
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a web session is not ours to have
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=self.settings.workers))
+        return session
 
-        def call(service: str, body: bytes | Body) -> Reply:
-            return _patiently(lambda: _send(session, settings, service, body), until)
+    def post(self, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
+        """Send ``added`` and the message to message_process and return what answers.
 
-        uid, password = _user_id(settings.login), str(settings.password)
-        if uid is None:
-            credentials: tuple[Any, ...] = (settings.database, settings.login, password, {})
-            uid = _admitted(call("common", dumps(credentials, "authenticate").encode()))
+        ``begin`` is called each time before the message leaves, and when it has left. Failures that surely never
+        reached the database are retried until the monotonic clock says ``until``. Raises Ended when there is no
+        answer, when it is ambiguous whether the database has the message, and when the login fails.
+        """
+        from xmlrpc.client import Binary
+
         # False is "no model": XML-RPC has no null
-        arguments: tuple[Any, ...] = ("mail.thread", "message_process", [settings.model or False, Binary(b"")], {})
-        empty_call = dumps((settings.database, uid, password, *arguments), "execute_kw")
-        return call("object", Body(empty_call, added, raw, begin))
+        call = self._call("mail.thread", "message_process", [self.settings.model or False, Binary(b"")], {}, until)
+        return self._send("object", Body(call, added, raw, begin), until)
 
+    def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
+        """Return what a method of a model returns. Raises Ended."""
+        return _value(self._send("object", self._call(model, method, arguments, options, until).encode(), until))
 
-def _user_id(login: str) -> int | None:
-    """Return the login as a user id, which is below 2 ** 31 in XML-RPC, or None when it is a name."""
-    return int(login) if login.isascii() and login.isdigit() and int(login) < 2**31 else None
+    def version(self, until: float) -> object:
+        """Return what the server says of its version. Raises Ended."""
+        from xmlrpc.client import dumps
+
+        return _value(self._send("common", dumps((), "version").encode(), until))
+
+    def _call(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> str:
+        from xmlrpc.client import dumps
+
+        settings = self.settings
+        user = (settings.database, self._user_id(until), str(settings.password))
+        return dumps((*user, model, method, arguments, options), "execute_kw")
+
+    def _user_id(self, until: float) -> int:
+        """Return the user id of the login, which may be one already. Raises Ended."""
+        login = self.settings.login
+        if login.isascii() and login.isdigit() and int(login) < 2**31:  # XML-RPC has no larger numbers
+            return int(login)
+        if time.monotonic() >= self.known_until:
+            from xmlrpc.client import dumps
+
+            credentials: tuple[Any, ...] = (self.settings.database, login, str(self.settings.password), {})
+            self.user_id = _admitted(self._send("common", dumps(credentials, "authenticate").encode(), until))
+            self.known_until = time.monotonic() + USER_ID_LIFETIME
+        return self.user_id
+
+    def _send(self, service: str, body: bytes | Body, until: float) -> Reply:
+        return _patiently(lambda: _send(self.session, self.settings, service, body), until, self.retrying)
 
 
 def _system_ca() -> str | bool:
@@ -182,7 +223,7 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-def _patiently(send: Callable[[], Reply], until: float) -> Reply:
+def _patiently(send: Callable[[], Reply], until: float, retrying: Callable[[], None]) -> Reply:
     """Return what ``send`` returns; send again, until the clock says ``until``, what never reached the database."""
     try:
         return send()
@@ -194,6 +235,7 @@ def _patiently(send: Callable[[], Reply], until: float) -> Reply:
     def attempt() -> Reply:
         if failed:  # the first one is over already
             raise failed.pop()
+        retrying()
         return send()
 
     def retry_after(state: Any) -> float:
@@ -201,7 +243,7 @@ def _patiently(send: Callable[[], Reply], until: float) -> Reply:
         return reply.retry_after if reply else 0.0
 
     jitter = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)
-    retrying = Retrying(
+    tries = Retrying(
         retry=retry_if_exception_type(Unreached),
         # no longer than is left, so that the last attempt is made when the patience ends
         wait=lambda state: min(max(jitter(state), retry_after(state)), max(0.0, until - time.monotonic())),
@@ -209,7 +251,7 @@ def _patiently(send: Callable[[], Reply], until: float) -> Reply:
         reraise=True,
     )
     try:
-        return retrying(attempt)
+        return tries(attempt)
     except Unreached as unreached:
         if unreached.reply:
             return unreached.reply

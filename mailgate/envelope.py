@@ -10,22 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import IO, NamedTuple
 
+from mailgate.arguments import Arguments
 from mailgate.outcome import Ended, Outcome
-
-# An MTA's settings give an option's value as an argument of its own or after "="; Postfix repeats an argument
-# for each recipient, so --original-recipient may be followed by many values, or be there many times. argparse
-# would cost a tenth of a run, and takes no value that begins with "-", as an address may.
-ONE, MANY, NONE = "one value", "one value or more", "no value"
-OPTIONS = {
-    "--env-file": ONE,
-    "--sender": ONE,
-    "--original-recipient": MANY,
-    "--queue-id": ONE,
-    "--model": ONE,
-    "--dry-run": NONE,
-    "--help": NONE,
-    "--version": NONE,
-}
 
 # The header fields that may name recipients where no envelope does. Those of the MTAs have nothing but addresses,
 # which may stand without commas between them.
@@ -41,10 +27,6 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 _FIELD_NAME = re.compile(rb"([\x21-\x39\x3b-\x7e]*):|From ")
 _ATOMS = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+")  # RFC 5322 atext and dots, RFC 6531's letters too
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class Usage(Exception):
-    """Raised for arguments that make no sense; the text says why."""
 
 
 class Recipient(NamedTuple):
@@ -80,79 +62,27 @@ class Raw(NamedTuple):
             yield chunk
 
 
-class Arguments(NamedTuple):
-    """What the command line says."""
-
-    recipients: tuple[str, ...] = ()
-    original_recipients: tuple[str, ...] = ()
-    sender: str | None = None
-    env_file: str = ""
-    queue_id: str = ""
-    model: str = ""
-    dry_run: bool = False
-    help: bool = False
-    version: bool = False
-
-
-def parse_arguments(argv: Iterable[str]) -> Arguments:
-    """Return what the arguments say, the program's name left out. Raises Usage."""
-    rest = list(argv)
-    recipients: list[str] = []
-    found: dict[str, list[str]] = {}
-    while rest:
-        argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
-        if argument == "--":
-            recipients += rest
-            break
-        if not argument.startswith("-"):
-            recipients.append(argument)
-        elif name not in OPTIONS or (equals and OPTIONS[name] is NONE):
-            raise Usage(f"unknown option {name}")
-        elif equals:
-            found.setdefault(name, []).append(value)
-        else:
-            values = found.setdefault(name, [])
-            if OPTIONS[name] is not NONE:
-                if not rest or _is_option(rest[0]):
-                    raise Usage(f"{name} needs a value")
-                values.append(rest.pop(0))
-            while OPTIONS[name] is MANY and rest and not _is_option(rest[0]):
-                values.append(rest.pop(0))
-
-    last = {name: values[-1] for name, values in found.items() if values}
-    return Arguments(
-        recipients=tuple(filter(None, recipients)),
-        original_recipients=tuple(found.get("--original-recipient", ())),
-        sender=last.get("--sender"),
-        env_file=last.get("--env-file", ""),
-        queue_id=last.get("--queue-id", ""),
-        model=last.get("--model", ""),
-        dry_run="--dry-run" in found,
-        help="--help" in found,
-        version="--version" in found,
-    )
-
-
-def _is_option(argument: str) -> bool:
-    return argument.partition("=")[0] in OPTIONS or (argument.startswith("--") and "@" not in argument)
-
-
 def spool(source: IO[bytes], max_size: int) -> Raw:
     """Return the message that ``source`` holds, on disk when it is large; the file has no name.
 
-    A leading mbox line (``From sender date``) is no part of it. Raises Ended(TOO_LARGE) beyond ``max_size``
-    bytes, Ended(NOT_A_MESSAGE) for nothing at all, and OSError where the disk is full.
+    Raises Ended(TOO_LARGE) beyond ``max_size`` bytes, as ``spooled`` does, and OSError where the disk is full.
     """
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
     file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # closed, and gone, with the process
-    size = 0
     while chunk := source.read(CHUNK):
-        size += len(chunk)
-        if size > max_size:
-            raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
         file.write(chunk)
+        if file.tell() > max_size:
+            raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
+    return spooled(file)
+
+
+def spooled(file: IO[bytes]) -> Raw:
+    """Return the message that has been written to a file, without a leading mbox line (``From sender date``).
+
+    Raises Ended(NOT_A_MESSAGE) for nothing at all.
+    """
+    size = file.tell()
     raw = Raw(file, 0, size)
     mbox_line = _LINE.match(raw.head())
     if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < HEADER_LIMIT:

@@ -3,9 +3,11 @@
 What is printed is public; what is here is the operator's.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mailgate.outcome import Outcome, Verdict
 from mailgate.rules import Match
@@ -36,33 +38,68 @@ VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemo
 def quoted(value: object) -> str:
     """Return a value in printable ASCII, in quotes where it needs them; None and "" are nothing at all."""
     text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-    limit = 3 * VALUE_LIMIT if isinstance(value, list) else VALUE_LIMIT
-    if len(text) > limit:
-        text = f"{text[:limit]}... ({len(text)} characters)"
+    text = _cut(text, 3 * VALUE_LIMIT if isinstance(value, list) else VALUE_LIMIT)
     if re.fullmatch(r"[!#-\[\]-~]*", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[^ -~]", lambda match: match[0].encode("unicode_escape").decode(), escaped) + '"'
 
 
-def line(facts: Mapping[str, object], verdict: Verdict, seconds: float) -> str:
-    """Return the line; what is not known is empty, and no value can end the line or look like another key."""
+def _cut(text: str, limit: int = VALUE_LIMIT) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: str = "text") -> str:
+    """Return the line; what is not known is empty, and no value can end the line or look like another key.
+
+    ``form`` is "text", or "json" for one object with the same keys in the same order.
+    """
     outcome, cause, record_id = verdict
     values = {
         **facts,
         "outcome": outcome.name.lower(),
         "status_code": outcome.status_code,
         "record_id": record_id,
-        "seconds": f"{seconds:.2f}",
+        "seconds": round(seconds, 3),
         "cause": cause,
     }
+    if form == "json":
+        from json import dumps
+
+        return dumps({key: _cut(value) if isinstance(value := values.get(key), str) else value for key in KEYS})
     return " ".join(f"{key}={quoted(values.get(key))}" for key in KEYS)
 
 
-def write(target: str, outcome: Outcome, text: str) -> None:
+def write(facts: Mapping[str, Any], verdict: Verdict, seconds: float) -> None:
+    """Write the line of a message to where ``facts["log"]`` says (see ``write_to``), without the secret.
+
+    Raises nothing: the message has ended, and its log can't change that.
+    """
+    with contextlib.suppress(Exception):
+        target, form = facts["log"]
+        if facts.get("secret"):
+            verdict = verdict._replace(cause=verdict.cause.replace(str(facts["secret"]), "********"))
+        text = line(facts, verdict, seconds, form)
+        write_to(target, PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status], text)
+
+
+def event(facts: Mapping[str, Any], priority: str, text: str) -> None:
+    """Write a line about the service itself. Raises nothing."""
+    with contextlib.suppress(Exception):
+        target, form = facts["log"]
+        text = text.replace(str(facts["secret"]), "********")
+        if form == "json":
+            from json import dumps
+
+            write_to(target, priority, dumps({"event": _cut(text)}))
+        else:
+            write_to(target, priority, f"event={quoted(text)}")
+
+
+def write_to(target: str, priority: str, text: str) -> None:
     """Write a line to ``syslog``, to ``stderr`` or to the file of that name, and to syslog when that fails.
 
-    A person at a terminal sees it too. Raises nothing: the message has ended, and its log can't change that.
+    A person at a terminal sees it too.
     """
     try:
         if os.path.isabs(target):
@@ -79,7 +116,7 @@ def write(target: str, outcome: Outcome, text: str) -> None:
         import syslog
 
         syslog.openlog("mail-gateway", syslog.LOG_PID, syslog.LOG_MAIL)
-        syslog.syslog(getattr(syslog, PRIORITIES.get(outcome) or PRIORITY_BY_STATUS[outcome.exit_status]), text)
+        syslog.syslog(getattr(syslog, priority), text)
 
 
 def where(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NamedTuple
 
+from mailgate import DEADLINE
 from mailgate.outcome import Ended, Outcome
 
 ENV_FILE = "/etc/mail-gateway.env"
@@ -16,11 +17,6 @@ PREFIX = "MAIL_GATEWAY_"
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
 # call around it and for the header fields that we add.
 MAX_SIZE = (128 * 2**20 - 64 * 2**10) // 4 * 3
-
-# Seconds that a whole run may take, from reading the settings to the exit status. It must end before the MTA
-# loses patience, for that bounces: Postfix's command_time_limit is 1000 s, and 900 s is what we recommend for
-# it and for Exim's timeout (3600 s by default). The last 60 s are for a name lookup, which no signal interrupts.
-DEADLINE = 840
 
 
 class Secret(str):
@@ -53,6 +49,13 @@ class Settings(NamedTuple):
     hold: str
     state: str
     log: str
+    log_format: str
+    lmtp: str
+    socket_mode: int
+    clients: frozenset[str]
+    socketmap: str
+    workers: int
+    metrics: str
 
 
 def _text(value: str) -> str:
@@ -173,6 +176,54 @@ def _log(value: str) -> str:
     return value
 
 
+def _one_of(*values: str) -> Callable[[str], str]:
+    def convert(value: str) -> str:
+        if value not in values:
+            raise ValueError(f"must be {' or '.join(values)}")
+        return value
+
+    return convert
+
+
+def _address(value: str) -> str:
+    """Return the absolute path of a socket or file, or loopback address and port: 127.0.0.1:24, [::1]:24."""
+    from ipaddress import ip_address
+
+    host, _, port = _text(value).rpartition(":")
+    if not os.path.isabs(value):
+        try:
+            valid = ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 2**16
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError("must be an absolute path, or an address like 127.0.0.1:24 that only this host can reach")
+    return value
+
+
+def _mode(value: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", value):
+        raise ValueError("must be a file mode like 0660")
+    return int(value, 8)
+
+
+def _users(value: str) -> frozenset[str]:
+    from pwd import getpwnam
+
+    users = frozenset(part.strip() for part in _text(value).split(",") if part.strip())
+    for user in users:
+        try:
+            getpwnam(user)
+        except KeyError:
+            raise ValueError("names a user that does not exist") from None
+    return users
+
+
+def _workers(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 64:
+        raise ValueError("must be a number from 1 to 64")
+    return int(value)
+
+
 class Variable(NamedTuple):
     """One row of the table: how the text becomes a value, and the value where the variable is missing."""
 
@@ -206,6 +257,14 @@ VARIABLES = {
     "HOLD": Variable(_folder),
     "STATE": Variable(_own_folder),
     "LOG": Variable(_log, "syslog"),
+    "LOG_FORMAT": Variable(_one_of("text", "json"), "text"),
+    # Those of the service.
+    "LMTP": Variable(_address, "/run/mail-gateway/lmtp.sock"),
+    "SOCKET_MODE": Variable(_mode, 0o600),
+    "CLIENTS": Variable(_users, frozenset()),
+    "SOCKETMAP": Variable(_address),
+    "WORKERS": Variable(_workers, 4),
+    "METRICS": Variable(_address),
 }
 
 

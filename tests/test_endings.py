@@ -376,7 +376,7 @@ def test_a_signal_while_the_message_is_read_keeps_it_in_the_queue(gateway: Gatew
 def test_an_endless_answer_ends_at_the_deadline(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
     """Each byte comes in time, so only the deadline ends it; a copy of the program has a shorter one."""
     copy = copy_program(tmp_path)
-    settings = copy.parent / "mailgate" / "settings.py"
+    settings = copy.parent / "mailgate" / "__init__.py"
     text = settings.read_text()
     assert "DEADLINE = 840" in text
     settings.write_text(text.replace("DEADLINE = 840", "DEADLINE = 5"))
@@ -404,10 +404,10 @@ def copy_program(folder: Path) -> Path:
         "echo 'syntax error' >> mailgate/rules.py",
         "echo 'raise SystemExit(0)' >> mailgate/message.py",
         "echo 'raise ImportError' > requests.py",
-        "echo 'def post(*_): raise KeyError' >> mailgate/database.py",
-        "echo 'def post(*_): 1 / 0' >> mailgate/database.py",
-        "echo 'def post(*_): raise MemoryError' >> mailgate/database.py",
-        "echo 'def post(*_): raise SystemExit(0)' >> mailgate/database.py",
+        "echo 'def judge(*_): raise KeyError' >> mailgate/database.py",
+        "echo 'def judge(*_): 1 / 0' >> mailgate/database.py",
+        "echo 'def judge(*_): raise MemoryError' >> mailgate/database.py",
+        "echo 'def judge(*_): raise SystemExit(0)' >> mailgate/database.py",
     ],
 )
 def test_a_bug_or_a_broken_installation_keeps_the_mail_in_the_queue(

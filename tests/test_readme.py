@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from mailgate.envelope import OPTIONS
+from mailgate.arguments import OPTIONS
 from mailgate.outcome import Outcome
 from mailgate.settings import HOLD, REQUIRED, STATE, VARIABLES, read
 
@@ -29,6 +29,8 @@ def test_the_settings_are_those_of_the_code() -> None:
             assert {"HOLD": HOLD, "STATE": STATE}.get(name, "") in documented
         elif default is REQUIRED:
             assert documented == "required"
+        elif name == "SOCKET_MODE":
+            assert documented == f"`{default:04o}`"
         elif isinstance(default, frozenset):
             assert documented == (f"`{','.join(default)}`" if default else "empty")
         else:
@@ -38,8 +40,9 @@ def test_the_settings_are_those_of_the_code() -> None:
 
 
 def test_the_endings_are_those_of_the_code() -> None:
-    rows = [(cells[0].strip("`"), int(cells[1]), cells[2]) for cells in rows_below(README, "ending")]
-    assert sorted(rows) == sorted((row.name.lower(), row.exit_status, row.status_code) for row in Outcome)
+    rows = [(name.strip("`"), *numbers) for name, *numbers, _ in rows_below(README, "ending")]
+    codes = [(row.name.lower(), f"{row.exit_status}", f"{row.reply_code}", row.status_code) for row in Outcome]
+    assert sorted(rows) == sorted(codes)
 
 
 def test_the_example_has_every_setting_and_can_be_read(tmp_path: Path) -> None:

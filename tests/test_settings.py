@@ -10,8 +10,9 @@ import pytest
 from endpoint import Endpoint, http
 from gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
 
+from mailgate import DEADLINE
 from mailgate.outcome import Ended, Outcome
-from mailgate.settings import DEADLINE, MAX_SIZE, VARIABLES, Secret, build, read
+from mailgate.settings import MAX_SIZE, VARIABLES, Secret, build, read
 
 REQUIRED = {"URL": "https://odoo.example.com", "DATABASE": "d", "LOGIN": "2", "PASSWORD": "s3cret"}
 
@@ -47,6 +48,13 @@ def test_the_defaults() -> None:
         "hold": settings.hold,  # depends on the machine
         "state": settings.state,
         "log": "syslog",
+        "log_format": "text",
+        "lmtp": "/run/mail-gateway/lmtp.sock",
+        "socket_mode": 0o600,
+        "clients": frozenset(),
+        "socketmap": "",
+        "workers": 4,
+        "metrics": "",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_readme import ROOT, rows_below
 
-from mailgate.envelope import OPTIONS
+from mailgate import DEADLINE
+from mailgate.arguments import OPTIONS
 from mailgate.outcome import Outcome
-from mailgate.settings import DEADLINE
 
 POSTFIX, EXIM = ROOT / "postfix", ROOT / "exim"
 TRANSPORT = (EXIM / "conf.d/transport/30_mail-gateway").read_text()

@@ -1,0 +1,181 @@
+"""One connection of an MTA, as aiosmtpd speaks LMTP (RFC 2033), but for what does not fit in memory or in a table."""
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+
+from aiosmtpd import smtp
+from aiosmtpd.lmtp import LMTP
+
+from mailgate import DEADLINE, __version__, log
+from mailgate.outcome import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from mailgate.lmtp import Service
+
+CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
+WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
+IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
+READ = 2**16  # bytes of a connection that are kept before they are looked at
+SILENCE = 300.0  # seconds that a client may be silent (RFC 5321, 4.5.3.2.7)
+
+STOPPING = "421 4.3.2 service stops"
+# The status codes of what aiosmtpd says without one (RFC 2034, RFC 3463).
+STATUS_CODES = {
+    "221": "2.0.0",
+    "250": "2.0.0",
+    "252": "2.5.0",
+    "500": "5.5.2",
+    "501": "5.5.4",
+    "502": "5.5.1",
+    "503": "5.5.1",
+    "552": "5.3.4",
+    "553": "5.1.3",
+    "555": "5.5.4",
+}
+
+_PATH = re.compile(r'\s*<(?:@[^:>]*:)?((?:"(?:[^"\\]|\\.)*"|[^">])*)>\s*(.*)', re.DOTALL)
+_WITHOUT_CODE = re.compile(r"(\d{3}) (?![245]\.\d+\.\d+ )")
+
+
+class Transaction(smtp.Envelope):
+    """Who a message is from and for, and the ending of a recipient who was put off, if one was."""
+
+    put_off: Outcome | None = None
+
+
+class Connection(LMTP):
+    """One connection of an MTA."""
+
+    line_length_limit = READ  # aiosmtpd's reader is made with it
+
+    def __init__(self, service: "Service") -> None:
+        super().__init__(
+            service,
+            data_size_limit=service.settings.max_size,
+            enable_SMTPUTF8=True,
+            hostname=socket.gethostname(),
+            ident=f"mail-gateway {__version__}",
+            timeout=SILENCE,
+            loop=asyncio.get_running_loop(),
+        )
+        self.service, self.max_size = service, service.settings.max_size
+        self.is_delivering = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.service.open.add(self)
+        if not self.service.admits(transport):
+            self.dismiss("421 4.7.0 not admitted")
+        elif len(self.service.open) > CONNECTIONS:
+            self.dismiss("421 4.3.2 too many connections")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.service.open.discard(self)
+        super().connection_lost(error)
+
+    def dismiss(self, reply: str) -> None:
+        """Say a last word, and close."""
+        if self._handler_coroutine:
+            self._handler_coroutine.cancel()
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.write(f"{reply}\r\n".encode())
+            self.transport.close()
+
+    def _create_envelope(self) -> Transaction:
+        return Transaction()
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        """Return the address of MAIL or RCPT and what follows it; the MTA has judged it, so all is taken that can be.
+
+        aiosmtpd takes the email package's parser, which refuses some and rewrites others.
+        """
+        found = _PATH.fullmatch(arg)
+        return (found[1] or "<>", found[2]) if found else (None, None)
+
+    async def push(self, status: Any) -> None:
+        found = _WITHOUT_CODE.match(status) if isinstance(status, str) else None
+        if found and found[1] in STATUS_CODES:
+            status = f"{found[1]} {STATUS_CODES[found[1]]} {status[4:]}"
+        await super().push(status)
+
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """Take a message to its ending; aiosmtpd would keep it in memory, and refuse long lines."""
+        transaction = self.envelope
+        assert isinstance(transaction, Transaction)
+        is_full = self.service.delivering >= WAITING + self.service.settings.workers
+        refusal = ""
+        if arg:
+            refusal = "501 Syntax: DATA"
+        elif not transaction.rcpt_tos:
+            refusal = "503 Error: need RCPT command"
+        elif transaction.put_off:  # the database takes a message once: a second one could not serve who was put off
+            refusal = transaction.put_off.reply
+        elif is_full:
+            refusal = Outcome.BUSY.reply
+        if refusal:
+            await self.push(refusal)
+            return
+        await self.push("354 End data with <CR><LF>.<CR><LF>")
+        began = time.monotonic()
+        file = SpooledTemporaryFile(max_size=IN_MEMORY)
+        try:
+            verdict = await self._receive(file)
+            self._reset_timeout(2 * DEADLINE)  # it is not for the client to speak
+            self.is_delivering = True
+            replies = await self.service.take(transaction, file, verdict, began)
+        finally:
+            self.is_delivering = False
+            self.envelope = Transaction()
+        await self.push("\r\n".join(replies))
+        self._reset_timeout()
+        if self.service.is_stopping:
+            self.dismiss(STOPPING)
+
+    async def _receive(self, file: IO[bytes]) -> Verdict | None:
+        """Write the message to ``file`` and return why it can't be taken, if so; it is read to its end anyway."""
+        verdict = None
+        async for chunk in content(self._reader):
+            self._reset_timeout()
+            if verdict:
+                continue
+            try:
+                file.write(chunk)
+                if file.tell() > self.max_size:
+                    verdict = Verdict(Outcome.TOO_LARGE, f"more than {self.max_size} bytes")
+            except OSError as error:  # a full disk
+                verdict = Verdict(Outcome.FAILED, log.where(error))
+            if verdict:
+                file.seek(0)
+                file.truncate()
+        return verdict
+
+
+async def content(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Yield a message as it comes, up to the line with a single dot, without the dots that lines were given.
+
+    RFC 5321, 4.5.2. Only CRLF ends a line (2.3.8): what others might take for the end of the message is part of it.
+    """
+    data, begun = b"\r\n", False  # the end of the line with DATA, so that every line begins in the same way
+    while True:
+        received = await reader.read(2**30)  # all that is there
+        if not received:
+            raise ConnectionResetError
+        data += received
+        end = data.find(b"\r\n.\r\n")
+        # Up to a CR among the last bytes, with which that end, or a line with a dot, may begin.
+        cut = end + 2 if end >= 0 else data.find(b"\r", max(0, len(data) - 4))
+        cut = cut if cut >= 0 else len(data)
+        whole = data[:cut].replace(b"\r\n.", b"\r\n")
+        rest = data[cut:]
+        if whole:
+            yield whole if begun else whole[2:]
+            begun = True
+        if end >= 0:
+            reader.feed_data(rest[3:])  # the next commands (RFC 2920, 3.1)
+            return
+        data = rest

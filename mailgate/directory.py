@@ -1,0 +1,137 @@
+"""Which addresses the database has: its own list, read from it and kept, and asked again where it may have changed.
+
+The list takes the place of the operator's ALIASES, LOCAL_PARTS, CATCHALL and BOUNCE, so that the rules decide by it as
+they do by those. It is read in the background. An address that is not on it is refused only when the list was read
+this very second: for any other miss it is read anew. Who can't be asked refuses nobody: while there is no list, the
+operator's settings decide alone, as they do in the pipe; with a list of some age, a miss is put off.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mailgate.database import Client
+from mailgate.envelope import Recipient
+from mailgate.log import where
+from mailgate.outcome import Ended, Outcome
+from mailgate.rules import match
+from mailgate.settings import Settings
+
+REFRESH = 60.0  # seconds between two readings in the background
+FRESH = 1.0  # seconds for which a list, or the failure to read it, answers a miss: so often may strangers make us ask
+PATIENCE = 10.0  # seconds that a miss waits for the list; an MTA waits minutes for the answer to RCPT
+ALLOWED = "mail.catchall.domain.allowed"
+FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
+
+
+def read(client: Client, settings: Settings) -> Settings:
+    """Return the settings with the database's addresses in place of the operator's. Raises Ended.
+
+    Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection.
+    """
+
+    def search(model: str, *fields: str) -> list[dict[str, Any]]:
+        rows = client.execute(model, "search_read", [[]], {"fields": fields}, time.monotonic())
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= {*fields} for row in rows):
+            raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
+        return rows
+
+    version = client.version(time.monotonic())
+    number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
+    if isinstance(number, int) and number < FIRST_VERSION:
+        raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
+    domains = search("mail.alias.domain", "name", "bounce_email", "catchall_email", "default_from_email")
+    aliases = search("mail.alias", "alias_name", "alias_full_name", "alias_incoming_local")
+    allowed = settings.allowed_domains
+    try:
+        value = client.execute("ir.config_parameter", "get_param", [ALLOWED], {}, time.monotonic())
+        allowed |= {part.strip().lower() for part in str(value or "").split(",")} - {""}
+    except Ended as ended:  # an administrator's to read; without it, the settings' count
+        if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
+            raise
+    # An answer to a notification goes to the thread even where it is sent to the notification's own address.
+    addresses = [row[field] for row in domains for field in ("bounce_email", "catchall_email", "default_from_email")]
+    addresses += [row["alias_full_name"] for row in aliases]
+    return settings._replace(
+        alias_domains=frozenset(str(row["name"]).lower() for row in domains),
+        allowed_domains=frozenset(allowed),
+        aliases=frozenset(address.lower() for address in addresses if address and "@" in address),
+        local_parts=frozenset(
+            row["alias_name"].lower() for row in aliases if row["alias_name"] and row["alias_incoming_local"]
+        ),
+        catchall=frozenset(),
+        bounce=frozenset(),
+    )
+
+
+class Directory:
+    """The list, as the running service keeps it."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        """``report`` is told in a line what goes wrong."""
+        self.settings, self.report = settings, report
+        self.listed: Settings | None = None
+        self.read_at = 0.0  # seconds since 1970; 0 is never
+        self._asked_at, self._answered = float("-inf"), False  # the last reading: its end (monotonic), and whether it
+        self._found = ""
+        self._reading: asyncio.Task[None] | None = None
+        # Patience is for mail: here, a client waits for his answer to RCPT.
+        connect_timeout, read_timeout = (
+            min(seconds, PATIENCE) for seconds in (settings.connect_timeout, settings.read_timeout)
+        )
+        self._client = Client(settings._replace(connect_timeout=connect_timeout, read_timeout=read_timeout))
+        self._thread = ThreadPoolExecutor(1, "directory")
+
+    async def keep(self) -> None:
+        """Read the list again and again, until cancelled."""
+        try:
+            while True:
+                await self.refresh()
+                await asyncio.sleep(REFRESH)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def refresh(self) -> None:
+        """Read the list, or wait for who is reading it, but not for long."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        await asyncio.wait({self._reading}, timeout=PATIENCE)
+
+    async def _read(self) -> None:
+        self._answered = False
+        try:
+            loop = asyncio.get_running_loop()
+            self.listed = await loop.run_in_executor(self._thread, read, self._client, self.settings)
+            self.read_at, self._answered = time.time(), True
+            found = f"the alias list is read: {len(self.listed.aliases)} addresses"
+        except Ended as ended:
+            found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
+        except Exception as error:
+            found = f"the alias list can't be read: {where(error)}"
+        if found != self._found:
+            self.report(found)
+        self._found = found
+        self._asked_at = time.monotonic()
+
+    @property
+    def rules(self) -> Settings:
+        """The settings that decide: with the list, where there is one and no model takes what no alias takes."""
+        return self.settings if self.settings.model or self.listed is None else self.listed
+
+    async def refusal(self, address: str) -> Outcome | None:
+        """Return why a recipient is refused or put off, None when it is the database's as far as anybody knows."""
+        if not _has(self.settings, address):
+            return Outcome.UNKNOWN_RECIPIENT
+        is_missing = self.listed is None or not _has(self.listed, address)
+        if is_missing and not self.settings.model and time.monotonic() - self._asked_at > FRESH:
+            await self.refresh()
+        if _has(self.rules, address):
+            return None
+        is_current = self._answered and time.monotonic() - self._asked_at <= FRESH
+        return Outcome.UNKNOWN_RECIPIENT if is_current else Outcome.NO_ANSWER
+
+
+def _has(settings: Settings, address: str) -> bool:
+    return bool(match(settings, [Recipient(address)])[0].rule)

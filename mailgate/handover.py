@@ -1,0 +1,173 @@
+"""Give the message on standard input to the resident service over LMTP, before anything heavy is imported.
+
+The pipe then costs little more than the start of an interpreter: this module imports what is built in, and knows of
+addresses, settings and endings only what it needs. Whatever it is not sure of it leaves to the walk, with standard
+input untouched: no service, no answer within a second, a message whose envelope is not plain to see. Once the service
+has begun to take the message there is no way back; a broken connection then means "try again later".
+"""
+
+from __future__ import annotations
+
+import _socket  # the half of it without enums and selectors; see mail_gateway.py
+import os
+
+from mailgate.arguments import Usage, parse_arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+FIRST_ANSWERS = 1.0  # seconds that each answer may take until the service asks for the message
+CHUNK = 2**16  # bytes
+BROKEN = b"4.4.2 no whole answer from the mail gateway service, will try again\n"
+
+# What can stand in a path without quotes (RFC 5321, 4.1.2; RFC 6531 adds the letters that are not ASCII).
+_ATOMS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+-/=?^_`{|}~@[]:")
+
+
+class Silent(Exception):
+    """Raised when the service does not answer, or not as LMTP has it."""
+
+
+def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] | None:
+    """Return exit status and line, as the service has it, or None when the message is still to be delivered."""
+    try:
+        arguments = parse_arguments(argv)
+    except Usage:
+        return None
+    if not arguments.service or arguments.model or arguments.dry_run or arguments.help or arguments.version:
+        return None
+    sender = arguments.sender if arguments.sender is not None else environ.get("SENDER")
+    pairs = _recipients(arguments.recipients, arguments.original_recipients, environ)
+    if sender is None or not pairs or os.isatty(0):
+        return None
+    sender = "" if sender.upper() == "MAILER-DAEMON" else sender.strip("<>")
+    if not all(_is_plain(address) for address in [sender, *(address for pair in pairs for address in pair)]):
+        return None
+
+    connection = None
+    try:
+        connection = _connect(arguments.service)
+        answers = _Answers(connection)
+        refusals = _introduce(connection, answers, sender, pairs)
+    except (OSError, Silent):
+        if connection:
+            connection.close()
+        return None
+    if len(refusals) == len(pairs) or any(answer[:1] == b"4" for answer in refusals):
+        return _ending(refusals)  # nobody is left to take it, or somebody could not be served by a second message
+    try:
+        connection.settimeout(None)  # the deadline of the whole run ends it
+        for chunk in _transparent(iter(lambda: os.read(0, CHUNK), b"")):
+            connection.sendall(chunk)
+        return _ending([answers.next() for _ in range(len(pairs) - len(refusals))])
+    except (OSError, Silent):
+        return os.EX_TEMPFAIL, BROKEN
+
+
+def _recipients(
+    recipients: tuple[str, ...], originals: tuple[str, ...], environ: Mapping[str, str]
+) -> list[tuple[str, ...]]:
+    """Return for each recipient the addresses to try: the original recipient, and what the MTA made of it."""
+    if not recipients and not originals:
+        recipients = tuple(filter(None, [environ.get("RECIPIENT")]))
+        originals = tuple(filter(None, [environ.get("ORIGINAL_RECIPIENT")]))
+        if recipients and recipients[0].startswith("@"):  # Exim's, for a batch
+            return []
+    count = max(len(recipients), len(originals))
+    pairs = [(*originals[index : index + 1], *recipients[index : index + 1]) for index in range(count)]
+    return [tuple(address for address in dict.fromkeys(pair) if address) for pair in pairs]
+
+
+def _is_plain(address: str) -> bool:
+    return all(character in _ATOMS or character > "\x9f" for character in address) and address.isprintable()
+
+
+def _connect(service: str) -> _socket.socket:
+    """Return a connection to a Unix socket's path, or to an address and port. Raises OSError and Silent."""
+    host, _, port = service.rpartition(":")
+    family = _socket.AF_UNIX if service.startswith("/") else _socket.AF_INET6 if "[" in host else _socket.AF_INET
+    connection = _socket.socket(family, _socket.SOCK_STREAM)
+    connection.settimeout(FIRST_ANSWERS)
+    try:
+        connection.connect(service if family == _socket.AF_UNIX else (host.strip("[]"), int(port)))
+    except ValueError:  # no number
+        raise Silent from None
+    return connection
+
+
+class _Answers:
+    """The answers of the service, one after the other."""
+
+    def __init__(self, connection: _socket.socket) -> None:
+        self.connection, self.received = connection, b""
+
+    def next(self) -> bytes:
+        """Return the last line of the next answer. Raises OSError and Silent."""
+        while True:
+            while b"\n" not in self.received:
+                data = self.connection.recv(CHUNK)
+                if not data:
+                    raise Silent
+                self.received += data
+            line, _, self.received = self.received.partition(b"\n")
+            if not line[:3].isdigit() or line[3:4] not in (b" ", b"-"):
+                raise Silent
+            if line[3:4] == b" ":
+                return line.rstrip(b"\r")
+
+
+def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs: list[tuple[str, ...]]) -> list[bytes]:
+    """Go as far as to where the service asks for the message, and return how it refused which recipients.
+
+    Raises OSError and Silent: it has not taken the message.
+    """
+
+    def ask(*commands: str) -> list[bytes]:
+        connection.sendall("".join(f"{command}\r\n" for command in commands).encode("utf-8", "surrogateescape"))
+        return [answers.next() for _ in commands]
+
+    if answers.next()[:1] != b"2" or ask("LHLO localhost")[0][:1] != b"2":
+        raise Silent
+    utf8 = "" if all(address.isascii() for address in [sender, *(a for pair in pairs for a in pair)]) else " SMTPUTF8"
+    mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *(f"RCPT TO:<{pair[0]}>" for pair in pairs))
+    if mail[:1] != b"2":
+        raise Silent
+    refusals = []
+    for answer, pair in zip(first, pairs, strict=True):
+        for address in pair[1:]:
+            if answer[:1] == b"5":  # as in the walk: a recipient counts when it or its original does
+                (answer,) = ask(f"RCPT TO:<{address}>")
+        if answer[:1] != b"2":
+            refusals.append(answer)
+    if len(refusals) < len(pairs) and not any(answer[:1] == b"4" for answer in refusals):
+        (data,) = ask("DATA")
+        if data[:3] != b"354":
+            return [data] * len(pairs)
+    return refusals
+
+
+def _transparent(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the message with CRLF line ends and dots doubled, and the line that ends it (RFC 5321, 4.5.2)."""
+    line_begins, held = True, b""
+    for chunk in chunks:
+        chunk = held + chunk
+        held = b"\r" if chunk.endswith(b"\r") else b""  # its line feed may be in the next chunk
+        chunk = chunk[: len(chunk) - len(held)]
+        if line_begins and chunk.startswith(b"."):
+            yield b"."
+        if chunk:
+            line_begins = chunk.endswith(b"\n")
+            yield chunk.replace(b"\r\n", b"\n").replace(b"\n.", b"\n..").replace(b"\n", b"\r\n")
+    yield held + (b"" if line_begins and not held else b"\r\n") + b".\r\n"
+
+
+def _ending(answers: list[bytes]) -> tuple[int, bytes]:
+    """Return exit status and line for the answers to all recipients: one that is to be tried again keeps all."""
+    for first in b"4", b"2", b"5":
+        for answer in answers:
+            if answer[:1] == first:
+                code = answer[4:].split(b" ", 1)[0]
+                status = {b"4": os.EX_TEMPFAIL, b"2": os.EX_OK}.get(first, os.EX_DATAERR)
+                return os.EX_NOUSER if code == b"5.1.1" else status, answer[4:] + b"\n"
+    return os.EX_TEMPFAIL, BROKEN

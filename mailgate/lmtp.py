@@ -1,0 +1,306 @@
+"""The resident service: the same walk for a stream of messages, taken from an MTA over LMTP.
+
+One thread speaks with the MTA (see connection.py). A message goes to a spool as it comes, waits for one of a few
+workers (threads), and takes the walk of ``mail_gateway.deliver`` there; the answers, one for each recipient, are read
+off the same table of endings. How many may wait, and how many may connect, is bounded, and so is the memory it takes.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any
+
+from aiosmtpd.smtp import Session
+
+import mail_gateway
+from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
+from mailgate.connection import STOPPING, Connection, Transaction
+from mailgate.database import Client
+from mailgate.directory import Directory
+from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
+from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.settings import Settings
+
+RECIPIENTS = 1000  # of one message; RFC 5321, 4.5.3.1.8, wants 100, and Postfix takes no more than 1000
+LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
+STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
+DESCRIPTORS = 4096  # files and sockets: each connection may have a spool, each worker some more
+EX_CONFIG = 78  # sysexits.h
+
+_QUEUE_ID = re.compile(rb"\bid +([\w-]{5,50})\b")  # as Postfix and Exim write it into Received
+
+
+class Service:
+    """What the connections share; aiosmtpd calls its handle_ methods."""
+
+    def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
+        self.open: set[Connection] = set()
+        self.under_way: set[Future[Verdict]] = set()
+        self.is_stopping = False
+        self.metrics: Any = None
+        if config.metrics:
+            from mailgate.metrics import Metrics  # and with it prometheus_client, which nobody else needs
+
+            self.metrics = Metrics(self)
+        self._reading: asyncio.Task[None] | None = None
+        self.use(config, facts)
+
+    def use(self, config: Settings, facts: dict[str, Any]) -> None:
+        """Take these settings for what comes from now on; ``facts`` say where the log is, and what it may not have."""
+        self.settings, self.facts = config, facts
+        self.clients = listen.user_ids(config.clients)
+        self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None)
+        self.workers = ThreadPoolExecutor(config.workers, "worker")
+        self.few = asyncio.Semaphore(max(1, config.workers - 1))
+        self.directory = Directory(config, self.report)
+        if self._reading:
+            self._reading.cancel()
+        self._reading = asyncio.create_task(self.directory.keep())
+
+    def admits(self, connection: asyncio.BaseTransport | asyncio.StreamWriter) -> bool:
+        """Tell whether the user at the other end may use the service."""
+        peer = listen.peer(connection.get_extra_info("socket"))
+        admitted = not self.clients or peer is None or peer in self.clients
+        if not admitted:
+            self.report(f"user id {peer} is not among MAIL_GATEWAY_CLIENTS")
+        return admitted
+
+    def report(self, text: str, priority: str = "LOG_WARNING") -> None:
+        """Log a line about the service itself."""
+        log.event(self.facts, priority, text)
+
+    @property
+    def delivering(self) -> int:
+        """How many messages have been received and have no answer yet."""
+        return sum(connection.is_delivering for connection in self.open)
+
+    @property
+    def running(self) -> int:
+        """How many of them a worker has."""
+        return sum(future.running() for future in self.under_way.copy())
+
+    # --- what aiosmtpd asks ---
+
+    async def handle_EHLO(
+        self, connection: Connection, session: Session, transaction: Transaction, name: str, replies: list[str]
+    ) -> list[bytes]:
+        session.host_name = name
+        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", replies[-1]]
+        return [reply.encode() for reply in keywords]  # which get no status code (RFC 2034, 4)
+
+    async def handle_RCPT(
+        self, connection: Connection, session: Session, transaction: Transaction, address: str, options: list[str]
+    ) -> str:
+        await asyncio.sleep(0)  # thousands of them may come at once: others have their turn between them
+        if len(transaction.rcpt_tos) >= RECIPIENTS:
+            transaction.put_off = Outcome.BUSY
+            return "452 4.5.3 too many recipients"
+        refusal = await self.directory.refusal(address)
+        if refusal is None:
+            transaction.rcpt_tos.append(address)
+            return "250 2.1.5 one of ours"
+        if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
+            transaction.put_off = refusal
+        if self.metrics:
+            self.metrics.refused(refusal)
+        return refusal.reply
+
+    async def handle_exception(self, error: Exception) -> str:
+        self.report(f"a connection failed: {log.where(error)}", "LOG_ERR")
+        return Outcome.FAILED.reply
+
+    # --- a message ---
+
+    async def take(self, transaction: Transaction, file: IO[bytes], verdict: Verdict | None, began: float) -> list[str]:
+        """Return the replies, one for each recipient, to the message in ``file``.
+
+        ``verdict`` is there when it has ended already; ``began``, in monotonic seconds, is when it began to come.
+        """
+        received = time.monotonic()
+        directory, client = self.directory, self.client
+        refusals = [await directory.refusal(address) for address in transaction.rcpt_tos]
+        if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in refusals):
+            verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
+        sender = "" if transaction.mail_from == "<>" else transaction.mail_from
+        envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
+        facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
+        seconds = {"receive": received - began}
+        size = file.tell()
+
+        def deliver() -> Verdict:
+            started = time.monotonic()
+            seconds["wait"] = started - received
+            verdict = walk(directory.rules, client, envelope, file, facts)
+            seconds["deliver"] = time.monotonic() - started
+            return self._finish(verdict, size, facts, seconds)
+
+        if verdict:
+            self._finish(verdict, size, facts, seconds)
+        else:
+            async with self.few if size > LARGE else contextlib.nullcontext():
+                verdict = await self._run(deliver)
+        outcome = verdict.outcome
+        return [(outcome if outcome.exit_status == 75 or not refusal else refusal).reply for refusal in refusals]
+
+    async def _run(self, deliver: Callable[[], Verdict]) -> Verdict:
+        """Return what ``deliver`` returns, from a worker; when the client goes before that begins, it never does."""
+        if self.is_stopping:
+            return Verdict(Outcome.BUSY)
+        future = self.workers.submit(deliver)
+        self.under_way.add(future)
+        future.add_done_callback(self.under_way.discard)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
+        except asyncio.TimeoutError:  # the worker goes on, and notes for the next try what comes of it
+            return Verdict(Outcome.CUT_OFF)
+        except asyncio.CancelledError:
+            if self.is_stopping and future.cancelled():
+                return Verdict(Outcome.BUSY)
+            raise
+
+    def _finish(self, verdict: Verdict, size: int, facts: dict[str, Any], seconds: dict[str, float]) -> Verdict:
+        log.write(facts, verdict, sum(seconds.values()))
+        if self.metrics:
+            self.metrics.message(verdict.outcome, size, seconds)
+        return verdict
+
+    async def stop(self) -> None:
+        """Turn away what comes, and wait, within a bound, until what a worker has is answered."""
+        self.is_stopping = True
+        for future in self.under_way.copy():
+            future.cancel()  # those that wait
+        for connection in self.open.copy():
+            if not connection.is_delivering:
+                connection.dismiss(STOPPING)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._until_all_have_gone(), STOP_WITHIN)
+
+    async def _until_all_have_gone(self) -> None:
+        while self.open:
+            await asyncio.sleep(0.05)
+
+
+def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any]) -> Verdict:
+    """Take one message to its ending; nothing gets out but the verdict."""
+    try:
+        raw = spooled(file)
+        facts["queue_id"] = queue_id(raw.head())
+        verdict = mail_gateway.deliver(config, client, envelope, raw, facts, lambda: None)
+        return verdict or Verdict(Outcome.FAILED, "a dry run")  # which it never is
+    except Ended as ended:
+        return ended.verdict
+    except Exception as error:  # our own bug, or a full disk
+        return Verdict(Outcome.FAILED, log.where(error))
+    finally:
+        file.close()
+
+
+def queue_id(head: bytes) -> str:
+    """Return the MTA's name for a message, from the Received field that it has put on top; LMTP has no place for it."""
+    received = next((unfold(field) for name, field in fields(head) if name == b"received"), b"")
+    found = _QUEUE_ID.search(received)
+    return found[1].decode() if found else ""
+
+
+# --- the process ---
+
+
+def read_settings(env_file: str) -> tuple[Settings, dict[str, Any]]:
+    """Return the settings, and the facts that the log of every message begins with. Raises Ended."""
+    values, wrong = settings.read(os.environ, env_file)
+    config = settings.build(values, wrong)
+    return config, {"log": (config.log, config.log_format), "secret": config.password}
+
+
+async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, socket.socket], env_file: str) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads settings and alias list anew."""
+    loop = asyncio.get_running_loop()
+    service = Service(config, facts)
+    loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
+    servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
+    if "socketmap" in listeners:
+
+        async def look_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if service.admits(writer):
+                await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
+            writer.close()
+
+        servers.append(await asyncio.start_server(look_up, sock=listeners["socketmap"], backlog=listen.BACKLOG))
+    counting = service.metrics and asyncio.create_task(service.metrics.serve(config.metrics))
+
+    def reload() -> None:
+        listen.notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            service.use(*read_settings(env_file))
+            service.report("settings and alias list are read anew", "LOG_INFO")
+        except Ended as ended:  # the old ones are better than none
+            service.report(f"the settings stay as they were: {ended.verdict.cause}", "LOG_ERR")
+        listen.notify(os.environ, "READY=1")
+
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service.report(f"mail-gateway-lmtp {__version__} is ready", "LOG_INFO")
+    listen.notify(os.environ, "READY=1")
+    await stopping.wait()
+    listen.notify(os.environ, "STOPPING=1")
+    for server in servers:
+        server.close()
+    await service.stop()
+    if counting:
+        counting.cancel()
+    service.report("mail-gateway-lmtp has stopped", "LOG_INFO")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the service and return the exit status."""
+    parser = argparse.ArgumentParser("mail-gateway-lmtp", description="Take mail over LMTP to an Odoo database.")
+    parser.add_argument("--env-file", default="", help="the settings file; README.md lists the settings")
+    parser.add_argument("--version", action="version", version=f"mail-gateway {__version__}")
+    arguments = parser.parse_args(argv)
+    logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's; ours has a line for each message
+    own = []
+    try:
+        config, facts = read_settings(arguments.env_file)
+        listeners = listen.inherited(os.environ)
+        for name, address in {"lmtp": config.lmtp, "socketmap": config.socketmap}.items():
+            if address and name not in listeners:
+                listeners[name] = listen.listen(address, config.socket_mode)
+                own.append(address)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
+    except Ended as ended:
+        return _refuse(ended.verdict.cause)
+    except OSError as error:
+        return _refuse(f"can't listen: {error}")
+    try:
+        asyncio.run(serve(config, facts, listeners, arguments.env_file))
+    finally:
+        for address in own:
+            if os.path.isabs(address):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(address)
+    return os.EX_OK
+
+
+def _refuse(cause: str) -> int:
+    print(f"mail-gateway-lmtp: {cause}", file=sys.stderr)
+    return EX_CONFIG
+
+
+def run() -> None:
+    """Run main() and leave at once: no worker is waited for that has had its time."""
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)
