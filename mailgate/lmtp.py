@@ -304,3 +304,6 @@ def run() -> None:
     status = main()
     sys.stdout.flush()
     os._exit(status)
+
+if __name__ == "__main__":
+    run()

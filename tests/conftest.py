@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from endpoint import Endpoint
 from gateway import Gateway
 from odoo.server import Impossible, Odoo
+from service import Service, running
 from stores import new_store, postgresql  # noqa: F401 fixtures
 from trials import table
 
@@ -65,6 +66,13 @@ def endpoint() -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+@pytest.fixture
+def service(tmp_path: Path, endpoint: Endpoint) -> Iterator[Service]:
+    """The resident service, in front of the endpoint."""
+    with running(Service(tmp_path, URL=endpoint.url)) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -68,10 +68,7 @@ class Gateway:
 
     def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:
         """Write the settings file and return the command line; a setting that is None is left out."""
-        values = {name: value for name, value in (self.settings | settings).items() if value is not None}
-        quoted = {name: str(value).replace("\\", "\\\\").replace('"', '\\"') for name, value in values.items()}
-        self.env_file.write_text("".join(f'MAIL_GATEWAY_{name}="{value}"\n' for name, value in quoted.items()))
-        self.env_file.chmod(0o600)
+        write_settings(self.env_file, self.settings | settings)
         return [sys.executable, str(PROGRAM), "--env-file", str(self.env_file), *arguments]
 
     def run(
@@ -96,6 +93,14 @@ class Gateway:
         result = Result(finished.returncode, finished.stdout, finished.stderr, log)
         assert "s3cret" not in f"{result}", result
         return result
+
+
+def write_settings(path: Path, settings: dict[str, object]) -> None:
+    """Write a settings file; a setting that is None is left out."""
+    values = {name: value for name, value in settings.items() if value is not None}
+    quoted = {name: str(value).replace("\\", "\\\\").replace('"', '\\"') for name, value in values.items()}
+    path.write_text("".join(f'MAIL_GATEWAY_{name}="{value}"\n' for name, value in quoted.items()))
+    path.chmod(0o600)
 
 
 def coverage_environment() -> dict[str, str]:
