@@ -21,6 +21,7 @@ CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
 READ = 2**16  # bytes of a connection that are kept before they are looked at
+COMMAND = 2048  # bytes of a command: the 512 of RFC 5321, 4.5.3.1.4, and what its extensions add; Postfix's limit too
 SILENCE = 300.0  # seconds that a client may be silent (RFC 5321, 4.5.3.2.7)
 
 STOPPING = "421 4.3.2 service stops"
@@ -42,6 +43,13 @@ _PATH = re.compile(r'\s*<(?:@[^:>]*:)?((?:"(?:[^"\\]|\\.)*"|[^">])*)>\s*(.*)', r
 _WITHOUT_CODE = re.compile(r"(\d{3}) (?![245]\.\d+\.\d+ )")
 
 
+class _Limits(dict[str, int]):
+    """How long a command may be: aiosmtpd's own table, which all connections share, keeps whatever it is asked for."""
+
+    def __missing__(self, command: str) -> int:
+        return COMMAND
+
+
 class Transaction(smtp.Envelope):
     """Who a message is from and for, and the ending of a recipient who was put off, if one was."""
 
@@ -52,8 +60,10 @@ class Connection(LMTP):
     """One connection of an MTA."""
 
     line_length_limit = READ  # aiosmtpd's reader is made with it
+    command_size_limit = COMMAND  # before LHLO
 
     def __init__(self, service: "Service") -> None:
+        self.command_size_limits = _Limits()
         super().__init__(
             service,
             data_size_limit=service.settings.max_size,
@@ -102,6 +112,7 @@ class Connection(LMTP):
         if found and found[1] in STATUS_CODES:
             status = f"{found[1]} {STATUS_CODES[found[1]]} {status[4:]}"
         await super().push(status)
+        await asyncio.sleep(0)  # thousands of commands may come at once: others have their turn between them
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """Take a message to its ending; aiosmtpd would keep it in memory, and refuse long lines."""

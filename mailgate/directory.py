@@ -74,8 +74,8 @@ class Directory:
         self.settings, self.report = settings, report
         self.listed: Settings | None = None
         self.read_at = 0.0  # seconds since 1970; 0 is never
-        self._asked_at, self._answered = float("-inf"), False  # the last reading: its end (monotonic), and whether it
-        self._found = ""
+        self._asked_at, self._answered = float("-inf"), False  # when the last reading ended (monotonic), and how
+        self._found = ""  # what was said of it
         self._reading: asyncio.Task[None] | None = None
         # Patience is for mail: here, a client waits for his answer to RCPT.
         connect_timeout, read_timeout = (
@@ -93,18 +93,19 @@ class Directory:
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def refresh(self) -> None:
-        """Read the list, or wait for who is reading it, but not for long."""
+    async def refresh(self) -> bool:
+        """Read the list, or wait for who is reading it, but not for long; return whether it is read."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
-        await asyncio.wait({self._reading}, timeout=PATIENCE)
+        done, _ = await asyncio.wait({self._reading}, timeout=PATIENCE)
+        return bool(done) and self._answered
 
     async def _read(self) -> None:
-        self._answered = False
+        answered = False
         try:
             loop = asyncio.get_running_loop()
             self.listed = await loop.run_in_executor(self._thread, read, self._client, self.settings)
-            self.read_at, self._answered = time.time(), True
+            self.read_at, answered = time.time(), True
             found = f"the alias list is read: {len(self.listed.aliases)} addresses"
         except Ended as ended:
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
@@ -113,7 +114,7 @@ class Directory:
         if found != self._found:
             self.report(found)
         self._found = found
-        self._asked_at = time.monotonic()
+        self._asked_at, self._answered = time.monotonic(), answered
 
     @property
     def rules(self) -> Settings:
@@ -124,13 +125,13 @@ class Directory:
         """Return why a recipient is refused or put off, None when it is the database's as far as anybody knows."""
         if not _has(self.settings, address):
             return Outcome.UNKNOWN_RECIPIENT
-        is_missing = self.listed is None or not _has(self.listed, address)
-        if is_missing and not self.settings.model and time.monotonic() - self._asked_at > FRESH:
-            await self.refresh()
+        if self.settings.model or (self.listed and _has(self.listed, address)):
+            return None
+        is_fresh = time.monotonic() - self._asked_at <= FRESH
+        answered = self._answered if is_fresh else await self.refresh()
         if _has(self.rules, address):
             return None
-        is_current = self._answered and time.monotonic() - self._asked_at <= FRESH
-        return Outcome.UNKNOWN_RECIPIENT if is_current else Outcome.NO_ANSWER
+        return Outcome.UNKNOWN_RECIPIENT if answered else Outcome.NO_ANSWER
 
 
 def _has(settings: Settings, address: str) -> bool:

@@ -101,7 +101,6 @@ class Service:
     async def handle_RCPT(
         self, connection: Connection, session: Session, transaction: Transaction, address: str, options: list[str]
     ) -> str:
-        await asyncio.sleep(0)  # thousands of them may come at once: others have their turn between them
         if len(transaction.rcpt_tos) >= RECIPIENTS:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
@@ -226,6 +225,7 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
     """Serve until SIGTERM or SIGINT; SIGHUP reads settings and alias list anew."""
     loop = asyncio.get_running_loop()
     service = Service(config, facts)
+    background = []  # a task that nobody keeps may vanish
     loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
     if "socketmap" in listeners:
@@ -236,7 +236,10 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
             writer.close()
 
         servers.append(await asyncio.start_server(look_up, sock=listeners["socketmap"], backlog=listen.BACKLOG))
-    counting = service.metrics and asyncio.create_task(service.metrics.serve(config.metrics))
+    if os.path.isabs(config.metrics):
+        background.append(asyncio.create_task(service.metrics.keep(config.metrics, service.report)))
+    elif config.metrics:
+        service.metrics.listen(config.metrics)
 
     def reload() -> None:
         listen.notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -258,8 +261,6 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
     for server in servers:
         server.close()
     await service.stop()
-    if counting:
-        counting.cancel()
     service.report("mail-gateway-lmtp has stopped", "LOG_INFO")
 
 
@@ -286,6 +287,8 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(f"can't listen: {error}")
     try:
         asyncio.run(serve(config, facts, listeners, arguments.env_file))
+    except OSError as error:
+        return _refuse(f"can't listen: {error}")
     finally:
         for address in own:
             if os.path.isabs(address):
@@ -304,6 +307,7 @@ def run() -> None:
     status = main()
     sys.stdout.flush()
     os._exit(status)
+
 
 if __name__ == "__main__":
     run()

@@ -1,7 +1,6 @@
 """What the service counts, for Prometheus, at http://ADDRESS/metrics or in a textfile for node_exporter."""
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -62,15 +61,20 @@ class Metrics:
     def retrying(self) -> None:
         self._retries.inc()
 
-    async def serve(self, address: str) -> None:
-        """Serve them at an address and port, or write them to a file again and again, until cancelled."""
-        if not os.path.isabs(address):
-            host, _, port = address.rpartition(":")
-            server, _ = start_http_server(int(port), host.strip("[]"), self.registry)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                server.shutdown()
+    def listen(self, address: str) -> None:
+        """Serve them at a loopback address and port, in a thread of its own. Raises OSError."""
+        host, _, port = address.rpartition(":")
+        start_http_server(int(port), host.strip("[]"), self.registry)
+
+    async def keep(self, path: str, report: Callable[[str], None]) -> None:
+        """Write them to a file again and again, until cancelled; ``report`` is told what goes wrong."""
+        failure = ""
         while True:
-            await asyncio.to_thread(write_to_textfile, address, self.registry)
+            try:
+                await asyncio.to_thread(write_to_textfile, path, self.registry)
+                failure = ""
+            except OSError as error:
+                if str(error) != failure:
+                    failure = str(error)
+                    report(f"the metrics can't be written: {failure}")
             await asyncio.sleep(TEXTFILE_EVERY)

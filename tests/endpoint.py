@@ -38,6 +38,9 @@ def http(status: int, body: bytes = b"", *fields: str) -> bytes:
     return "\r\n".join(head).encode() + body
 
 
+KEPT_ALIVE = b"Connection: keep-alive"
+
+
 def returns(value: object) -> bytes:
     """Return the answer of a call that comes back with a value."""
     return http(200, xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode())
@@ -84,6 +87,7 @@ class Endpoint:
 
     def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         self.answers: list[Answer] = [returns(7)]
+        self.version: Answer = returns({"server_version_info": [16, 0]})  # which has no alias list for the service
         self.requests: list[Request] = []
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", port), backlog=50)
@@ -108,6 +112,11 @@ class Endpoint:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def _answer(self, request: Request) -> Answer:
+        if b"<methodName>version</methodName>" in request.body:
+            return self.version
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
     def _accept(self) -> None:
         while True:
             try:
@@ -123,15 +132,15 @@ class Endpoint:
             try:
                 if self._tls:
                     connection = closing.enter_context(self._tls.wrap_socket(connection, server_side=True))
-                request = _read(connection)
-                if request is None:
-                    return
-                self.requests.append(request)
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if callable(answer):
-                    answer(connection, request)
-                else:
-                    connection.sendall(answer)
+                while request := _read(connection):
+                    self.requests.append(request)
+                    answer = self._answer(request)
+                    if callable(answer):
+                        answer(connection, request)
+                    else:
+                        connection.sendall(answer)
+                    if callable(answer) or KEPT_ALIVE not in answer:
+                        return
             except OSError:  # the client went away, or doesn't trust us
                 pass
 

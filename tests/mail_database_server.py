@@ -25,14 +25,14 @@ class Server:
 
     def __init__(self, store: str, *options: str) -> None:
         self.store = store
-        self._options = options
+        self.options = options
         self.start()
 
     def start(self) -> None:
         environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": PASSWORD, "MAIL_DATABASE_STORE": self.store}
         environ |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mail_database", "serve", "--port", "0", *self._options],
+            [sys.executable, "-m", "mail_database", "serve", "--port", "0", *self.options],
             stdout=subprocess.PIPE,
             env=environ,
             cwd=ROOT,

@@ -21,7 +21,11 @@ class Client:
     def __init__(self, address: str | Path, greet: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(60)
-        self.socket.connect(str(address))
+        try:
+            self.socket.connect(str(address))
+        except OSError:
+            self.socket.close()
+            raise
         self.file = self.socket.makefile("rb")
         if greet:
             assert self.answer().startswith("220 ")

@@ -1,18 +1,309 @@
 """The resident service: LMTP (RFC 2033) as an MTA speaks it, over a socket, and the same endings as the pipe's."""
 
-from endpoint import Endpoint
-from service import Service
+import contextlib
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-MESSAGE = b"Message-ID: <1@outside.test>\r\nSubject: hello\r\n\r\nbody\r\n"
+import pytest
+from endpoint import KEPT_ALIVE, Answer, Endpoint, Request, cut, fault, http, returns, traceback
+from gateway import KEYS
+from service import Client, Service, running
+
+from mailgate.connection import WAITING
+from mailgate.outcome import Outcome
+
+NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
 
 
-def test_one_post_and_one_answer_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
+def mail(number: int = 1, text: str = "body") -> bytes:
+    return f"Message-ID: <{number}@outside.test>\r\nSubject: hello\r\n\r\n{text}\r\n".encode()
+
+
+def test_one_post_and_an_answer_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
     with service.client() as client:
         assert client.begin("info@example.com", "x@elsewhere.test", "jobs@example.com") == [
             "250 2.1.5 one of ours",
             "550 5.1.1 no such address here",
             "250 2.1.5 one of ours",
         ]
-        assert client.data(MESSAGE, 2) == ["250 2.0.0 delivered"] * 2
-    added = b"Return-Path: <ann@outside.test>\r\nDelivered-To: <info@example.com>\r\nDelivered-To: <jobs@example.com>\r\n"
-    assert endpoint.messages == [added + MESSAGE]
+        assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2
+    added = ["Return-Path: <ann@outside.test>", "Delivered-To: <info@example.com>", "Delivered-To: <jobs@example.com>"]
+    assert endpoint.messages == ["\r\n".join([*added, ""]).encode() + mail()]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (returns(False), Outcome.ACCEPTED),
+        (fault(1, traceback(NO_ROUTE, "message_process", "message_route")), Outcome.UNKNOWN_RECIPIENT),
+        (http(413), Outcome.TOO_LARGE),
+        (http(503), Outcome.DATABASE_DOWN),
+        (fault(3, "Access Denied"), Outcome.ACCESS_DENIED),
+        (cut, Outcome.CUT_OFF),
+        (fault(99, "what is this"), Outcome.DATABASE_ERROR),
+    ],
+)
+def test_an_ending_is_the_pipes(service: Service, endpoint: Endpoint, answer: Answer, outcome: Outcome) -> None:
+    endpoint.answers = [answer]
+    with service.client() as client:
+        assert client.deliver(mail(), "info@example.com", "jobs@example.com") == [outcome.reply] * 2
+    assert f"outcome={outcome.name.lower()} " in service.text()
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.name)
+def test_a_reply_means_what_the_exit_status_means(outcome: Outcome) -> None:
+    assert outcome.reply[0] == outcome.status_code[0] == {0: "2", 75: "4"}.get(outcome.exit_status, "5")
+
+
+def test_what_the_service_can_do_is_said(service: Service) -> None:
+    with service.client() as client:
+        keywords = {line[4:] for line in client.say("LHLO localhost").splitlines()[1:]}
+        assert keywords == {"SIZE 100614144", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES", "HELP"}
+
+
+def test_every_answer_has_its_status_code(service: Service) -> None:
+    """RFC 2034, 4: all but the greeting and the answer to LHLO."""
+    commands = ["NOOP", "RSET", "FOO", "DATA", "RCPT TO:<a@b>", "MAIL", "MAIL FROM:<a@b> X=y", "MAIL FROM:a", "HELO x"]
+    with service.client() as client:
+        for command in [*commands, "MAIL FROM:<a@b>", "MAIL FROM:<a@b>", "VRFY a", "EXPN a", "HELP", "QUIT"]:
+            assert re.match(r"([245])\d\d \1\.\d\.\d+ ", client.say(command)), command
+
+
+def test_the_log_has_the_pipes_line_with_the_queue_id_of_the_mta(service: Service) -> None:
+    """LMTP has no place for the queue id, but the MTA has just written it on top."""
+    received = b"Received: from x (y [1.2.3.4])\r\n\tby mx.test (Postfix) with ESMTP id 4XyZabc12\r\n\tfor <z>; now\r\n"
+    with service.client() as client:
+        client.deliver(received + b"Received: by other with SMTP id OTHER99; then\r\n" + mail(), "info@example.com")
+    (line,) = [line for line in service.text().splitlines() if not line.startswith("event=")]
+    assert re.findall(r"(\w+)=", line)[: len(KEYS)] == KEYS
+    assert line.startswith("queue_id=4XyZabc12 message_id=<1@outside.test> sender=ann@outside.test ")
+
+
+def test_the_log_may_be_json(tmp_path: Path, endpoint: Endpoint) -> None:
+    with running(Service(tmp_path, URL=endpoint.url, LOG_FORMAT="json")) as service, service.client() as client:
+        client.deliver(mail(), "info@example.com")
+        lines = [json.loads(line) for line in service.text().splitlines()]
+    (facts,) = [line for line in lines if "event" not in line]
+    assert list(facts) == KEYS
+    assert facts["outcome"] == "delivered"
+    assert facts["recipients"] == ["info@example.com"]
+    assert facts["record_id"] == 7
+
+
+@pytest.mark.parametrize(
+    ("sender", "return_path"),
+    [
+        ("", b"<>"),
+        ("a@b@c.test", b'<"a@b"@c.test>'),  # what the MTA took, we take
+        ('"a b"@c.test', b'<"a b"@c.test>'),
+        ("a..b.@c.test", b"<a..b.@c.test>"),
+        ("@relay.test:a@c.test", b"<a@c.test>"),
+        ("j\u00f6rg@c.test", "<j\u00f6rg@c.test>".encode()),
+        ("\udcfc@c.test", b"<\xfc@c.test>"),
+        ("a(b)@[127.0.0.1]", b'<"a(b)"@[127.0.0.1]>'),
+    ],
+)
+def test_a_sender_is_taken_as_it_is(service: Service, endpoint: Endpoint, sender: str, return_path: bytes) -> None:
+    with service.client() as client:
+        assert client.deliver(mail(), "info@example.com", sender=sender) == ["250 2.0.0 delivered"]
+    assert endpoint.messages[0].startswith(b"Return-Path: " + return_path + b"\r\n")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 1, 3 * 2**20])
+def test_bytes_are_exact(service: Service, endpoint: Endpoint, size: int) -> None:
+    body = (bytes(range(256)) * (size // 256 + 1))[:size].replace(b"\r", b"").replace(b"\n.\n", b"\n..\n")
+    message = b"Message-ID: <1@b>\r\n\r\n.\r.\n.\r\n..\r\n" + body + b"\r\n"
+    with service.client() as client:
+        assert client.deliver(message, "info@example.com") == ["250 2.0.0 delivered"]
+    assert endpoint.messages[0].endswith(b"<info@example.com>\r\n" + message)
+
+
+def test_commands_may_come_all_at_once(service: Service, endpoint: Endpoint) -> None:
+    """RFC 2920: also the next message's, right behind the last one's end."""
+    envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\nDATA\r\n"
+    with service.client() as client:
+        client.send(envelope + mail(1) + b".\r\n" + envelope + mail(2) + b".\r\nQUIT\r\n")
+        codes = [client.answer()[:3] for _ in range(9)]
+    assert codes == ["250", "250", "354", "250"] * 2 + ["221"]
+    assert [message[-len(mail()) :] for message in endpoint.messages] == [mail(1), mail(2)]
+
+
+def test_the_connection_to_the_database_is_kept(service: Service, endpoint: Endpoint) -> None:
+    endpoint.answers = [returns(7).replace(b"Connection: close", KEPT_ALIVE)]
+    with service.client() as client:
+        client.deliver(mail(0), "info@example.com")
+        before = endpoint.connections
+        for number in range(1, 20):
+            client.deliver(mail(number), "info@example.com")
+    assert len(endpoint.messages) == 20
+    # only the alias list, which is asked for again from time to time, has connections of its own
+    assert endpoint.connections - before == len([r for r in endpoint.requests if r.path.endswith("/common")]) - 1
+
+
+def test_a_database_that_closed_a_kept_connection_is_connected_again(service: Service, endpoint: Endpoint) -> None:
+    def answer_and_close(connection: socket.socket, request: Request) -> None:
+        connection.sendall(returns(7).replace(b"Connection: close", KEPT_ALIVE))
+
+    endpoint.answers = [answer_and_close]
+    with service.client() as client:
+        for number in range(20):
+            assert client.deliver(mail(number), "info@example.com") == ["250 2.0.0 delivered"]
+
+
+class Gate:
+    """An answer that waits until the test opens the gate, and knows how many are waiting."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.lock = threading.Lock()
+        self.waiting = self.most = 0
+
+    def __call__(self, connection: socket.socket, request: Request) -> None:
+        with self.lock:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+        self.opened.wait(60)
+        with self.lock:
+            self.waiting -= 1
+        connection.sendall(returns(7))
+
+    def wait_for(self, count: int) -> None:
+        until = time.monotonic() + 30
+        while self.waiting < count:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def gate(endpoint: Endpoint) -> Iterator[Gate]:
+    waiting = Gate()
+    endpoint.answers = [waiting]
+    yield waiting
+    waiting.opened.set()
+
+
+def send(client: Client, number: int, text: str = "body") -> None:
+    """Give a message and leave its answer for later."""
+    client.begin("info@example.com")
+    assert client.say("DATA").startswith("354 ")
+    client.send(mail(number, text) + b".\r\n")
+
+
+def test_no_more_calls_at_a_time_than_workers_and_none_is_lost(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+    with contextlib.ExitStack() as closing:
+        service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=3)))
+        clients = [closing.enter_context(service.client()) for _ in range(12)]
+        for number, client in enumerate(clients):
+            send(client, number)
+        gate.wait_for(3)
+        gate.opened.set()
+        assert [client.answer() for client in clients] == ["250 2.0.0 delivered"] * 12
+    assert gate.most == 3
+    assert len(endpoint.messages) == 12
+
+
+def test_when_too_many_wait_new_mail_is_put_off(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+    with contextlib.ExitStack() as closing:
+        service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=1)))
+        clients = [closing.enter_context(service.client()) for _ in range(WAITING + 1)]
+        for number, client in enumerate(clients):
+            send(client, number)
+        gate.wait_for(1)
+        late = closing.enter_context(service.client())
+        late.begin("info@example.com")
+        assert late.say("DATA") == Outcome.BUSY.reply
+        gate.opened.set()
+        assert [client.answer() for client in clients] == ["250 2.0.0 delivered"] * len(clients)
+        assert late.data(mail(-1)) == ["250 2.0.0 delivered"]
+
+
+def test_small_mail_passes_large_mail(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+    """One worker is kept free of large messages, however many there are."""
+    with contextlib.ExitStack() as closing:
+        service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=2)))
+        clients = [closing.enter_context(service.client()) for _ in range(4)]
+        for number, client in enumerate(clients):
+            send(client, number, "large\r\n" * 2**18)
+        gate.wait_for(1)
+        endpoint.answers = [returns(8)]
+        assert closing.enter_context(service.client()).deliver(mail(9), "info@example.com") == ["250 2.0.0 delivered"]
+        gate.opened.set()
+        assert [client.answer() for client in clients] == ["250 2.0.0 delivered"] * 4
+
+
+def test_the_same_message_is_delivered_once_at_a_time(service: Service, endpoint: Endpoint, gate: Gate) -> None:
+    with contextlib.ExitStack() as closing:
+        clients = [closing.enter_context(service.client()) for _ in range(4)]
+        for client in clients:
+            send(client, 1)
+        gate.wait_for(1)
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(Client.answer, clients[1:]))  # they have waited for as long as the patience lasts
+        gate.opened.set()
+        assert sorted([*answers, clients[0].answer()]) == ["250 2.0.0 delivered", *[Outcome.IN_PROGRESS.reply] * 3]
+    assert gate.most == 1
+
+
+def test_a_client_that_goes_before_its_message_has_a_worker_takes_it_with_him(
+    tmp_path: Path, endpoint: Endpoint, gate: Gate
+) -> None:
+    """Nobody would hear the answer, and the MTA comes again."""
+    with contextlib.ExitStack() as closing:
+        service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=1)))
+        first, second = (closing.enter_context(service.client()) for _ in range(2))
+        send(first, 1)
+        gate.wait_for(1)
+        with service.client() as gone:
+            send(gone, 2)
+        send(second, 3)
+        gate.opened.set()
+        assert [first.answer(), second.answer()] == ["250 2.0.0 delivered"] * 2
+    assert [message[-len(mail()) :] for message in endpoint.messages] == [mail(1), mail(3)]
+
+
+def test_stopped_it_answers_what_is_under_way_and_turns_the_rest_away(
+    tmp_path: Path, endpoint: Endpoint, gate: Gate
+) -> None:
+    with contextlib.ExitStack() as closing:
+        service = Service(tmp_path, URL=endpoint.url, WORKERS=1)
+        closing.enter_context(running(service))
+        runs, waits, receives, idles = (closing.enter_context(service.client()) for _ in range(4))
+        send(runs, 1)
+        gate.wait_for(1)
+        send(waits, 2)
+        receives.begin("info@example.com")
+        assert receives.say("DATA").startswith("354 ")
+        service.send_signal(signal.SIGTERM)
+        assert idles.answer() == "421 4.3.2 service stops"
+        assert receives.answer() == "421 4.3.2 service stops"
+        assert waits.answer() == Outcome.BUSY.reply
+        with pytest.raises(OSError):  # noqa: PT011 whichever: nobody listens
+            service.client()
+        gate.opened.set()
+        assert runs.answer() == "250 2.0.0 delivered"
+        assert runs.answer() == "421 4.3.2 service stops"
+        assert service.process
+        assert service.process.wait(timeout=30) == 0
+    assert len(endpoint.messages) == 1
+    assert not service.address.exists()
+
+
+def test_sighup_reads_the_settings_anew_and_keeps_the_old_ones_where_they_are_wrong(service: Service) -> None:
+    with service.client() as client:
+        assert client.begin("info@other.test") == [Outcome.UNKNOWN_RECIPIENT.reply]
+        service.write_settings(ALIAS_DOMAINS="other.test")
+        service.send_signal(signal.SIGHUP)
+        service.wait_for("read anew")
+        assert client.say("RCPT TO:<info@other.test>").startswith("250 ")
+        service.write_settings(ALIAS_DOMAINS="other.test", WORKERS="many")
+        service.send_signal(signal.SIGHUP)
+        service.wait_for("the settings stay as they were: MAIL_GATEWAY_WORKERS")
+        assert client.say("RCPT TO:<jobs@other.test>").startswith("250 ")
+        assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2

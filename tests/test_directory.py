@@ -1,0 +1,171 @@
+"""The alias list: read from the database, asked again on a miss, and never a reason to refuse when it can't be read."""
+
+import itertools
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endpoint import Endpoint, returns
+from mail_database_server import PASSWORD, Server, command
+from odoo.server import Odoo
+from service import Client, Service, running
+
+from mailgate.outcome import Outcome
+
+KNOWN = "250 2.1.5 one of ours"
+UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
+PUT_OFF = Outcome.NO_ANSWER.reply
+WORLD = """{
+  "alias_domains": [{"name": "example.com", "catchall": "catchall", "bounce": "bounce"},
+                    {"name": "second.example", "catchall": "all", "bounce": "returns"}],
+  "aliases": [{"local_part": "info", "domain": "example.com", "model": "crm.lead"},
+              {"local_part": "commercial", "domain": "example.com", "model": "crm.lead", "local_part_detection": true}],
+  "parameters": {"mail.catchall.domain.allowed": "allowed.example"}
+}"""
+ADDRESSES = {
+    "info@example.com": KNOWN,
+    "INFO@Example.COM": KNOWN,
+    "info+tag@example.com": UNKNOWN,  # Odoo has no subaddressing
+    "info@second.example": UNKNOWN,
+    "catchall@example.com": KNOWN,
+    "all@second.example": KNOWN,
+    "catchall@second.example": UNKNOWN,
+    "bounce@example.com": KNOWN,
+    "returns@second.example": KNOWN,
+    "notifications@example.com": KNOWN,  # what notifications come from: some answer to that
+    "commercial@second.example": KNOWN,
+    "commercial@allowed.example": KNOWN,
+    "commercial@elsewhere.example": UNKNOWN,
+    "nobody@example.com": UNKNOWN,
+    "nobody@elsewhere.example": UNKNOWN,
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Server]:
+    store = f"sqlite:///{tmp_path}/mail.db"
+    command(store, "load", "/dev/stdin", text=WORLD)
+    server = Server(store)
+    yield server
+    server.stop()
+
+
+def service_before(folder: Path, url: str, **settings: object) -> Service:
+    return Service(folder, URL=url, PASSWORD=PASSWORD, **({"ALIAS_DOMAINS": None} | settings))
+
+
+def test_an_address_is_refused_as_the_database_would(tmp_path: Path, database: Server) -> None:
+    with running(service_before(tmp_path, database.url)) as service, service.client() as client:
+        assert dict(zip(ADDRESSES, client.begin(*ADDRESSES), strict=True)) == ADDRESSES
+
+
+def test_the_operators_rules_count_as_well(tmp_path: Path, database: Server) -> None:
+    settings = {"ALIAS_DOMAINS": "example.com", "RECIPIENT_DELIMITER": "+"}
+    with running(service_before(tmp_path, database.url, **settings)) as service, service.client() as client:
+        answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com")
+        assert answers == [KNOWN, UNKNOWN, UNKNOWN]
+        assert client.data(b"Subject: x\r\n\r\n") == ["250 2.0.0 delivered"]
+
+
+def test_a_model_for_what_no_alias_takes_takes_all(tmp_path: Path, database: Server) -> None:
+    with running(service_before(tmp_path, database.url, MODEL="crm.lead")) as service, service.client() as client:
+        assert client.deliver(b"Subject: x\r\n\r\n", "nobody@example.com") == ["250 2.0.0 delivered"]
+
+
+def test_a_new_alias_is_known_at_once_and_an_old_one_without_the_database(tmp_path: Path, database: Server) -> None:
+    with running(service_before(tmp_path, database.url)) as service, service.client() as client:
+        assert client.begin("new@example.com") == [UNKNOWN]
+        domain, *_ = database.search("mail.alias.domain", [("name", "=", "example.com")], "id")
+        model, *_ = database.search("mail.alias", [], "alias_model_id")
+        database.call(
+            "mail.alias",
+            "create",
+            {"alias_name": "new", "alias_domain_id": domain["id"], "alias_model_id": model["alias_model_id"][0]},
+        )
+        answers = (client.say("RCPT TO:<new@example.com>") for _ in itertools.count())
+        assert next(answer for answer in answers if answer != UNKNOWN) == KNOWN  # the list is a second old at the most
+
+        database.stop()
+        try:
+            for address, expected in ADDRESSES.items():
+                answer = client.say(f"RCPT TO:<{address}>")
+                assert answer == expected or (expected == UNKNOWN and answer in (UNKNOWN, PUT_OFF))
+            late = (client.say("RCPT TO:<other@example.com>") for _ in itertools.count())
+            assert next(answer for answer in late if answer != UNKNOWN) == PUT_OFF
+            # a second delivery for who was put off would be taken for a copy, so all wait
+            assert client.say("DATA") == PUT_OFF
+        finally:
+            database.start()
+
+
+def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoint) -> None:
+    """The database is older than the documentation, or our user may not read it, or it has never answered yet."""
+    with running(service_before(tmp_path, endpoint.url, ALIAS_DOMAINS="example.com")) as service:
+        service.wait_for("from version 17 on")
+        with service.client() as client:
+            assert client.begin("nobody@example.com", "nobody@elsewhere.example") == [KNOWN, UNKNOWN]
+        endpoint.version = returns("what is this")
+        with service.client() as client:
+            assert client.begin("nobody@example.com") == [KNOWN]
+        endpoint.close()
+        with service.client() as client:
+            assert client.begin("nobody@example.com") == [KNOWN]
+            assert client.data(b"Subject: x\r\n\r\n") == [PUT_OFF]
+
+
+def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_path: Path, database: Server) -> None:
+    """The database was away when the recipients were given."""
+    database.stop()
+    database.options = ("--port", database.url.rpartition(":")[2])
+    with running(service_before(tmp_path, database.url)) as service, service.client() as client:
+        service.wait_for("the alias list can't be read")
+        assert client.begin("nobody@example.com", "info@example.com") == [KNOWN] * 2
+        database.start()
+        with service.client() as other:
+            answers = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
+            assert next(answer for answer in answers if answer != KNOWN) == UNKNOWN
+        answers = client.data(b"Message-ID: <1@b>\r\nSubject: x\r\n\r\n", 2)
+        assert answers == [UNKNOWN, "250 2.0.0 delivered"]
+
+
+def ask(connection: socket.socket, *keys: str) -> list[str]:
+    """Ask a socketmap for keys, all at once, and return the answers."""
+    requests = [f"recipients {key}".encode() for key in keys]
+    connection.sendall(b"".join(b"%d:%b," % (len(request), request) for request in requests))
+    with connection.makefile("rb") as file:
+        answers = []
+        for _ in keys:
+            size = b"".join(iter(lambda: file.read(1), b":"))
+            answers.append(file.read(int(size) + 1).decode().removesuffix(","))
+    return answers
+
+
+def test_postfix_is_told_the_same_over_a_socketmap(tmp_path: Path, database: Server) -> None:
+    path = tmp_path / "map.sock"
+    with (
+        running(service_before(tmp_path, database.url, SOCKETMAP=path)) as service,
+        socket.socket(socket.AF_UNIX) as connection,
+        service.client(),
+    ):
+        connection.settimeout(60)
+        connection.connect(str(path))
+        expected = [f"OK {address}" if answer == KNOWN else "NOTFOUND " for address, answer in ADDRESSES.items()]
+        assert ask(connection, *ADDRESSES) == expected
+        assert ask(connection, "@example.com", "example.com", "info", "") == ["NOTFOUND "] * 4
+        database.stop()
+        try:
+            answers = (ask(connection, "other@example.com")[0] for _ in itertools.count())
+            assert next(answer for answer in answers if answer != "NOTFOUND ").startswith("TEMP ")
+            assert ask(connection, "info@example.com") == ["OK info@example.com"]
+        finally:
+            database.start()
+
+
+@pytest.mark.odoo
+def test_a_real_odoo_has_the_list(tmp_path: Path, odoo: Odoo) -> None:
+    settings = {"URL": odoo.url, "DATABASE": odoo.database, "PASSWORD": odoo.password, "ALIAS_DOMAINS": None}
+    with running(Service(tmp_path, **settings)) as service, Client(service.address) as client:
+        service.wait_for("the alias list is read")
+        answers = client.begin("info@example.com", "catchall@example.com", "bounce@example.com", "nobody@example.com")
+        assert answers == [KNOWN, KNOWN, KNOWN, UNKNOWN]
