@@ -17,6 +17,7 @@ pytestmark = pytest.mark.mta
 
 SHIPPED = Path(__file__).parents[1] / "postfix"
 SERVICE = "mail-gateway/unix"
+SERVICES = (SERVICE, "mail-gateway-lmtp/unix")
 TRANSPORT = "texthash:$config_directory/mail-gateway/transport"
 VIRTUAL = "texthash:$config_directory/mail-gateway/virtual"
 LISTS = ("relay_domains", "transport_maps", "virtual_alias_maps")
@@ -156,11 +157,11 @@ def test_each_list_keeps_what_it_has_and_gets_our_element_at_its_end(kind: str, 
     assert postfix.lists() == list(MAIN_CF[kind][1:])
 
 
-def test_the_service_is_word_for_word_the_shipped_one(postfix: Postfix) -> None:
+def test_the_services_are_word_for_word_the_shipped_ones(postfix: Postfix) -> None:
     postfix.configure()
     lines = (SHIPPED / "master.cf").read_text().splitlines()
     shipped = " ".join(line for line in lines if not line.startswith("#")).split()
-    assert postfix.ask("-Mf", SERVICE).split() == shipped
+    assert [word for service in SERVICES for word in postfix.ask("-Mf", service).split()] == shipped
     assert "${queue_id}" in shipped
     others = [line for line in postfix.ask("-M").splitlines() if not line.startswith("mail-gateway")]
     shutil.copy("/etc/postfix/master.cf.proto", postfix.config / "master.cf")
@@ -235,10 +236,11 @@ def test_each_change_has_its_line(postfix: Postfix) -> None:
         f"{folder}/transport: written",
         f"{folder}/virtual: written",
         "master.cf: mail-gateway/unix: added",
+        "master.cf: mail-gateway-lmtp/unix: added",
         f"main.cf: relay_domains: {TRANSPORT} added",
         f"main.cf: transport_maps: {TRANSPORT} added",
         f"main.cf: virtual_alias_maps: {VIRTUAL} added",
-        "main.cf: mail-gateway_destination_recipient_limit: 10000 added",
+        *(f"main.cf: {name}: 10000 added" for name in OWN),
         f"next: name your domains in {folder}/transport, then: "
         f"postfix -c {postfix.config} check && postfix -c {postfix.config} reload",
     ]
@@ -303,17 +305,18 @@ def test_a_domain_that_is_local_as_well_is_pointed_out(postfix: Postfix) -> None
     assert "warning: mail.company.test is in mydestination, too: strangers get 550" in postfix.configure()
 
 
-OWN = "mail-gateway_destination_recipient_limit"
+OWN = ("mail-gateway_destination_recipient_limit", "mail-gateway-lmtp_destination_recipient_limit")
 
 
-def test_a_setting_of_the_service_s_own_stays_as_the_operator_has_it(postfix: Postfix) -> None:
+@pytest.mark.parametrize("name", OWN)
+def test_a_setting_of_a_service_s_own_stays_as_the_operator_has_it(name: str, postfix: Postfix) -> None:
     postfix.configure()
-    assert postfix.ask("-h", OWN) == "10000"
-    postfix.ask("-e", f"{OWN} = 500")
+    assert postfix.ask("-h", name) == "10000"
+    postfix.ask("-e", f"{name} = 500")
     assert "nothing to change" in postfix.configure()
-    assert postfix.ask("-h", OWN) == "500"
+    assert postfix.ask("-h", name) == "500"
     postfix.configure("--remove")
-    assert OWN not in (postfix.config / "main.cf").read_text()
+    assert name not in (postfix.config / "main.cf").read_text()
 
 
 def test_no_list_is_named_in_main_cf_that_was_not_named_before_the_edits(postfix: Postfix) -> None:
@@ -358,14 +361,28 @@ def test_a_service_that_the_operator_has_changed_is_left_alone(change: list[str]
     assert postfix.files() == before
 
 
-def test_a_service_that_was_there_before_us_is_never_touched(postfix: Postfix) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_service_that_was_there_before_us_is_never_touched(edited: bool, postfix: Postfix) -> None:
     postfix.append("master.cf", "mail-gateway unix - n n - - pipe user=nobody argv=/bin/true\n")
-    before = postfix.contents()
+    before, theirs = postfix.contents(), postfix.ask("-M", SERVICE)
     assert "it stays as it is\n" in postfix.configure()
-    assert postfix.contents()["master.cf"] == before["master.cf"]
+    assert postfix.ask("-M", SERVICE) == theirs
     assert postfix.lists()[1] == TRANSPORT
+    if edited:
+        postfix.append("master.cf", "another unix - n n - - pipe user=nobody argv=/bin/true\n")
     assert "warning: mail-gateway/unix in master.cf is not ours: it stays\n" in postfix.configure("--remove")
-    assert postfix.contents() == before
+    assert postfix.ask("-M", SERVICE) == theirs
+    assert postfix.ask("-M", SERVICES[1]) == ""
+    assert (postfix.contents() == before) is not edited
+
+
+def test_a_service_that_an_older_release_did_not_have_is_added_and_removed_like_the_others(postfix: Postfix) -> None:
+    before = (postfix.config / "master.cf").read_bytes()
+    postfix.configure()
+    postfix.ask("-MX", SERVICES[1])
+    assert "master.cf: mail-gateway-lmtp/unix: added\n" in postfix.configure()
+    postfix.configure("--remove")
+    assert (postfix.config / "master.cf").read_bytes() == before
 
 
 def test_the_operators_tables_survive_both(postfix: Postfix) -> None:
@@ -517,7 +534,7 @@ def test_half_a_change_is_said_and_remove_undoes_it(postfix: Postfix) -> None:
     obstacle.mkdir(parents=True)
     finished = run(sys.executable, SHIPPED / "configure", "-c", postfix.config)
     assert finished.returncode == 1
-    assert finished.stdout.splitlines()[-1] == "master.cf: mail-gateway/unix: added"
+    assert finished.stdout.splitlines()[-1] == "master.cf: mail-gateway-lmtp/unix: added"
     assert_one_line(finished.stderr, "; what stands above is done: run this again, or with --remove to undo it")
     assert postfix.contents()["main.cf"] == before["main.cf"]
     obstacle.rmdir()

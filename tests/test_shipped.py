@@ -28,7 +28,7 @@ def test_the_table_in_the_readme_is_what_is_shipped(folder: Path) -> None:
 
 
 def test_postfix_bounces_what_the_program_refuses_and_nothing_else() -> None:
-    (condition,) = re.findall(r"(?m)^if !/\^5\\\.\((.*)\)/$", (POSTFIX / "delivery_status").read_text())
+    (condition,) = re.findall(r"(?m)^if !/\^5\\\..*\((.*)\)/$", (POSTFIX / "delivery_status").read_text())
     assert sorted(condition.split("|")) == sorted(line.line[2:].replace(".", r"\.") for line in FOR_THE_SENDER)
 
 
