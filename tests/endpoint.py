@@ -90,6 +90,7 @@ class Endpoint:
         self.version: Answer = returns({"server_version_info": [16, 0]})  # which has no alias list for the service
         self.requests: list[Request] = []
         self.connections = 0
+        self.closed = threading.Semaphore(0)  # released by each connection at its end
         self._listener = socket.create_server(("127.0.0.1", port), backlog=50)
         self._tls = None
         if certificate:
@@ -128,6 +129,7 @@ class Endpoint:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.ExitStack() as closing:
+            closing.callback(self.closed.release)
             closing.enter_context(connection)
             try:
                 if self._tls:
