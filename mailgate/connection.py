@@ -40,6 +40,7 @@ STATUS_CODES = {
 }
 
 _PATH = re.compile(r'\s*<(?:@[^:>]*:)?((?:"(?:[^"\\]|\\.)*"|[^">])*)>\s*(.*)', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _WITHOUT_CODE = re.compile(r"(\d{3}) (?![245]\.\d+\.\d+ )")
 
 
@@ -105,14 +106,24 @@ class Connection(LMTP):
         aiosmtpd takes the email package's parser, which refuses some and rewrites others.
         """
         found = _PATH.fullmatch(arg)
-        return (found[1] or "<>", found[2]) if found else (None, None)
+        if not found or _CONTROL.search(arg) or not found[2].isascii():
+            return None, None
+        return found[1] or "<>", found[2]
 
     async def push(self, status: Any) -> None:
-        found = _WITHOUT_CODE.match(status) if isinstance(status, str) else None
-        if found and found[1] in STATUS_CODES:
-            status = f"{found[1]} {STATUS_CODES[found[1]]} {status[4:]}"
+        if isinstance(status, str):  # whose text may repeat what the client has sent
+            lines = [_CONTROL.sub("?", line).encode("ascii", "replace").decode() for line in status.split("\r\n")]
+            found = _WITHOUT_CODE.match(lines[0])
+            if found and found[1] in STATUS_CODES:
+                lines[0] = f"{found[1]} {STATUS_CODES[found[1]]} {lines[0][4:]}"
+            status = "\r\n".join(lines)
         await super().push(status)
         await asyncio.sleep(0)  # thousands of commands may come at once: others have their turn between them
+
+    smtp_AUTH = smtp_STARTTLS = None  # type: ignore[assignment]  # not offered, and so not known
+
+    async def smtp_VRFY(self, arg: str) -> None:
+        await self.push("252 2.5.0 RCPT will tell")
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """Take a message to its ending; aiosmtpd would keep it in memory, and refuse long lines."""
@@ -136,8 +147,12 @@ class Connection(LMTP):
         file = SpooledTemporaryFile(max_size=IN_MEMORY)
         try:
             verdict = await self._receive(file)
-            self._reset_timeout(2 * DEADLINE)  # it is not for the client to speak
-            self.is_delivering = True
+        except BaseException:  # the client went away
+            file.close()
+            raise
+        self._reset_timeout(2 * DEADLINE)  # it is not for the client to speak
+        self.is_delivering = True
+        try:
             replies = await self.service.take(transaction, file, verdict, began)
         finally:
             self.is_delivering = False

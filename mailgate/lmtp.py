@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
@@ -101,6 +100,8 @@ class Service:
     async def handle_RCPT(
         self, connection: Connection, session: Session, transaction: Transaction, address: str, options: list[str]
     ) -> str:
+        if address == "<>":
+            return "553 5.1.3 nobody"
         if len(transaction.rcpt_tos) >= RECIPIENTS:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
@@ -143,19 +144,22 @@ class Service:
             seconds["deliver"] = time.monotonic() - started
             return self._finish(verdict, size, facts, seconds)
 
-        if verdict:
-            self._finish(verdict, size, facts, seconds)
-        else:
-            async with self.few if size > LARGE else contextlib.nullcontext():
-                verdict = await self._run(deliver)
-        outcome = verdict.outcome
+        with contextlib.ExitStack() as owned:
+            owned.callback(file.close)
+            if verdict:
+                self._finish(verdict, size, facts, seconds)
+            else:
+                async with self.few if size > LARGE else contextlib.nullcontext():
+                    if not self.is_stopping:
+                        future = self.workers.submit(deliver)
+                        future.add_done_callback(lambda _: file.close())
+                        owned.pop_all()
+                        verdict = await self._answer(future)
+        outcome = verdict.outcome if verdict else Outcome.BUSY
         return [(outcome if outcome.exit_status == 75 or not refusal else refusal).reply for refusal in refusals]
 
-    async def _run(self, deliver: Callable[[], Verdict]) -> Verdict:
-        """Return what ``deliver`` returns, from a worker; when the client goes before that begins, it never does."""
-        if self.is_stopping:
-            return Verdict(Outcome.BUSY)
-        future = self.workers.submit(deliver)
+    async def _answer(self, future: "Future[Verdict]") -> Verdict | None:
+        """Return what a worker returns, None when it did not begin; it does not when the client goes before that."""
         self.under_way.add(future)
         future.add_done_callback(self.under_way.discard)
         try:
@@ -164,7 +168,7 @@ class Service:
             return Verdict(Outcome.CUT_OFF)
         except asyncio.CancelledError:
             if self.is_stopping and future.cancelled():
-                return Verdict(Outcome.BUSY)
+                return None
             raise
 
     def _finish(self, verdict: Verdict, size: int, facts: dict[str, Any], seconds: dict[str, float]) -> Verdict:
@@ -200,8 +204,6 @@ def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], 
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
         return Verdict(Outcome.FAILED, log.where(error))
-    finally:
-        file.close()
 
 
 def queue_id(head: bytes) -> str:
