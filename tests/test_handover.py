@@ -1,0 +1,293 @@
+"""The pipe gives its message to the service, and delivers it itself when there is none."""
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from endpoint import Endpoint, fault, hang, http, returns, traceback
+from gateway import ENVIRONMENT, LINE, Gateway, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from service import Service
+
+from mailgate import handover
+from mailgate.outcome import Outcome
+
+MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\n.dot\nbody\n"
+NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, endpoint: Endpoint) -> Gateway:
+    return Gateway(tmp_path, URL=endpoint.url)
+
+
+def hand_over(gateway: Gateway, service: str | Path, *arguments: str, message: bytes = MESSAGE) -> Result:
+    """Run the pipe with --service, for info@example.com unless the arguments say otherwise."""
+    return gateway.run(
+        f"--service={service}", *(arguments or ("--sender=ann@b.test", "--", "info@example.com")), message=message
+    )
+
+
+def test_the_service_delivers_and_the_pipe_says_so(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    result = hand_over(gateway, service.address)
+    assert (result.status, result.out, result.err, result.log) == (0, b"2.0.0 delivered\n", b"", "")
+    added = b"Return-Path: <ann@b.test>\r\nDelivered-To: <info@example.com>\r\n"
+    assert endpoint.messages == [added + MESSAGE.replace(b"\n", b"\r\n")]
+    assert "sender=ann@b.test recipients=info@example.com unmatched= outcome=delivered" in service.text()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (returns(False), Outcome.ACCEPTED),
+        (fault(1, traceback(NO_ROUTE, "message_process", "message_route")), Outcome.UNKNOWN_RECIPIENT),
+        (http(413), Outcome.TOO_LARGE),
+        (http(500), Outcome.DATABASE_DOWN),
+        (fault(3, "Access Denied"), Outcome.ACCESS_DENIED),
+    ],
+)
+def test_an_ending_is_the_same(
+    gateway: Gateway, service: Service, endpoint: Endpoint, answer: bytes, outcome: Outcome
+) -> None:
+    endpoint.answers = [answer]
+    result = hand_over(gateway, service.address)
+    assert (result.status, result.out) == (outcome.exit_status, f"{outcome.line}\n".encode())
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.name)
+def test_every_reply_becomes_the_exit_status_of_its_row(outcome: Outcome) -> None:
+    answer = outcome.reply.encode()
+    expected = (outcome.exit_status, f"{outcome.line}\n".encode())
+    assert handover._ending([answer]) == handover._ending([answer] * 3) == expected
+
+
+def test_one_recipient_to_be_tried_again_keeps_the_message_for_all() -> None:
+    delivered, unknown, down = (
+        outcome.reply.encode() for outcome in (Outcome.DELIVERED, Outcome.UNKNOWN_RECIPIENT, Outcome.DATABASE_DOWN)
+    )
+    assert handover._ending([delivered, unknown])[0] == 0
+    assert handover._ending([delivered, down, unknown])[0] == 75
+    assert handover._ending([b"nonsense"])[0] == 75
+
+
+def test_who_is_not_the_databases_is_left_out_and_nobody_else(
+    gateway: Gateway, service: Service, endpoint: Endpoint
+) -> None:
+    result = hand_over(gateway, service.address, "--sender=", "--", "x@y.test", "info@example.com", "z@y.test")
+    assert (result.status, result.out) == (0, b"2.0.0 delivered\n")
+    assert endpoint.messages[0].startswith(b"Return-Path: <>\r\nDelivered-To: <info@example.com>\r\nMessage-ID")
+    result = hand_over(gateway, service.address, "--sender=a@b", "--", "x@y.test", "z@y.test")
+    assert (result.status, result.out) == (67, f"{Outcome.UNKNOWN_RECIPIENT.line}\n".encode())
+
+
+def test_the_original_recipient_comes_first(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    options = ("--sender=a@b.test", "--original-recipient", "info@example.com", "x@y.test")
+    result = hand_over(gateway, service.address, *options, "--", "y@inner.test", "jobs@example.com")
+    assert result.status == 0
+    assert endpoint.messages[0].count(b"Delivered-To") == 2
+    assert b"<info@example.com>\r\nDelivered-To: <jobs@example.com>\r\n" in endpoint.messages[0]
+
+
+def test_the_envelope_may_stand_in_the_environment(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    environ = {"SENDER": "", "RECIPIENT": "info@example.com"}
+    result = gateway.run(f"--service={service.address}", message=MESSAGE, environ=environ)
+    assert (result.status, result.log) == (0, "")
+    assert endpoint.messages[0].startswith(b"Return-Path: <>\r\nDelivered-To: <info@example.com>\r\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--sender=a@b", "--model=crm.lead", "--", "info@example.com"),
+        ("info@example.com",),  # the sender may be in the header
+        ("--sender=a@b",),  # and so may the recipients
+        ("--sender=a@b", "--", "in fo@example.com", "info@example.com"),  # wants quotes
+        ("--sender=a\nb@c", "--", "info@example.com"),
+        ("--sender=a>b@c", "--", "info@example.com"),
+    ],
+)
+def test_what_is_not_plain_the_pipe_delivers_itself(
+    gateway: Gateway, service: Service, endpoint: Endpoint, arguments: tuple[str, ...]
+) -> None:
+    result = hand_over(gateway, service.address, *arguments, message=b"To: info@example.com\n" + MESSAGE)
+    assert result.ending == (0, "2.0.0", "delivered")
+    assert "outcome=" not in service.text()
+    assert len(endpoint.messages) == 1
+
+
+def test_wrong_usage_and_dry_runs_are_the_pipes(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    result = hand_over(gateway, service.address, "--bogus", "info@example.com")
+    assert (result.status, result.out) == (75, f"{Outcome.SETTINGS.line}\n".encode())
+    assert b"Delivered-To" in hand_over(gateway, service.address, "--sender=a@b", "--dry-run", "info@example.com").out
+    assert endpoint.messages == []
+
+
+Script = Callable[[socket.socket], None]
+
+
+def say_nothing(connection: socket.socket) -> None:
+    connection.recv(1)  # until the other side has gone
+
+
+def say(*answers: bytes) -> Script:
+    """Return what gives these answers, each to a command, and then says nothing."""
+
+    def play(connection: socket.socket) -> None:
+        with connection.makefile("rb") as file:
+            for answer in answers:
+                connection.sendall(answer)
+                if answer is not answers[-1]:
+                    file.readline()
+            while file.readline():
+                pass
+
+    return play
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Callable[[Script], Path]]:
+    """Somebody else who listens where the service should."""
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+
+        def listen(script: Script) -> Path:
+            def serve() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    script(connection)
+
+            listener.bind(str(path))
+            listener.listen()
+            threading.Thread(target=serve, daemon=True).start()
+            return path
+
+        yield listen
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        say_nothing,
+        lambda connection: None,  # closes
+        say(b"220 "),  # half an answer
+        say(b"SSH-2.0-OpenSSH_9.2\r\n"),
+        say(b"421 4.3.2 too many connections\r\n"),
+        say(b"220 x\r\n", b"500 5.5.1 what is LHLO?\r\n"),
+        say(b"220 x\r\n", b"250-x\r\n250 y\r\n", b"451 4.3.0 not now\r\n"),
+        say(b"220 x\r\n", b"250 x\r\n", b"250 ok\r\n", b"250 ok\r\n"),  # and then nothing
+    ],
+)
+def test_the_pipe_delivers_itself_when_nobody_answers_as_a_service(
+    gateway: Gateway, endpoint: Endpoint, other: Callable[[Script], Path], script: Script
+) -> None:
+    assert hand_over(gateway, other(script)).ending == (0, "2.0.0", "delivered")
+    assert endpoint.messages[0].endswith(MESSAGE)
+
+
+@pytest.mark.parametrize("address", ["/nonexistent/socket", "127.0.0.1:1", "localhost", "[::1]:1", "nonsense:x", "/"])
+def test_the_pipe_delivers_itself_when_there_is_no_service(gateway: Gateway, endpoint: Endpoint, address: str) -> None:
+    assert hand_over(gateway, address).ending == (0, "2.0.0", "delivered")
+    assert endpoint.messages[0].endswith(MESSAGE)
+
+
+@pytest.mark.parametrize("end", [b"", b"25", b"250", b"nonsense\r\n", b"250-2.0.0 more\r\n"], ids=lambda end: repr(end))
+def test_once_the_service_has_begun_to_take_it_a_broken_connection_means_try_again(
+    gateway: Gateway, endpoint: Endpoint, other: Callable[[Script], Path], end: bytes
+) -> None:
+    def break_off(connection: socket.socket) -> None:
+        with connection.makefile("rb") as file:
+            for answer in (b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"250 x\r\n", b"354 go on\r\n"):
+                connection.sendall(answer)
+                file.readline()
+            while file.readline() not in (b".\r\n", b""):
+                pass
+            connection.sendall(end)
+
+    result = hand_over(gateway, other(break_off))
+    assert (result.status, result.out) == (75, handover.BROKEN)
+    assert LINE.fullmatch(handover.BROKEN)
+    assert endpoint.messages == []
+
+
+def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
+    gateway: Gateway, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.answers = [hang]
+    service = Service(tmp_path, URL=endpoint.url)
+    service.start()
+    command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdin
+        process.stdin.write(MESSAGE)
+        process.stdin.close()
+        while not endpoint.messages:
+            assert process.poll() is None
+        service.stop(signal.SIGKILL)
+        assert process.wait(timeout=60) == 75
+        assert process.stdout
+        assert process.stdout.read() == handover.BROKEN
+    assert len(endpoint.messages) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM])
+def test_a_signal_while_the_service_works_leaves_the_mail_in_the_queue(
+    gateway: Gateway, service: Service, endpoint: Endpoint, number: signal.Signals
+) -> None:
+    answered = threading.Event()
+    endpoint.answers = [lambda connection, request: (answered.wait(60), connection.sendall(returns(7)))]  # type: ignore[list-item]
+    command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdin
+        process.stdin.write(MESSAGE)
+        process.stdin.close()
+        while not endpoint.messages:
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 75
+        assert process.stdout
+        assert process.stdout.read() == b"4.3.0 mail gateway failed, will try again\n"
+    answered.set()
+
+
+def test_a_large_message_arrives_whole(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    body = b"".join(b"%d %s\n" % (number, b"." * (number % 70)) for number in range(100_000)) + b".\n..\n\r\n."
+    assert hand_over(gateway, service.address, message=b"Subject: x\n\n" + body).status == 0
+    assert endpoint.messages[0].endswith(b"\r\n\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n")
+
+
+@given(st.lists(st.sampled_from([b"a", b".", b"\r", b"\n", b"\r\n", b"\r\n.", b"..", b"\n."]).map(bytes)), st.data())
+def test_lines_are_made_those_of_smtp_however_they_are_cut(parts: list[bytes], data: st.DataObject) -> None:
+    """RFC 5321, 4.5.2: dots at the beginning of a line are doubled, and CRLF ends all lines, also the last."""
+    message = b"".join(parts)
+    file = io.BytesIO(message)
+    chunks = iter(lambda: file.read(data.draw(st.integers(1, 4))), b"")
+    sent = b"".join(handover._transparent(chunks))
+    lines = message.replace(b"\r\n", b"\n").split(b"\n")
+    expected = b"\r\n".join(b"." * line.startswith(b".") + line for line in lines)
+    assert sent == (expected + b"\r\n" * bool(lines[-1])) + b".\r\n"
+
+
+def test_nothing_heavy_is_imported_to_hand_over(gateway: Gateway, service: Service) -> None:
+    """What it costs is close to a bare interpreter; benchmarks/cpu.py says how close."""
+    command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
+    bare, ours = (
+        {
+            line.rpartition(b"|")[2].strip().decode()
+            for line in subprocess.run(
+                [sys.executable, "-X", "importtime", *arguments],
+                input=MESSAGE,
+                capture_output=True,
+                env=ENVIRONMENT,
+                check=True,
+            ).stderr.splitlines()
+        }
+        for arguments in (["-c", "pass"], command[1:])
+    )
+    assert ours - bare - {"__future__", "_signal"} == {"_socket", "mailgate", "mailgate.arguments", "mailgate.handover"}
