@@ -1,6 +1,7 @@
 """One connection of an MTA, as aiosmtpd speaks LMTP (RFC 2033), but for what does not fit in memory or in a table."""
 
 import asyncio
+import contextlib
 import re
 import socket
 import time
@@ -52,8 +53,9 @@ class _Limits(dict[str, int]):
 
 
 class Transaction(smtp.Envelope):
-    """Who a message is from and for, and the ending of a recipient who was put off, if one was."""
+    """Who a message is from and for, how long that is, and the ending of a recipient who was put off, if one was."""
 
+    characters = 0
     put_off: Outcome | None = None
 
 
@@ -93,9 +95,18 @@ class Connection(LMTP):
         """Say a last word, and close."""
         if self._handler_coroutine:
             self._handler_coroutine.cancel()
-        if isinstance(self.transport, asyncio.WriteTransport):
+        if not isinstance(self.transport, asyncio.WriteTransport):
+            return
+        if self.transport.get_write_buffer_size():  # who doesn't read what was said won't read this either
+            self.transport.abort()
+        else:
             self.transport.write(f"{reply}\r\n".encode())
             self.transport.close()
+
+    def _timeout_cb(self) -> None:
+        """Close at once; aiosmtpd would wait until the client has read what was said."""
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
 
     def _create_envelope(self) -> Transaction:
         return Transaction()
@@ -157,8 +168,8 @@ class Connection(LMTP):
         finally:
             self.is_delivering = False
             self.envelope = Transaction()
-        await self.push("\r\n".join(replies))
         self._reset_timeout()
+        await self.push("\r\n".join(replies))
         if self.service.is_stopping:
             self.dismiss(STOPPING)
 
@@ -167,17 +178,22 @@ class Connection(LMTP):
         verdict = None
         async for chunk in content(self._reader):
             self._reset_timeout()
-            if verdict:
-                continue
-            try:
-                file.write(chunk)
-                if file.tell() > self.max_size:
-                    verdict = Verdict(Outcome.TOO_LARGE, f"more than {self.max_size} bytes")
-            except OSError as error:  # a full disk
-                verdict = Verdict(Outcome.FAILED, log.where(error))
-            if verdict:
-                file.seek(0)
-                file.truncate()
+            if not verdict:
+                verdict = self._write(chunk, file)
+            del chunk
+        return verdict
+
+    def _write(self, chunk: bytes, file: IO[bytes]) -> Verdict | None:
+        try:
+            file.write(chunk)
+            if file.tell() <= self.max_size:
+                return None
+            verdict = Verdict(Outcome.TOO_LARGE, f"more than {self.max_size} bytes")
+        except OSError as error:  # a full disk
+            verdict = Verdict(Outcome.FAILED, log.where(error))
+        with contextlib.suppress(OSError):  # the space is wanted for others
+            file.seek(0)
+            file.truncate()
         return verdict
 
 
@@ -188,20 +204,20 @@ async def content(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     """
     data, begun = b"\r\n", False  # the end of the line with DATA, so that every line begins in the same way
     while True:
-        received = await reader.read(2**30)  # all that is there
-        if not received:
+        before = len(data)
+        data += await reader.read(2**30)  # all that is there
+        if len(data) == before:
             raise ConnectionResetError
-        data += received
         end = data.find(b"\r\n.\r\n")
         # Up to a CR among the last bytes, with which that end, or a line with a dot, may begin.
         cut = end + 2 if end >= 0 else data.find(b"\r", max(0, len(data) - 4))
         cut = cut if cut >= 0 else len(data)
-        whole = data[:cut].replace(b"\r\n.", b"\r\n")
-        rest = data[cut:]
-        if whole:
-            yield whole if begun else whole[2:]
-            begun = True
+        chunk, data = data[:cut].replace(b"\r\n.", b"\r\n"), data[cut:]
+        if chunk and not begun:
+            chunk, begun = chunk[2:], True
+        if chunk:
+            yield chunk
+            del chunk  # who waits for more keeps nothing: hundreds may wait
         if end >= 0:
-            reader.feed_data(rest[3:])  # the next commands (RFC 2920, 3.1)
+            reader.feed_data(data[3:])  # the next commands (RFC 2920, 3.1)
             return
-        data = rest

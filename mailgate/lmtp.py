@@ -23,7 +23,7 @@ from aiosmtpd.smtp import Session
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
-from mailgate.connection import STOPPING, Connection, Transaction
+from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction
 from mailgate.database import Client
 from mailgate.directory import Directory
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
@@ -31,6 +31,7 @@ from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
 RECIPIENTS = 1000  # of one message; RFC 5321, 4.5.3.1.8, wants 100, and Postfix takes no more than 1000
+CHARACTERS = 2**16  # of all their addresses: a hundred of the longest that there are (RFC 5321, 4.5.3.1.3) are 25600
 LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
 DESCRIPTORS = 4096  # files and sockets: each connection may have a spool, each worker some more
@@ -102,12 +103,13 @@ class Service:
     ) -> str:
         if address == "<>":
             return "553 5.1.3 nobody"
-        if len(transaction.rcpt_tos) >= RECIPIENTS:
+        if len(transaction.rcpt_tos) >= RECIPIENTS or transaction.characters >= CHARACTERS:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
         refusal = await self.directory.refusal(address)
         if refusal is None:
             transaction.rcpt_tos.append(address)
+            transaction.characters += len(address)
             return "250 2.1.5 one of ours"
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal
@@ -231,11 +233,16 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
     loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
     if "socketmap" in listeners:
+        asking: set[asyncio.StreamWriter] = set()
 
         async def look_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if service.admits(writer):
-                await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
-            writer.close()
+            asking.add(writer)
+            try:
+                if service.admits(writer) and len(asking) <= CONNECTIONS:
+                    await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
+            finally:
+                asking.discard(writer)
+                writer.transport.abort()
 
         servers.append(await asyncio.start_server(look_up, sock=listeners["socketmap"], backlog=listen.BACKLOG))
     if os.path.isabs(config.metrics):

@@ -5,19 +5,21 @@ does not matter. Postfix also asks for parts of an address (RCPT TO:<a@b>: a@b, 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from mailgate.outcome import Outcome
 
 REQUEST_LIMIT = 1000  # bytes; an address has no more than 320 (RFC 5321, 4.5.3.1)
-IDLE = 3600.0  # seconds; Postfix keeps its connection for 100 s at the most
+IDLE = 300.0  # seconds; Postfix keeps its connection for 100 s at the most
 
 
 async def answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Callable[[str], Awaitable[Outcome | None]]
 ) -> None:
     """Answer the requests of one connection until it ends; what is no request ends it."""
-    try:
+    # It has gone, is silent, does not read the answer, or sends no netstrings.
+    with contextlib.suppress(OSError, ValueError, EOFError, asyncio.TimeoutError):
         while True:
             request = await asyncio.wait_for(_netstring(reader), IDLE)
             _, _, key = request.decode("utf-8", "surrogateescape").partition(" ")
@@ -27,11 +29,7 @@ async def answer(
                 text = "NOTFOUND " if found is Outcome.UNKNOWN_RECIPIENT else f"TEMP {found.text}"
             data = text.encode("utf-8", "surrogateescape")
             writer.write(b"%d:%b," % (len(data), data))
-            await writer.drain()
-    except (OSError, ValueError, EOFError, asyncio.TimeoutError):  # it has gone, or sends no netstrings
-        pass
-    finally:
-        writer.close()
+            await asyncio.wait_for(writer.drain(), IDLE)
 
 
 async def _netstring(reader: asyncio.StreamReader) -> bytes:
