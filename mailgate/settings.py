@@ -263,7 +263,7 @@ VARIABLES = {
     "SOCKET_MODE": Variable(_mode, 0o600),
     "CLIENTS": Variable(_users, frozenset()),
     "SOCKETMAP": Variable(_address),
-    "WORKERS": Variable(_workers, 4),
+    "WORKERS": Variable(_workers, 2),
     "METRICS": Variable(_address),
 }
 

@@ -53,7 +53,7 @@ def test_the_defaults() -> None:
         "socket_mode": 0o600,
         "clients": frozenset(),
         "socketmap": "",
-        "workers": 4,
+        "workers": 2,
         "metrics": "",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
