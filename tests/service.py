@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gateway import ENVIRONMENT, PASSWORD, coverage_environment, write_settings
 
+ROOT = Path(__file__).parents[1]
 READY = "is ready"
 
 
@@ -94,6 +95,9 @@ class Service:
             "LMTP": self.address,
         } | settings
         os.makedirs(self.settings["STATE"], exist_ok=True)
+        self.command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)]
+        self.environ = ENVIRONMENT | coverage_environment()
+        self.descriptors: tuple[int, ...] = ()  # open files for it to inherit
         self.process: subprocess.Popen[bytes] | None = None
 
     def write_settings(self, **settings: object) -> None:
@@ -105,10 +109,7 @@ class Service:
         self.write_settings(**settings)
         before = self.text().count(READY)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)],
-            env=ENVIRONMENT | coverage_environment(),
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.DEVNULL,
+            self.command, env=self.environ, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=self.descriptors
         )
         self.wait_for(READY, before + 1)
 
