@@ -7,6 +7,8 @@ import time
 from datetime import timedelta
 from statistics import median
 
+from page import Figure, report
+
 from mail_database.delivery import process
 from mail_database.routing import Fallback
 from mail_database.store import key_of, messages, now, open_store, records, work
@@ -14,7 +16,7 @@ from mail_database.store import key_of, messages, now, open_store, records, work
 SIZES = (10**3, 10**5, 10**6)
 ROUNDS, DELIVERIES = 10, 50
 BATCH = 10_000
-LIMIT = 2.0  # times as long at the largest size as at the smallest
+FIGURE = Figure(f"embedded database: time of a delivery at {SIZES[-1]:,} messages / at {SIZES[0]:,}", "at most", 2)
 WORLD = {
     "alias_domains": [{"id": 1, "name": "example.com", "catchall": "catchall", "bounce": "bounce"}],
     "companies": [{"id": 1, "name": "My Company", "email": "office@example.com", "alias_domain": "example.com"}],
@@ -23,7 +25,7 @@ WORLD = {
 
 
 def main(*urls: str) -> int:
-    """Fill a store of each size, deliver to each in turn, and print the rates and their ratio."""
+    """Fill a store of each size, deliver to each in turn, and report the ratio of the rates."""
     with tempfile.TemporaryDirectory() as folder:
         engines = [open_store(url) for url in urls or (f"sqlite:///{folder}/{size}.db" for size in SIZES)]
         for engine, size in zip(engines, SIZES, strict=True):
@@ -36,12 +38,9 @@ def main(*urls: str) -> int:
         for engine in engines:
             engine.dispose()
     rates = [median(of_size) for of_size in zip(*rounds, strict=True)]
-    for size, deliveries in zip(SIZES, rates, strict=True):
-        print(f"{size:>9,} messages: {deliveries:6.0f} deliveries a second")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    ratio = rates[0] / rates[-1]
-    print(f"a delivery at {SIZES[-1]:,} takes {ratio:.2f} times one at {SIZES[0]:,}   at most {LIMIT}")
-    return int(ratio > LIMIT)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    detail = ", ".join(f"{rate:.0f} a second at {size:,}" for size, rate in zip(SIZES, rates, strict=True))
+    return report(FIGURE.row(rates[0] / rates[-1], f"{detail}, {peak:.0f} MiB"))
 
 
 def fill(engine, size: int) -> None:
