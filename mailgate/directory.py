@@ -8,7 +8,7 @@ operator's settings decide alone, as they do in the pipe; with a list of some ag
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from mailgate.settings import Settings
 REFRESH = 60.0  # seconds between two readings in the background
 FRESH = 1.0  # seconds for which a list, or the failure to read it, answers a miss: so often may strangers make us ask
 PATIENCE = 10.0  # seconds that a miss waits for the list; an MTA waits minutes for the answer to RCPT
+LISTS = ("alias_domains", "allowed_domains", "aliases", "local_parts", "catchall", "bounce")  # of Settings
 ALLOWED = "mail.catchall.domain.allowed"
 FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
 
@@ -47,33 +48,38 @@ def read(client: Client, settings: Settings) -> Settings:
     allowed = settings.allowed_domains
     try:
         value = client.execute("ir.config_parameter", "get_param", [ALLOWED], {}, time.monotonic())
-        allowed |= {part.strip().lower() for part in str(value or "").split(",")} - {""}
+        allowed |= {part.strip() for part in str(value or "").split(",")} - {""}
     except Ended as ended:  # an administrator's to read; without it, the settings' count
         if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
             raise
     # An answer to a notification goes to the thread even where it is sent to the notification's own address.
     addresses = [row[field] for row in domains for field in ("bounce_email", "catchall_email", "default_from_email")]
     addresses += [row["alias_full_name"] for row in aliases]
-    return settings._replace(
-        alias_domains=frozenset(str(row["name"]).lower() for row in domains),
-        allowed_domains=frozenset(allowed),
-        aliases=frozenset(address.lower() for address in addresses if address and "@" in address),
-        local_parts=frozenset(
-            row["alias_name"].lower() for row in aliases if row["alias_name"] and row["alias_incoming_local"]
-        ),
-        catchall=frozenset(),
-        bounce=frozenset(),
+    lists: tuple[Iterable[str], ...] = (
+        (row["name"] for row in domains),
+        allowed,
+        (address for address in addresses if address and "@" in address),
+        (row["alias_name"] for row in aliases if row["alias_name"] and row["alias_incoming_local"]),
+        (),  # both are among the addresses: each domain has its own
+        (),
     )
+    found: dict[str, Any] = {
+        name: frozenset(item.lower() for item in items) for name, items in zip(LISTS, lists, strict=True)
+    }
+    return settings._replace(**found)
 
 
 class Directory:
     """The list, as the running service keeps it."""
 
-    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
-        """``report`` is told in a line what goes wrong."""
+    def __init__(self, settings: Settings, report: Callable[[str], None], before: "Directory | None" = None) -> None:
+        """``report`` is told in a line what is found; ``before`` is who kept the list until now."""
         self.settings, self.report = settings, report
         self.listed: Settings | None = None
         self.read_at = 0.0  # seconds since 1970; 0 is never
+        if before and before.listed and before.listed[:2] == settings[:2]:  # the same URL and database
+            lists: dict[str, Any] = {name: getattr(before.listed, name) for name in LISTS}
+            self.listed, self.read_at = settings._replace(**lists), before.read_at
         self._asked_at, self._answered = float("-inf"), False  # when the last reading ended (monotonic), and how
         self._found = ""  # what was said of it
         self._reading: asyncio.Task[None] | None = None
@@ -98,7 +104,9 @@ class Directory:
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
         done, _ = await asyncio.wait({self._reading}, timeout=PATIENCE)
-        return bool(done) and self._answered
+        if not done:  # for the next ones too, for a while
+            self._asked_at, self._answered = time.monotonic(), False
+        return self._answered
 
     async def _read(self) -> None:
         answered = False

@@ -8,15 +8,21 @@ import struct
 from collections.abc import Mapping
 from pwd import getpwnam
 
+NAMES = {"lmtp", "socketmap"}
 FIRST_DESCRIPTOR = 3  # of those that systemd hands over: sd_listen_fds(3)
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
-    """Return the listening sockets that systemd hands over, by their FileDescriptorName (sd_listen_fds(3))."""
+    """Return the listening sockets that systemd hands over, by their FileDescriptorName (sd_listen_fds(3)).
+
+    Raises OSError for any that is not known: whoever connects to it would wait for ever.
+    """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(environ.get("LISTEN_FDS", "0")))
+    if len(set(names)) < len(descriptors) or not NAMES.issuperset(names):
+        raise OSError(f"systemd hands over {', '.join(names)}; known are {', '.join(sorted(NAMES))}, one of each")
     return {name: socket.socket(fileno=descriptor) for name, descriptor in zip(names, descriptors, strict=False)}
 
 

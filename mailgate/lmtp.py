@@ -19,7 +19,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
-from aiosmtpd.smtp import Session
+try:
+    from aiosmtpd.smtp import Session
+except ImportError:
+    sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: README.md says how to install it")
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
@@ -43,29 +46,36 @@ _QUEUE_ID = re.compile(rb"\bid +([\w-]{5,50})\b")  # as Postfix and Exim write i
 class Service:
     """What the connections share; aiosmtpd calls its handle_ methods."""
 
+    settings: Settings
+    directory: Directory
+    workers: ThreadPoolExecutor
+    reading: asyncio.Task[None]
+
     def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
         self.open: set[Connection] = set()
         self.under_way: set[Future[Verdict]] = set()
-        self.is_stopping = False
+        self.stopping = asyncio.Event()
+        self.is_stopping = self.is_stuck = False
         self.metrics: Any = None
         if config.metrics:
             from mailgate.metrics import Metrics  # and with it prometheus_client, which nobody else needs
 
             self.metrics = Metrics(self)
-        self._reading: asyncio.Task[None] | None = None
         self.use(config, facts)
 
     def use(self, config: Settings, facts: dict[str, Any]) -> None:
         """Take these settings for what comes from now on; ``facts`` say where the log is, and what it may not have."""
+        before = getattr(self, "directory", None)
+        if before:
+            self.reading.cancel()
+            self.workers.shutdown(wait=False)  # they end when they have done what they have
         self.settings, self.facts = config, facts
         self.clients = listen.user_ids(config.clients)
         self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None)
         self.workers = ThreadPoolExecutor(config.workers, "worker")
         self.few = asyncio.Semaphore(max(1, config.workers - 1))
-        self.directory = Directory(config, self.report)
-        if self._reading:
-            self._reading.cancel()
-        self._reading = asyncio.create_task(self.directory.keep())
+        self.directory = Directory(config, self.report, before)
+        self.reading = asyncio.create_task(self.directory.keep())
 
     def admits(self, connection: asyncio.BaseTransport | asyncio.StreamWriter) -> bool:
         """Tell whether the user at the other end may use the service."""
@@ -166,7 +176,10 @@ class Service:
         future.add_done_callback(self.under_way.discard)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
-        except asyncio.TimeoutError:  # the worker goes on, and notes for the next try what comes of it
+        except asyncio.TimeoutError:  # an endless answer; the worker can't be had back, so another process is needed
+            self.report("a worker has not come back: the service ends, to be started anew", "LOG_ERR")
+            self.is_stuck = True
+            self.stopping.set()
             return Verdict(Outcome.CUT_OFF)
         except asyncio.CancelledError:
             if self.is_stopping and future.cancelled():
@@ -225,8 +238,8 @@ def read_settings(env_file: str) -> tuple[Settings, dict[str, Any]]:
     return config, {"log": (config.log, config.log_format), "secret": config.password}
 
 
-async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, socket.socket], env_file: str) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads settings and alias list anew."""
+async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, socket.socket], env_file: str) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit status; SIGHUP reads settings and alias list anew."""
     loop = asyncio.get_running_loop()
     service = Service(config, facts)
     background = []  # a task that nobody keeps may vanish
@@ -259,18 +272,18 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
             service.report(f"the settings stay as they were: {ended.verdict.cause}", "LOG_ERR")
         listen.notify(os.environ, "READY=1")
 
-    stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, service.stopping.set)
     service.report(f"mail-gateway-lmtp {__version__} is ready", "LOG_INFO")
     listen.notify(os.environ, "READY=1")
-    await stopping.wait()
+    await service.stopping.wait()
     listen.notify(os.environ, "STOPPING=1")
     for server in servers:
         server.close()
     await service.stop()
     service.report("mail-gateway-lmtp has stopped", "LOG_INFO")
+    return mail_gateway.EX_TEMPFAIL if service.is_stuck else os.EX_OK
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -290,20 +303,18 @@ def main(argv: list[str] | None = None) -> int:
                 own.append(address)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
+        return asyncio.run(serve(config, facts, listeners, arguments.env_file))
     except Ended as ended:
         return _refuse(ended.verdict.cause)
     except OSError as error:
         return _refuse(f"can't listen: {error}")
-    try:
-        asyncio.run(serve(config, facts, listeners, arguments.env_file))
-    except OSError as error:
-        return _refuse(f"can't listen: {error}")
+    except ImportError:
+        return _refuse("MAIL_GATEWAY_METRICS needs the package prometheus_client")
     finally:
         for address in own:
             if os.path.isabs(address):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(address)
-    return os.EX_OK
 
 
 def _refuse(cause: str) -> int:

@@ -1,16 +1,19 @@
 """The alias list: read from the database, asked again on a miss, and never a reason to refuse when it can't be read."""
 
 import itertools
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, returns
+from endpoint import Endpoint, hang, returns
 from mail_database_server import PASSWORD, Server, command
 from odoo.server import Odoo
 from service import Client, Service, running
 
+from mailgate.directory import PATIENCE
 from mailgate.outcome import Outcome
 
 KNOWN = "250 2.1.5 one of ours"
@@ -97,6 +100,26 @@ def test_a_new_alias_is_known_at_once_and_an_old_one_without_the_database(tmp_pa
             assert client.say("DATA") == PUT_OFF
         finally:
             database.start()
+
+
+def test_the_list_outlives_a_reload_while_the_database_is_away(tmp_path: Path, database: Server) -> None:
+    with running(service_before(tmp_path, database.url)) as service, service.client() as client:
+        service.wait_for("the alias list is read")
+        database.stop()
+        service.send_signal(signal.SIGHUP)
+        service.wait_for("read anew")
+        assert client.begin("info@example.com", "nobody@example.com") == [KNOWN, PUT_OFF]
+        database.start()
+
+
+def test_a_database_that_hangs_is_waited_for_once(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Each recipient who is not on the list would wait for himself, and the MTA would lose patience."""
+    endpoint.version = hang
+    with running(service_before(tmp_path, endpoint.url, ALIAS_DOMAINS="example.com")) as service:
+        began = time.monotonic()
+        with service.client() as client:
+            assert client.begin(*(f"nobody{number}@example.com" for number in range(20))) == [KNOWN] * 20
+        assert time.monotonic() - began < 3 * PATIENCE
 
 
 def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoint) -> None:
