@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from mailgate import __version__
-from mailgate.envelope import Raw
+from mailgate.envelope import CHUNK, Raw
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
@@ -46,10 +46,20 @@ class Body:
 
         self.begun = True
         self.begin()
-        yield self.before
-        yield from _base64(chain([self.added], self.raw.chunks()))
-        yield self.after
+        pieces = chain([self.before], _base64(chain([self.added], self.raw.chunks())), [self.after])
+        yield from _joined(pieces)
         self.begin()
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in fewer pieces: a small message leaves in one."""
+    held = b""
+    for piece in pieces:
+        held += piece
+        if len(held) >= CHUNK:
+            yield held
+            held = b""
+    yield held
 
 
 def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -92,21 +102,14 @@ class Client:
         self.user_id, self.known_until = 0, 0.0
 
     @cached_property
-    def session(self) -> Any:
-        from http.cookiejar import DefaultCookiePolicy
+    def adapter(self) -> Any:
+        from requests.adapters import HTTPAdapter  # 100 ms; mail that no rule matches never gets here
 
-        import requests  # 100 ms, the most of a run; mail that no rule matches never gets here
-        from requests.adapters import HTTPAdapter
+        return HTTPAdapter(pool_maxsize=self.settings.workers)
 
-        session = requests.Session()
-        session.trust_env = False  # no proxies, no netrc: the settings say all
-        # Else it reads all of a redirect's body, though it does not follow it.
-        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]  # no option for it
-        session.verify = self.settings.ca_file or _system_ca()
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a web session is not ours to have
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=self.settings.workers))
-        return session
+    @cached_property
+    def authorities(self) -> str | bool:
+        return self.settings.ca_file or _system_ca()
 
     def post(self, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
         """Send ``added`` and the message to message_process and return what answers.
@@ -152,7 +155,7 @@ class Client:
         return self.user_id
 
     def _send(self, service: str, body: bytes | Body, until: float) -> Reply:
-        return _patiently(lambda: _send(self.session, self.settings, service, body), until, self.retrying)
+        return _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
 
 
 def _system_ca() -> str | bool:
@@ -163,22 +166,22 @@ def _system_ca() -> str | bool:
     return paths.cafile or paths.capath or True
 
 
-def _send(session: Any, settings: Settings, service: str, body: bytes | Body) -> Reply:
+def _send(client: Client, url: str, body: bytes | Body) -> Reply:
     """Send one request and return the answer. Raises Unreached or Ended."""
     import requests
     from urllib3.exceptions import HTTPError, NewConnectionError
 
+    headers = {
+        "Content-Type": "text/xml",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"mail-gateway/{__version__}",
+    }
     try:
-        with session.post(
-            f"{settings.url}/xmlrpc/2/{service}",
-            data=body,
-            headers={
-                "Content-Type": "text/xml",
-                "Accept-Encoding": "identity",
-                "User-Agent": f"mail-gateway/{__version__}",
-            },
-            timeout=(settings.connect_timeout, settings.read_timeout),
-            allow_redirects=False,
+        # Without a session: no proxies and no netrc of the environment, no cookies, no redirects; the settings say all.
+        with client.adapter.send(
+            requests.Request("POST", url, headers, data=body).prepare(),
+            timeout=(client.settings.connect_timeout, client.settings.read_timeout),
+            verify=client.authorities,
             stream=True,  # so that no more of the answer is read than this:
         ) as response:
             answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False)

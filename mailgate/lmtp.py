@@ -300,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         for name, address in {"lmtp": config.lmtp, "socketmap": config.socketmap}.items():
             if address and name not in listeners:
                 listeners[name] = listen.listen(address, config.socket_mode)
-                own.append(address)
+                if os.path.isabs(address):
+                    own.append((address, os.stat(address)))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
         return asyncio.run(serve(config, facts, listeners, arguments.env_file))
@@ -311,10 +312,10 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError:
         return _refuse("MAIL_GATEWAY_METRICS needs the package prometheus_client")
     finally:
-        for address in own:
-            if os.path.isabs(address):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(address)
+        for path, status in own:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), status):  # else it is a later service's
+                    os.unlink(path)
 
 
 def _refuse(cause: str) -> int:

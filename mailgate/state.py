@@ -27,6 +27,7 @@ FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
 KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, Exim as we set it up eight)
 # Seconds. What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD = 24 * 3600
+AT_ONCE = 0.1  # seconds in which a second note of the same would say nothing new
 PAUSE = 0.1  # seconds between two tries to get the lock
 CAUSE_LIMIT = 500  # characters
 
@@ -37,15 +38,18 @@ class Claim:
     def __init__(self, path: str = "", descriptor: int = -1, key: str = "", answer: Verdict | None = None) -> None:
         """``path`` is the message's file, empty where there is no state folder; ``descriptor`` has its lock."""
         self.path, self.descriptor, self.key, self.answer = path, descriptor, key, answer
-        self.begun = False
+        self.begun = 0.0  # seconds since 1970; 0 is not
 
     def begin(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
+        now = time.time()
+        if 0 <= now - self.begun < AT_ONCE:
+            return
         try:
-            self._note(f"begun {time.time():.3f}")
+            self._note(f"begun {now:.3f}")
         except OSError as error:  # in the midst of a request, it would pass for the network's
             raise Ended(Outcome.FAILED, f"state folder: {error}") from None
-        self.begun = True
+        self.begun = now
 
     def end(self, verdict: Verdict) -> None:
         """Note how the call ended, if there was one, and what was found out since."""
@@ -86,10 +90,14 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     name = sha256(os.fsencode(identity)).hexdigest()
     key = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + added).hexdigest() if queue_id else "-"
     folder = os.path.join(settings.state, name[:2])  # one of 256, so that there is little to sweep
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    _sweep(folder)
     path = os.path.join(folder, name)
-    descriptor = _lock(path, until)
+    try:
+        descriptor = _lock(path, until)
+    except FileNotFoundError:  # the folder's first
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor = _lock(path, until)
+    if name[2] == "0":  # one in sixteen, for the folder may be large
+        _sweep(folder)
     try:
         claimed = Claim(path, descriptor, key, _answer(descriptor, key, settings.read_timeout))
         try:
@@ -123,8 +131,8 @@ def _lock(path: str, until: float) -> int:
 
 
 def _write(descriptor: int, line: str) -> None:
+    """Write the line over the one that is there; what may be left of that one is read by nobody."""
     os.pwrite(descriptor, f"{line}\n".encode(), 0)
-    os.ftruncate(descriptor, len(line) + 1)
 
 
 def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
