@@ -53,6 +53,7 @@ class Service:
 
     def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
         self.open: set[Connection] = set()
+        self.asking: set[asyncio.StreamWriter] = set()  # the socketmap's connections
         self.under_way: set[Future[Verdict]] = set()
         self.stopping = asyncio.Event()
         self.is_stopping = self.is_stuck = False
@@ -197,6 +198,8 @@ class Service:
         self.is_stopping = True
         for future in self.under_way.copy():
             future.cancel()  # those that wait
+        for writer in self.asking.copy():
+            writer.transport.abort()
         for connection in self.open.copy():
             if not connection.is_delivering:
                 connection.dismiss(STOPPING)
@@ -246,15 +249,14 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
     loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
     if "socketmap" in listeners:
-        asking: set[asyncio.StreamWriter] = set()
 
         async def look_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asking.add(writer)
+            service.asking.add(writer)
             try:
-                if service.admits(writer) and len(asking) <= CONNECTIONS:
+                if service.admits(writer) and len(service.asking) <= CONNECTIONS:
                     await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
             finally:
-                asking.discard(writer)
+                service.asking.discard(writer)
                 writer.transport.abort()
 
         servers.append(await asyncio.start_server(look_up, sock=listeners["socketmap"], backlog=listen.BACKLOG))

@@ -5,7 +5,6 @@ does not matter. Postfix also asks for parts of an address (RCPT TO:<a@b>: a@b, 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 from mailgate.outcome import Outcome
@@ -18,10 +17,13 @@ async def answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Callable[[str], Awaitable[Outcome | None]]
 ) -> None:
     """Answer the requests of one connection until it ends; what is no request ends it."""
-    # It has gone, is silent, does not read the answer, or sends no netstrings.
-    with contextlib.suppress(OSError, ValueError, EOFError, asyncio.TimeoutError):
+    loop = asyncio.get_running_loop()
+    silence = loop.call_later(IDLE, writer.transport.abort)
+    try:
         while True:
-            request = await asyncio.wait_for(_netstring(reader), IDLE)
+            request = await _netstring(reader)
+            silence.cancel()
+            silence = loop.call_later(IDLE, writer.transport.abort)
             _, _, key = request.decode("utf-8", "surrogateescape").partition(" ")
             found = await refusal(key) if key.rpartition("@")[0] else Outcome.UNKNOWN_RECIPIENT
             text = f"OK {key}"
@@ -29,7 +31,12 @@ async def answer(
                 text = "NOTFOUND " if found is Outcome.UNKNOWN_RECIPIENT else f"TEMP {found.text}"
             data = text.encode("utf-8", "surrogateescape")
             writer.write(b"%d:%b," % (len(data), data))
-            await asyncio.wait_for(writer.drain(), IDLE)
+            await writer.drain()
+            await asyncio.sleep(0)  # others have their turn
+    except (OSError, ValueError, EOFError):  # it has gone, is silent, does not read, or sends no netstrings
+        pass
+    finally:
+        silence.cancel()
 
 
 async def _netstring(reader: asyncio.StreamReader) -> bytes:
