@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
+TURN, TURNS = 0.001, 20  # a large message's chunk every so many seconds, of so many messages; small ones go between
 READ = 2**16  # bytes of a connection that are kept before they are looked at
 COMMAND = 2048  # bytes of a command: the 512 of RFC 5321, 4.5.3.1.4, and what its extensions add; Postfix's limit too
 SILENCE = 300.0  # seconds that a client may be silent (RFC 5321, 4.5.3.2.7)
@@ -175,12 +176,20 @@ class Connection(LMTP):
 
     async def _receive(self, file: IO[bytes]) -> Verdict | None:
         """Write the message to ``file`` and return why it can't be taken, if so; it is read to its end anyway."""
-        verdict = None
-        async for chunk in content(self._reader):
-            self._reset_timeout()
-            if not verdict:
-                verdict = self._write(chunk, file)
-            del chunk
+        verdict, is_large = None, False
+        try:
+            async for chunk in content(self._reader):
+                self._reset_timeout()
+                if not verdict:
+                    verdict = self._write(chunk, file)
+                del chunk
+                if not is_large and file.tell() > IN_MEMORY:
+                    is_large = True
+                    self.service.receiving_large += 1
+                if is_large:
+                    await asyncio.sleep(TURN * min(self.service.receiving_large, TURNS))
+        finally:
+            self.service.receiving_large -= is_large
         return verdict
 
     def _write(self, chunk: bytes, file: IO[bytes]) -> Verdict | None:

@@ -56,6 +56,7 @@ class Service:
         self.asking: set[asyncio.StreamWriter] = set()  # the socketmap's connections
         self.under_way: set[Future[Verdict]] = set()
         self.stopping = asyncio.Event()
+        self.receiving_large = 0
         self.is_stopping = self.is_stuck = False
         self.metrics: Any = None
         if config.metrics:
