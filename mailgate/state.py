@@ -94,7 +94,8 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     try:
         descriptor = _lock(path, until)
     except FileNotFoundError:  # the folder's first
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         descriptor = _lock(path, until)
     if name[2] == "0":  # one in sixteen, for the folder may be large
         _sweep(folder)
