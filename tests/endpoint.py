@@ -5,6 +5,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,30 @@ def cut(connection: socket.socket, request: Request) -> None:
 def reset(connection: socket.socket, request: Request) -> None:
     """Tear the connection down."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class Gate:
+    """An answer that waits until the test opens the gate, and knows how many are waiting."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.lock = threading.Lock()
+        self.waiting = self.most = 0
+
+    def __call__(self, connection: socket.socket, request: Request) -> None:
+        with self.lock:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+        self.opened.wait(60)
+        with self.lock:
+            self.waiting -= 1
+        connection.sendall(returns(7))
+
+    def wait_for(self, count: int) -> None:
+        until = time.monotonic() + 30
+        while self.waiting < count:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 class Endpoint:

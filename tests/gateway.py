@@ -10,6 +10,13 @@ from typing import NamedTuple
 PROGRAM = Path(__file__).parents[1] / "mail_gateway.py"
 PASSWORD = "s3cret ${HOME} #<&>'pässword"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C"}
+SETTINGS: dict[str, object] = {
+    "DATABASE": "mydatabase",
+    "LOGIN": "2",
+    "PASSWORD": PASSWORD,
+    "ALIAS_DOMAINS": "example.com",
+    "PATIENCE": "1",
+}
 LINE = re.compile(rb"[245]\.\d\.\d [a-z, ]+\n")
 KEYS = [
     "queue_id",
@@ -55,15 +62,7 @@ class Gateway:
         self.folder = folder
         self.log = folder / "log"
         self.env_file = folder / "settings.env"
-        self.settings = {
-            "DATABASE": "mydatabase",
-            "LOGIN": "2",
-            "PASSWORD": PASSWORD,
-            "ALIAS_DOMAINS": "example.com",
-            "PATIENCE": "1",
-            "STATE": folder / "state",
-            "LOG": self.log,
-        } | settings
+        self.settings = SETTINGS | {"STATE": folder / "state", "LOG": self.log} | settings
         os.makedirs(self.settings["STATE"], exist_ok=True)
 
     def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway import ENVIRONMENT, PASSWORD, coverage_environment, write_settings
+from gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
 
 ROOT = Path(__file__).parents[1]
 READY = "is ready"
@@ -84,16 +84,8 @@ class Service:
         self.log = folder / "service.log"
         self.env_file = folder / "service.env"
         self.address = folder / "lmtp.sock"
-        self.settings = {
-            "DATABASE": "mydatabase",
-            "LOGIN": "2",
-            "PASSWORD": PASSWORD,
-            "ALIAS_DOMAINS": "example.com",
-            "PATIENCE": "1",
-            "STATE": folder / "service-state",
-            "LOG": self.log,
-            "LMTP": self.address,
-        } | settings
+        own = {"STATE": folder / "service-state", "LOG": self.log, "LMTP": self.address}
+        self.settings = SETTINGS | own | settings
         os.makedirs(self.settings["STATE"], exist_ok=True)
         self.command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)]
         self.environ = ENVIRONMENT | coverage_environment()

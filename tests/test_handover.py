@@ -1,5 +1,6 @@
 """The pipe gives its message to the service, and delivers it itself when there is none."""
 
+import contextlib
 import io
 import signal
 import socket
@@ -216,12 +217,9 @@ def test_once_the_service_has_begun_to_take_it_a_broken_connection_means_try_aga
     assert endpoint.messages == []
 
 
-def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
-    gateway: Gateway, tmp_path: Path, endpoint: Endpoint
-) -> None:
-    endpoint.answers = [hang]
-    service = Service(tmp_path, URL=endpoint.url)
-    service.start()
+@contextlib.contextmanager
+def handing_over(gateway: Gateway, service: Service, endpoint: Endpoint) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the pipe, and go on when the database has the message."""
     command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdin
@@ -229,6 +227,16 @@ def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
         process.stdin.close()
         while not endpoint.messages:
             assert process.poll() is None
+        yield process
+
+
+def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
+    gateway: Gateway, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.answers = [hang]
+    service = Service(tmp_path, URL=endpoint.url)
+    service.start()
+    with handing_over(gateway, service, endpoint) as process:
         service.stop(signal.SIGKILL)
         assert process.wait(timeout=60) == 75
         assert process.stdout
@@ -242,13 +250,7 @@ def test_a_signal_while_the_service_works_leaves_the_mail_in_the_queue(
 ) -> None:
     answered = threading.Event()
     endpoint.answers = [lambda connection, request: (answered.wait(60), connection.sendall(returns(7)))]  # type: ignore[list-item]
-    command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
-        assert process.stdin
-        process.stdin.write(MESSAGE)
-        process.stdin.close()
-        while not endpoint.messages:
-            assert process.poll() is None
+    with handing_over(gateway, service, endpoint) as process:
         process.send_signal(number)
         assert process.wait(timeout=60) == 75
         assert process.stdout

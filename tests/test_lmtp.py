@@ -5,14 +5,12 @@ import json
 import re
 import signal
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endpoint import KEPT_ALIVE, Answer, Endpoint, Request, cut, fault, http, returns, traceback
+from endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, fault, http, returns, traceback
 from gateway import KEYS
 from service import Client, Service, running
 
@@ -157,30 +155,6 @@ def test_a_database_that_closed_a_kept_connection_is_connected_again(service: Se
         for number in range(5):
             assert endpoint.closed.acquire(timeout=60)  # that for the alias list, and then the last message's
             assert client.deliver(mail(number), "info@example.com") == ["250 2.0.0 delivered"]
-
-
-class Gate:
-    """An answer that waits until the test opens the gate, and knows how many are waiting."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-        self.lock = threading.Lock()
-        self.waiting = self.most = 0
-
-    def __call__(self, connection: socket.socket, request: Request) -> None:
-        with self.lock:
-            self.waiting += 1
-            self.most = max(self.most, self.waiting)
-        self.opened.wait(60)
-        with self.lock:
-            self.waiting -= 1
-        connection.sendall(returns(7))
-
-    def wait_for(self, count: int) -> None:
-        until = time.monotonic() + 30
-        while self.waiting < count:
-            assert time.monotonic() < until
-            time.sleep(0.01)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, cut, fault, hang, http, returns, traceback
+from endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
 from gateway import ENVIRONMENT, Gateway
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
@@ -58,18 +58,6 @@ def running(gateway: Gateway) -> Iterator[subprocess.Popen]:
         process.kill()
 
 
-class Gate:
-    """An answer that is held back until the test lets it go."""
-
-    def __init__(self) -> None:
-        self.asked, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self, connection, request) -> None:
-        self.asked.set()
-        assert self.opened.wait(60)
-        connection.sendall(returns(7))
-
-
 @pytest.fixture
 def gate(endpoint: Endpoint) -> Iterator[Gate]:
     gate = Gate()
@@ -82,7 +70,7 @@ def test_a_second_delivery_of_a_message_that_is_being_delivered_is_deferred(
     gateway: Gateway, endpoint: Endpoint, gate: Gate
 ) -> None:
     with running(gateway) as first:
-        assert gate.asked.wait(60)
+        gate.wait_for(1)
         assert deliver(gateway) == "in_progress"
         assert deliver(gateway, message=MESSAGE.replace(b"<1@", b"<2@")) == "accepted"  # another message
         gate.opened.set()
@@ -93,7 +81,7 @@ def test_a_second_delivery_of_a_message_that_is_being_delivered_is_deferred(
 
 def test_a_second_delivery_waits_within_its_patience(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
     with running(gateway) as first:
-        assert gate.asked.wait(60)
+        gate.wait_for(1)
         opener = threading.Timer(1, gate.opened.set)  # while the second one waits, or before it begins: all the same
         opener.start()
         assert deliver(gateway, PATIENCE=60) == "accepted"
@@ -106,7 +94,7 @@ def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_n
     gateway: Gateway, endpoint: Endpoint, gate: Gate
 ) -> None:
     with running(gateway) as first:
-        assert gate.asked.wait(60)
+        gate.wait_for(1)
         first.kill()
     assert deliver(gateway) == "in_progress"
     gate.opened.set()
@@ -186,7 +174,7 @@ def test_each_database_has_its_own_deliveries(gateway: Gateway, endpoint: Endpoi
 
 def test_a_message_id_ends_where_the_database_ends_it(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
     with running(gateway):
-        assert gate.asked.wait(60)
+        gate.wait_for(1)
         assert deliver(gateway, message=MESSAGE.replace(b".test>", b".test> (a)")) == "in_progress"
 
 
