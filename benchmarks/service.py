@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import signal
 import statistics
 import sys
 import time
@@ -12,10 +14,10 @@ from page import Figure, Row, report
 FIRST = 1000  # messages, after which its memory is what it needs
 DELAY = 0.05  # seconds that the database server takes
 CONNECTIONS = (1, 2, 4, 8, 16)
-WORKERS = 4  # the default of MAIL_GATEWAY_WORKERS
+WORKERS = 4
 SECONDS = 2  # that each number of connections gets
 LARGE, LARGE_AT_ONCE = 20 * 2**20, 10
-PROBES = 50  # small messages whose delay is measured
+ROUNDS, PROBES = 5, 20  # small messages whose delay is measured
 
 
 def memory(count: int) -> Row:
@@ -54,12 +56,19 @@ def send_large(address: str) -> None:
 
 
 def delay() -> Row:
-    """Return what a small message waits more while large ones come on other connections, one after the other."""
+    """Return how long a small message takes while large ones come on other connections, one after the other."""
     figure = Figure("delay of a message of 4 KiB while ten of 20 MiB are under way / alone, medians", "at most", 2)
     with measure.stage() as stage, stage.service() as service:
         client = measure.Client(service.address)
+        senders = [multiprocessing.Process(target=send_large, args=[service.address]) for _ in range(LARGE_AT_ONCE)]
+        for sender in senders:
+            sender.start()
 
-        def delays() -> list[float]:
+        def delays(number: signal.Signals) -> list[float]:
+            """Stop the senders, or let them go on, and return what small messages take then."""
+            for sender in senders:
+                os.kill(sender.pid or 0, number)
+            time.sleep(0.5)
             found = []
             for _ in range(PROBES):
                 message = measure.message(measure.SMALL)
@@ -69,19 +78,17 @@ def delay() -> Row:
                 time.sleep(0.02)
             return found
 
-        delays()
-        alone = delays()
-        large = [multiprocessing.Process(target=send_large, args=[service.address]) for _ in range(LARGE_AT_ONCE)]
-        for process in large:
-            process.start()
-        time.sleep(1)
-        beside = delays()
-        for process in large:
-            process.terminate()
-    one, other = statistics.median(beside), statistics.median(alone)
-    return figure.row(
-        one / other, f"{one * 1000:.1f} ms / {other * 1000:.1f} ms, the longest {max(beside) * 1000:.0f} ms"
-    )
+        try:
+            delays(signal.SIGSTOP)
+            rounds = [(delays(signal.SIGCONT), delays(signal.SIGSTOP)) for _ in range(ROUNDS)]
+        finally:
+            for sender in senders:
+                sender.kill()
+    ratio = statistics.median(statistics.median(one) / statistics.median(other) for one, other in rounds)
+    beside, alone = (sorted(itertools.chain(*column)) for column in zip(*rounds, strict=True))
+    one, other = (statistics.median(column) * 1000 for column in (beside, alone))
+    slowest = statistics.quantiles(beside, n=10)[-1] * 1000
+    return figure.row(ratio, f"{one:.1f} ms / {other:.1f} ms; one of ten takes {slowest:.0f} ms")
 
 
 def main(count: int = 20_000) -> int:
