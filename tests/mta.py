@@ -1,19 +1,22 @@
 """Private mail servers: each in a folder of its own, on loopback, with the configuration exactly as it is shipped.
 
 The gateway is installed beside them as README.md says, with the packages of the system's Python. What is replaced in
-the shipped files is only what names this machine: the program's path (and with it the settings file), the user, and the
-time limit, so that a trial of it needs no quarter of an hour.
+the shipped files is only what names this machine: the program's path (and with it the settings file), the user, the
+service's socket, and the time limits, so that a trial of them needs no quarter of an hour.
 """
 
+import contextlib
 import json
 import os
 import pwd
 import re
 import shutil
+import signal
 import smtplib
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
 PYTHON = "/usr/bin/python3"
+PACKAGES = ("requests", "tenacity", "dotenv", "aiosmtpd")
 EXIM = next((path for path in ("/opt/exim/usr/sbin/exim4", "/usr/sbin/exim4") if os.path.exists(path)), "")
+EX_CONFIG = 78  # sysexits.h: how the service ends when its settings are wrong
 TIME_LIMIT = 10  # seconds, for 900
 DOMAINS = ("example.com", "second.example")  # all of their mail is the database's
 REDIRECTIONS = {
@@ -30,6 +35,10 @@ REDIRECTIONS = {
 
 # An address that the database knows as it is. Postfix tells the gateway what it was before the redirection, Exim can't.
 OWN = "support@company.test"
+
+
+# How mail gets to the gateway: by the program, by LMTP to the service, or by the program that hands it to the service.
+PIPE, LMTP, HANDOVER = "pipe", "lmtp", "pipe with service"
 
 
 class Impossible(Exception):
@@ -57,26 +66,95 @@ def run(*command: object, **options: object) -> str:
     return finished.stdout
 
 
+class Service:
+    """mail-gateway-lmtp as systemd runs it: as a user of its own, and it says when it is ready."""
+
+    def __init__(self, folder: Path, program: Path, env_file: Path) -> None:
+        self.program, self.env_file = program, env_file
+        self.process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notices.settimeout(0.05)
+        self._address = folder / "notify"
+        self._notices.bind(str(self._address))
+        self._address.chmod(0o666)
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, script: str = 'exec "$@"') -> None:
+        """Start it by a script, unless it runs, and return when it is ready, or does not like its settings."""
+        with self._lock:
+            if self.runs:
+                return
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", script, "sh", PYTHON, "-m", "mailgate.lmtp", "--env-file", self.env_file],
+                env={"PATH": "/usr/bin:/bin", "LANG": "C", "NOTIFY_SOCKET": str(self._address)},
+                cwd=self.program.parent,
+                stdin=subprocess.DEVNULL,
+                user=USER,
+                group=pwd.getpwnam(USER).pw_gid,
+                extra_groups=[],
+            )
+            self._wait_until_ready()
+
+    def reload(self) -> None:
+        """Have it read its settings, and return when it has."""
+        self.send(signal.SIGHUP)
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        while self.runs:
+            with contextlib.suppress(TimeoutError):
+                if self._notices.recv(4096) == b"READY=1":
+                    return
+        assert self.process
+        assert self.process.returncode == EX_CONFIG
+
+    def send(self, number: int) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal that ends it, and return when it has ended."""
+        if self.process:
+            self.send(number)
+            self.process.wait(timeout=120)
+
+    def close(self) -> None:
+        self.stop(signal.SIGKILL)
+        self._notices.close()
+
+
 class Mta:
     """A mail server, its gateway and its settings; bounces go to the SMTP server on ``sink_port``."""
 
-    name = ""
+    name = user = ""
 
-    def __init__(self, sink_port: int, bare: bool = False) -> None:
-        """Start it; ``bare`` leaves out what in our configuration keeps the mail of a program that fails."""
-        self.bare = bare
+    def __init__(self, sink_port: int, way: str = PIPE, bare: bool = False, asks: str = "") -> None:
+        """Start it; ``bare`` leaves out what in our configuration keeps the mail of a program that fails.
+
+        ``asks`` is how it asks the service for an address in the SMTP dialogue, if it does: by socketmap, or it has
+        Postfix verify it.
+        """
+        self.way, self.bare, self.asks = way, bare, asks
         if os.geteuid():
             raise Impossible("a mail server of its own needs root")
-        packages = subprocess.run([PYTHON, "-c", "import requests, tenacity, dotenv"], capture_output=True, check=False)
-        if packages.returncode:
-            raise Impossible("needs apt-get install python3-requests python3-tenacity python3-dotenv")
+        if subprocess.run([PYTHON, "-c", f"import {', '.join(PACKAGES)}"], capture_output=True, check=False).returncode:
+            raise Impossible(f"needs apt-get install {' '.join(f'python3-{name}' for name in PACKAGES)}")
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/var/tmp"))
         self.folder.chmod(0o755)
         self.port, self.sink_port = free_port(), sink_port
         self.program = self.folder / "gateway" / "mail_gateway.py"
         self.env_file = self.folder / "settings.env"
         self.gateway_log = self.folder / "var" / "log"
-        self.alias = f"|{self.program} --env-file {self.env_file}"  # for sales@company.test, in an aliases file
+        self.socket, self.socketmap = self.folder / "run" / "lmtp.sock", self.folder / "run" / "socketmap.sock"
+        self.command = f"{self.program} --env-file {self.env_file}"
+        self.alias = f"|{self.command}"  # for sales@company.test, in an aliases file
+        if way == HANDOVER:
+            self.command += f" --service {self.socket}"
+        self.service = None if way == PIPE else Service(self.folder, self.program, self.env_file)
         try:
             self.install()
             self.start()
@@ -88,9 +166,9 @@ class Mta:
         """Put the gateway and its folders where the user can enter them."""
         shutil.copytree(ROOT / "mailgate", self.program.parent / "mailgate")
         self.restore_program()
-        for name in ("", "state", "held"):
-            folder = self.folder / "var" / name
-            folder.mkdir(mode=0o700)
+        for name, mode in {"run": 0o755, "var": 0o700, "var/state": 0o700, "var/held": 0o700}.items():
+            folder = self.folder / name
+            folder.mkdir(mode=mode)
             shutil.chown(folder, USER)
 
     def restore_program(self) -> None:
@@ -101,6 +179,7 @@ class Mta:
         self.program.write_text(script)
 
     def settings(self, **settings: object) -> None:
+        """Write the settings file, and have the service know it."""
         values = {
             "DATABASE": "mydatabase",
             "LOGIN": 2,
@@ -109,15 +188,27 @@ class Mta:
             "STATE": self.folder / "var" / "state",
             "HOLD": self.folder / "var" / "held",
             "LOG": self.gateway_log,
+            "LMTP": self.socket,
+            "SOCKETMAP": self.socketmap,
+            "SOCKET_MODE": "0666",
+            "CLIENTS": f"{self.user},{USER},root",  # root is what stands between in a trial
         } | settings
         self.env_file.unlink(missing_ok=True)
         self.env_file.touch(mode=0o640)
         os.chown(self.env_file, 0, pwd.getpwnam(USER).pw_gid)
         self.env_file.write_text("".join(f"MAIL_GATEWAY_{name}='{value}'\n" for name, value in values.items()))
+        if self.service and self.service.runs:
+            self.service.reload()
+        self.serve()
+
+    def serve(self) -> None:
+        """Have the service run, where this way in has one, as systemd starts it again after an accident."""
+        if self.service:
+            self.service.start()
 
     def as_shipped(self, text: str) -> str:
         """Return the shipped configuration with what names this machine."""
-        replaced = text.replace("/opt/mail-gateway/mail_gateway.py", f"{self.program} --env-file {self.env_file}")
+        replaced = text.replace("/opt/mail-gateway/mail_gateway.py", self.command)
         assert replaced != text
         return replaced
 
@@ -131,7 +222,10 @@ class Mta:
         return [path.read_bytes() for path in self.folder.glob("var/held/new/*")]
 
     def kill_gateways(self, number: int) -> int:
-        """Send a signal to all runs of the gateway and return how many there were."""
+        """Send a signal to all runs of the gateway, or to the service, and return how many there were."""
+        if self.service:
+            self.service.stop(number) if number == signal.SIGKILL else self.service.send(number)
+            return 1
         killed = 0
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -143,6 +237,8 @@ class Mta:
         return killed
 
     def remove(self) -> None:
+        if self.service:
+            self.service.close()
         shutil.rmtree(self.folder)
 
     # what each kind does in its own way
@@ -173,7 +269,7 @@ class Mta:
 
 
 class Postfix(Mta):
-    name = "postfix"
+    name = user = "postfix"
 
     def start(self) -> None:
         if not shutil.which("postfix"):
@@ -189,7 +285,7 @@ queue_directory = {queue}
 data_directory = {data}
 maillog_file = {self.folder}/mail.log
 maillog_file_prefixes = {self.folder}
-myhostname = mx.test.invalid
+myhostname = {socket.gethostname()}
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 mynetworks = 127.0.0.0/8
@@ -203,6 +299,8 @@ smtpd_peername_lookup = no
 smtpd_client_connection_rate_limit = 0
 message_size_limit = 104857600
 mailbox_size_limit = 0
+lmtp_lhlo_timeout = {TIME_LIMIT}s
+address_verify_poll_delay = 1s
 enable_long_queue_ids = yes
 """)
         services, found = re.subn(
@@ -210,15 +308,35 @@ enable_long_queue_ids = yes
         )
         assert found
         (self.config / "master.cf").write_text(services)
+        for name in ("main.cf", "master.cf"):  # postconf(1) waits for two seconds over a file that was just written
+            os.utime(self.config / name, (0, 0))
         run(ROOT / "postfix" / "configure", "-c", self.config)
         self.edit("master.cf", self.as_shipped)
         self.edit("master.cf", lambda text: text.replace("user=mail-gateway", f"user={USER}"))
         self.edit("master.cf", lambda text: text.replace("=900s", f"={TIME_LIMIT}s"))
         if self.bare:
             run("postconf", "-c", self.config, "-P", "mail-gateway/unix/pipe_delivery_status_filter=")
-        transport = "".join(f"{domain} mail-gateway:database\n" for domain in DOMAINS)
-        redirected = REDIRECTIONS | {OWN: "support@example.com"}
+        shipped, redirected = (self.config / "mail-gateway/transport").read_text(), REDIRECTIONS
+        if self.way == LMTP:  # which has no place for what an address was before its redirection
+            (target,) = re.findall(r"mail-gateway-lmtp:unix:\S+", shipped)
+            target = target.replace("/run/mail-gateway/lmtp.sock", str(self.socket))
+            names, redirected = (*DOMAINS, OWN), redirected | {OWN: OWN}
+        else:
+            (target,) = re.findall(r"mail-gateway:\S+", shipped)
+            names, redirected = DOMAINS, redirected | {OWN: "support@example.com"}
+        transport = "".join(f"{name} {target}\n" for name in names)
         redirections = "".join(f"{address} {target}\n" for address, target in redirected.items())
+        if self.asks:
+            # as the README has it typed
+            lines = re.findall(r"postconf -e '((\w+) = .*)'", (ROOT / "postfix/README.md").read_text())
+            names = {"socketmap": ["relay_recipient_maps"]}.get(
+                self.asks, ["smtpd_recipient_restrictions", "unverified_recipient_reject_code"]
+            )
+            chosen = [line for line, name in lines if name in names and "texthash" not in line]
+            assert len(chosen) == len(names)
+            for line in chosen:
+                line = line.replace("/run/mail-gateway/socketmap.sock", str(self.socketmap))
+                run("postconf", "-c", self.config, "-e", line.replace("mail.company-name.com", DOMAINS[0]))
         self.edit("mail-gateway/transport", lambda text: text + transport)
         self.edit("mail-gateway/virtual", lambda text: text + redirections)
         (self.config / "aliases").write_text(f'sales: "{self.alias}"\n')
@@ -266,7 +384,7 @@ enable_long_queue_ids = yes
 class Exim(Mta):
     """It keeps what comes until a test says go: its own deliveries would need to be told to trust the configuration."""
 
-    name = "exim"
+    name, user = "exim", "Debian-exim"
 
     def start(self) -> None:
         if not EXIM:
@@ -276,7 +394,7 @@ class Exim(Mta):
         text = transport.read_text()
         assert "timeout = 15m\n" in text
         text = text.replace("timeout = 15m\n", f"timeout = {TIME_LIMIT}s\n")
-        transport.write_text(re.sub(r"(?s)\n  temp_errors = .*", "\n", text) if self.bare else text)
+        transport.write_text(re.sub(r"\n  temp_errors = [\d:\\\s]*", "\n", text) if self.bare else text)
         tables = self.folder / "exim/mail-gateway"
         with open(tables / "domains", "a") as file:
             file.writelines(f"{domain}\n" for domain in DOMAINS)
@@ -307,7 +425,10 @@ keep_environment =
 queue_only = true
 ignore_bounce_errors_after = 0s
 acl_smtp_rcpt = acl_rcpt
-MAIL_GATEWAY_PROGRAM = {self.program} --env-file {self.env_file}
+MAIL_GATEWAY_PROGRAM = {self.command}
+MAIL_GATEWAY_TRANSPORT = {"mail_gateway_lmtp" if self.way == LMTP else "mail_gateway"}
+MAIL_GATEWAY_LMTP = {self.socket}
+{f"MAIL_GATEWAY_SOCKETMAP = {self.socketmap}" if self.asks else ""}
 MAIL_GATEWAY_USER = {USER}
 MAIL_GATEWAY_FOLDER = {tables}
 MAIL_GATEWAY_DELIMITER = +
@@ -317,6 +438,7 @@ domainlist relay_to_domains = +mail_gateway_domains
 begin acl
 acl_rcpt:
   require domains = +local_domains : +relay_to_domains
+  require verify = recipient
   accept
 begin routers
 .include {self.folder}/exim/conf.d/router/120_mail-gateway

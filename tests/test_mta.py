@@ -1,14 +1,21 @@
 """Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once."""
 
+import contextlib
+import math
 import shutil
+import signal
+import socket
+import socketserver
+import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import cycle
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from itertools import count, cycle
 
 import pytest
 from endpoint import fault, http
-from mta import OWN, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
+from mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
 from trials import (
@@ -47,9 +54,9 @@ def bounces() -> Iterator[Sink]:
 
 
 @contextmanager
-def started(kind: type[Mta], bounces: Sink, bare: bool = False) -> Iterator[Mta]:
+def started(kind: type[Mta], bounces: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Mta]:
     try:
-        server = kind(bounces.server_address[1], bare)
+        server = kind(bounces.server_address[1], way, bare, asks)
     except Impossible as reason:
         pytest.skip(str(reason))
     try:
@@ -59,10 +66,33 @@ def started(kind: type[Mta], bounces: Sink, bare: bool = False) -> Iterator[Mta]
         server.remove()
 
 
-@pytest.fixture(scope="module", params=[Postfix, Exim], ids=lambda kind: kind.name)
-def mta(request: pytest.FixtureRequest, bounces: Sink) -> Iterator[Mta]:
-    with started(request.param, bounces) as server:
-        yield server
+KINDS = {kind.name: kind for kind in (Postfix, Exim)}
+SERVERS = [(kind, way) for way in (PIPE, LMTP, HANDOVER) for kind in KINDS]
+
+
+@pytest.fixture(scope="module")
+def servers(bounces: Sink) -> Iterator[Callable[[str, str], Mta]]:
+    """Return the mail server of a kind whose mail takes a way; once started, it serves all trials."""
+    with ExitStack() as running:
+        yield cache(lambda kind, way: running.enter_context(started(KINDS[kind], bounces, way)))
+
+
+@pytest.fixture
+def mta(request: pytest.FixtureRequest, servers: Callable[[str, str], Mta]) -> Mta:
+    return servers(*request.param)
+
+
+def at_each(*ways: str) -> pytest.MarkDecorator:
+    """Run a test with both mail servers and these ways."""
+    servers = [server for server in SERVERS if server[1] in ways]
+    return pytest.mark.parametrize("mta", servers, indirect=True, ids=" ".join)
+
+
+def tried_at_each(trials: dict[str, list[Trial]]) -> pytest.MarkDecorator:
+    """Run a test with both mail servers for the trials of each way."""
+    rows = [(server, trial) for server in SERVERS for trial in trials.get(server[1], [])]
+    ids = [f"{' '.join(server)}: {trial.name}" for server, trial in rows]
+    return pytest.mark.parametrize(("mta", "trial"), rows, indirect=["mta"], ids=ids)
 
 
 @pytest.fixture
@@ -128,6 +158,100 @@ def away(name: str) -> dict[str, object]:
     }
 
 
+# Of the service; when the fault has ended, it is started again.
+
+
+def stop_service(mta: Mta, database: Database) -> None:
+    mta.service.stop()
+
+
+def stop_for_wrong_settings(mta: Mta, database: Database) -> None:
+    mta.service.stop()
+    mta.settings(URL="odoo")
+
+
+def mislead(mta: Mta, database: Database) -> None:
+    """The running service keeps to its old settings."""
+    mta.settings(URL="odoo")
+
+
+def freeze(mta: Mta, database: Database) -> None:
+    """From now on the kernel takes connections to the service, and nobody answers."""
+    mta.service.send(signal.SIGSTOP)
+
+
+def thaw(mta: Mta, database: Database) -> None:
+    mta.service.send(signal.SIGCONT)
+
+
+def frozen_after(database: Database, connection, request) -> None:
+    """The service is silent from the moment at which the database has answered it."""
+    database.mta.service.send(signal.SIGSTOP)
+    connection.sendall(database.process(request))
+
+
+def fill_disk_of_service(mta: Mta, database: Database) -> None:
+    mta.service.stop()
+    mta.service.start('ulimit -f 0; exec "$@"')
+
+
+def is_delivered(mta: Mta, database: Database) -> None:
+    """The program has delivered by itself what the service did not take."""
+    assert not mta.queue()
+
+
+def is_delivered_and_thaw(mta: Mta, database: Database) -> None:
+    thaw(mta, database)
+    is_delivered(mta, database)
+
+
+class Wire(socketserver.ThreadingUnixStreamServer):
+    """Stands where the service listens, and kills it when 1 MB has gone to it."""
+
+    daemon_threads = True
+
+    def __init__(self, mta: Mta) -> None:
+        self.service, self.behind = mta.service, mta.socket.rename(mta.socket.with_name("behind"))
+        super().__init__(str(mta.socket), Through)
+        mta.socket.chmod(0o666)
+        threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Through(socketserver.BaseRequestHandler):
+    """A connection through the wire."""
+
+    server: Wire
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as service:
+            service.connect(str(self.server.behind))
+            threading.Thread(target=self.carry, args=[service, self.request, math.inf], daemon=True).start()
+            if self.carry(self.request, service, 2**20):
+                self.server.service.stop(signal.SIGKILL)
+
+    @staticmethod
+    def carry(source: socket.socket, target: socket.socket, limit: float) -> bool:
+        """Carry so many bytes, or what there is, and tell whether the limit was reached."""
+        with contextlib.suppress(OSError):
+            while limit > 0 and (data := source.recv(65536)):
+                target.sendall(data)
+                limit -= len(data)
+        return limit <= 0
+
+
+def wired() -> dict[str, object]:
+    wires: list[Wire] = []
+    return {
+        "begin": lambda mta, database: wires.append(Wire(mta)),
+        "end": lambda mta, database: wires.pop().close(),
+        "waits": True,
+    }
+
+
 # --- the matrix -----------------------------------------------------------------------------------------------
 
 INFO, JOBS, SECOND = "info@example.com", "jobs@example.com", "info@second.example"
@@ -136,10 +260,10 @@ SALES, WITH_ALIAS = "sales@company.test", {"ALLOWED_DOMAINS": "company.test"}
 UNKNOWN = {"ALIASES": f"{INFO},{JOBS}"}
 BCC = "Somebody <somebody@elsewhere.test>"
 LOOP_STOPPED = "TypeError: cannot marshal None unless allow_none is enabled"
+BOTH = Mail((INFO, JOBS), to=f"{INFO}, {JOBS}", records=("info", "jobs"))
 MANY = tuple(f"{number}@example.com" for number in range(118))
 
-TRIALS = [
-    # messages
+MESSAGES = [
     Trial("normal", (Mail(), Mail(), Mail())),
     Trial("8-bit Latin-1", (Mail(body=b"caf\xe9 \xa4\r\n.dot\r\nFrom me\r\n trailing \r\n"),)),
     Trial("UTF-8 in the header", (Mail(fields="X-Name: Zoë Žižek\r\n".encode()),)),
@@ -158,21 +282,18 @@ TRIALS = [
     Trial("the same, with an extension", (Mail((OWN_EXTENDED,), BCC, records=("support",)),), settings=KNOWN_AS_IT_IS),
     Trial("an extension", (Mail(("info+x@example.com",), to=BCC),)),
     Trial("120 recipients", (Mail((INFO, *MANY, JOBS), to=BCC, records=("info", "jobs")),)),
-    Trial("a command in the aliases file", (Mail((SALES,), to=BCC, records=("sales",)),), settings=WITH_ALIAS),
-    Trial("the same, from the null sender", (Mail((SALES,), BCC, sender="", records=("sales",)),), settings=WITH_ALIAS),
-    Trial("the same, and a fault", (Mail((SALES,), BCC, records=("sales",)),), cut_after, settings=WITH_ALIAS),
     Trial("the same message four times at once", (Mail(copies=4),), seconds=0.5, settings={"PATIENCE": 30}),
     Trial("the same, and no patience", (Mail(copies=4),), seconds=0.5),
     # what must not be delivered
     Trial("unknown alias, by the rules", (Mail(("nobody@example.com",), records=(), bounces=1),), settings=UNKNOWN),
     Trial("unknown alias, says the database", (Mail(("nobody@example.com",), to=BCC, records=(), bounces=1),)),
-    Trial("known and unknown alias", (Mail((INFO, "nobody@example.com")),), settings=UNKNOWN),
     Trial("null sender, unknown alias", (Mail(("nobody@example.com",), to=BCC, sender="", records=()),)),
     Trial("too large", (Mail(body=b"x" * 900 + b"\r\n", records=(), bounces=1),), settings={"MAX_SIZE": 800}),
     Trial("an alias that is not for everybody", (Mail(("members@example.com",), records=(), notices=1),)),
     Trial("loop stopped", (Mail(records=()),), fault=raises(LOOP_STOPPED)),
     Trial("poison", (Mail(records=(), held=1),), fault=raises("LookupError: unknown encoding: x")),
-    # the database and what stands before it
+]
+DATABASE = [
     Trial("database down", begin=go_down, end=come_up, waits=True),
     Trial("database starting", fault=hangs, begin=go_down, end=come_up, waits=True),
     *(Trial(f"HTTP {code}", fault=answers(http(code)), waits=True) for code in (400, 404, 429, 500, 502, 503, 504)),
@@ -192,10 +313,15 @@ TRIALS = [
     Trial("serialization failure", fault=raises("psycopg2.errors.SerializationFailure: could not"), waits=True),
     Trial("PostgreSQL down", fault=raises("psycopg2.OperationalError: connection to server failed"), waits=True),
     Trial("flapping", tuple(Mail() for _ in range(12)), fault=flapping()),
-    # the gateway itself
     Trial("killed before the database has it", fault=killed_before, waits=True),
     Trial("killed after the database has it", fault=killed_after, waits=True),
     Trial("ended by a signal", fault=terminated, settings={"READ_TIMEOUT": 4}),
+]
+PROGRAM = [
+    Trial("known and unknown alias", (Mail((INFO, "nobody@example.com")),), settings=UNKNOWN),
+    Trial("a command in the aliases file", (Mail((SALES,), to=BCC, records=("sales",)),), settings=WITH_ALIAS),
+    Trial("the same, from the null sender", (Mail((SALES,), BCC, sender="", records=("sales",)),), settings=WITH_ALIAS),
+    Trial("the same, and a fault", (Mail((SALES,), BCC, records=("sales",)),), cut_after, settings=WITH_ALIAS),
     Trial("no interpreter", **replaced_by("#!/no/such/interpreter\n")),
     Trial("not a program", **replaced_by("\0\1\2")),
     Trial("crashes", **replaced_by("#!/bin/sh\nexit 1\n")),
@@ -215,18 +341,84 @@ TRIALS = [
     Trial("disk full", begin=fill_disk, end=lambda mta, database: mta.restore_program(), waits=True),
     Trial("state folder gone", **away("var/state")),
 ]  # fmt: skip
+LARGE = Mail(body=(b"0123456789" * 7 + b"\r\n") * 290_000)
+SERVICE = [
+    Trial("known and unknown alias", (Mail((INFO, "nobody@example.com"), bounces=1),), settings=UNKNOWN),
+    Trial("service not running", begin=stop_service, waits=True),
+    Trial("service silent", begin=freeze, end=thaw, waits=True),
+    Trial("service silent when the database has it", fault=frozen_after, end=thaw, waits=True),
+    Trial("service killed while the message comes", (LARGE,), **wired()),
+    Trial("settings wrong", begin=stop_for_wrong_settings, end=mend_settings, waits=True),
+    Trial("settings wrong when it reads them again", begin=mislead, end=mend_settings),
+    Trial("disk full", begin=fill_disk_of_service, end=stop_service, waits=True),
+    Trial(
+        "state folder closed",
+        begin=lambda mta, database: (mta.folder / "var/state").chmod(0),
+        end=lambda mta, database: (mta.folder / "var/state").chmod(0o700),
+        waits=True,
+    ),
+]
+HANDED_OVER = [
+    Trial("normal", (Mail(), Mail(sender=""), Mail(body=b"caf\xe9 \xa4\r\n.dot\r\nFrom me\r\n trailing \r\n"))),
+    Trial("two aliases, both only in the envelope", (Mail((INFO, JOBS), to=BCC, records=("info", "jobs")),)),
+    Trial("redirected, and known as it is", (Mail((OWN,), BCC, records=("support",)),), settings=KNOWN_AS_IT_IS),
+    Trial("unknown alias, by the rules", (Mail(("nobody@example.com",), records=(), bounces=1),), settings=UNKNOWN),
+    Trial("known and unknown alias", (Mail((INFO, "nobody@example.com")),), settings=UNKNOWN),
+    Trial("database down", begin=go_down, end=come_up, waits=True),
+    Trial("cut after it was processed", fault=cut_after, waits=True),
+    Trial("settings gone for all but the service", **away("settings.env") | {"waits": False}),
+    Trial("service not running", begin=stop_service, end=is_delivered),
+    Trial("service silent", begin=freeze, end=is_delivered_and_thaw),
+    Trial("service killed while the message comes", (LARGE,), **wired()),
+    Trial("killed before the database has it", fault=killed_before, waits=True),
+    Trial("killed after the database has it", fault=killed_after, waits=True),
+]
+TRIALS = {PIPE: MESSAGES + DATABASE + PROGRAM, LMTP: MESSAGES + DATABASE + SERVICE, HANDOVER: HANDED_OVER}
 
 
-@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+@tried_at_each(TRIALS)
 def test_every_message_ends_as_it_must(
     mta: Mta, database: Database, bounces: Sink, trial: Trial, accounts: list[tuple[str, str, Counter[str]]]
 ) -> None:
     account = play(mta, database, bounces, trial)
     mta.clear()
-    accounts.append((mta.name, trial.name, account))
+    accounts.append((f"{mta.name}, {mta.way}", trial.name, account))
     assert is_right(account), f"{account}\n{mta.log()[-4000:]}"
 
 
+@at_each(LMTP, HANDOVER)
+def test_the_service_may_be_killed_under_load_again_and_again(
+    mta: Mta, database: Database, bounces: Sink, accounts: list[tuple[str, str, Counter[str]]]
+) -> None:
+    """Six times, at every twelfth call of the database, before or after it has the message; then it is started.
+
+    The database works on for a while on what came just before: a second call for that would be a second record.
+    """
+    calls = count(1)
+
+    def fault(database: Database, connection, request) -> None:
+        number = next(calls)
+        database.seconds = 1.5 if number % 12 > 8 and number < 6 * 12 else 0.02
+        if number % 12 or number > 6 * 12:
+            passes(database, connection, request)
+            return
+        (killed_after if number % 24 else killed_before)(database, connection, request)
+        mta.serve()
+
+    def go_on(mta: Mta, database: Database) -> None:
+        """One kill may put off all that is in the queue: the others come when it is flushed."""
+        database.fault = fault
+
+    mails = [*(Mail() for _ in range(50)), *(BOTH for _ in range(10)), *(Mail(copies=2) for _ in range(10))]
+    trial = Trial("service killed under load, again and again", tuple(mails), fault, end=go_on)
+    account = play(mta, database, bounces, trial)
+    mta.clear()
+    accounts.append((f"{mta.name}, {mta.way}", trial.name, account))
+    assert account == {"delivered once": len(mails)}
+    assert next(calls) > 6 * 12
+
+
+@at_each(PIPE, LMTP)
 @pytest.mark.parametrize("copies", [1, 2])
 def test_what_can_not_be_held_is_asked_once(mta: Mta, database: Database, copies: int) -> None:
     """Else Odoo would mail the sender at each try that his message could not be accepted."""
@@ -246,14 +438,50 @@ def test_what_can_not_be_held_is_asked_once(mta: Mta, database: Database, copies
         mta.clear()
 
 
-@pytest.mark.parametrize("kind", [Postfix, Exim], ids=lambda kind: kind.name)
-def test_each_ending_means_what_the_table_says(kind: type[Mta], bounces: Sink) -> None:
-    """An exit status and a line mean the same to both: delivered, for the sender, or kept for later."""
-    script = "#!/bin/sh\nfor recipient; do :; done\ncase $recipient in\n"
-    for outcome in Outcome:
-        script += f"{outcome.name}@*) echo '{outcome.line}'; exit {outcome.exit_status};;\n"
-    with started(kind, bounces) as mta:
+@contextmanager
+def ending_as_told(mta: Mta) -> Iterator[None]:
+    """Put something in the place of program or service that lets a message end as its recipient's name says."""
+    if mta.way == PIPE:
+        script = "#!/bin/sh\nfor recipient; do :; done\ncase $recipient in\n"
+        for outcome in Outcome:
+            script += f"{outcome.name}@*) echo '{outcome.line}'; exit {outcome.exit_status};;\n"
         mta.replace_program(script + "esac\n")
+        yield
+        return
+    with socketserver.ThreadingUnixStreamServer(str(mta.socket), Replies) as server:
+        mta.socket.chmod(0o666)
+        threading.Thread(target=server.serve_forever, args=[0.05]).start()
+        yield
+        server.shutdown()
+
+
+class Replies(socketserver.StreamRequestHandler):
+    """A connection of something that speaks LMTP."""
+
+    def handle(self) -> None:
+        self.say("220 ready")
+        outcome = Outcome.FAILED
+        for line in self.rfile:
+            command, _, argument = line.decode().strip().partition(" ")
+            if command == "RCPT":
+                outcome = Outcome[argument.partition("<")[2].partition("@")[0]]
+            if command == "DATA":
+                self.say("354 go ahead")
+                while self.rfile.readline() != b".\r\n":
+                    pass
+                self.say(outcome.reply)
+            else:
+                self.say("250 ok")
+
+    def say(self, reply: str) -> None:
+        self.wfile.write(f"{reply}\r\n".encode())
+
+
+@pytest.mark.parametrize("way", [PIPE, LMTP])
+@pytest.mark.parametrize("kind", [Postfix, Exim], ids=lambda kind: kind.name)
+def test_each_ending_means_what_the_table_says(kind: type[Mta], way: str, bounces: Sink) -> None:
+    """An exit status and a line, or a reply, mean the same to both: delivered, for the sender, or kept for later."""
+    with started(kind, bounces, way) as mta, ending_as_told(mta):
         senders = {}
         for outcome in Outcome:
             senders[outcome], _, message = Mail().envelope(next(NUMBERS))
@@ -293,7 +521,7 @@ def test_a_gateway_that_exits_with_70_on_an_error_turns_the_trials_red(
     kind: type[Mta], database: Database, bounces: Sink, bare: bool, trial: str, ending: str
 ) -> None:
     """With our configuration, what should bounce stays; without what keeps it, what should stay bounces."""
-    (chosen,) = (one for one in TRIALS if one.name == trial)
+    (chosen,) = (one for one in TRIALS[PIPE] if one.name == trial)
 
     def begin(mta: Mta, database: Database) -> None:
         chosen.begin(mta, database)
@@ -316,7 +544,6 @@ def start_odoo(mta: Mta, database: Behind) -> None:
     database.server.start()
 
 
-BOTH = Mail((INFO, JOBS), to=f"{INFO}, {JOBS}", records=("info", "jobs"))
 LATIN = Mail(fields=b"Content-Type: text/plain; charset=iso-8859-1\r\n", body=b"caf\xe9\r\n")
 WITH_ODOO = [
     Trial("normal", (Mail(), LATIN, Mail(sender=""), Mail(to=BCC), BOTH)),
@@ -330,7 +557,7 @@ WITH_ODOO = [
 
 
 @pytest.mark.odoo
-@pytest.mark.parametrize("trial", WITH_ODOO, ids=lambda trial: trial.name)
+@tried_at_each({PIPE: WITH_ODOO, LMTP: WITH_ODOO})
 def test_every_message_ends_as_it_must_with_a_real_odoo(
     mta: Mta, odoo: Odoo, bounces: Sink, trial: Trial, accounts: list[tuple[str, str, Counter[str]]]
 ) -> None:
@@ -340,6 +567,6 @@ def test_every_message_ends_as_it_must_with_a_real_odoo(
     finally:
         database.close()
         mta.clear()
-    accounts.append((mta.name, f"Odoo 19: {trial.name}", account))
+    accounts.append((f"{mta.name}, {mta.way}", f"Odoo 19: {trial.name}", account))
     assert not database.overlaps
     assert is_right(account), f"{account}\n{mta.log()[-4000:]}"

@@ -9,10 +9,11 @@ from test_readme import ROOT, rows_below
 from mailgate import DEADLINE
 from mailgate.arguments import OPTIONS
 from mailgate.outcome import Outcome
+from mailgate.settings import VARIABLES
 
 POSTFIX, EXIM = ROOT / "postfix", ROOT / "exim"
 TRANSPORT = (EXIM / "conf.d/transport/30_mail-gateway").read_text()
-SERVICE = (POSTFIX / "master.cf").read_text()
+SERVICES = (POSTFIX / "master.cf").read_text()
 FOR_THE_SENDER = [outcome for outcome in Outcome if outcome.exit_status not in (0, 75)]
 
 
@@ -33,21 +34,34 @@ def test_postfix_bounces_what_the_program_refuses_and_nothing_else() -> None:
 
 
 def test_exim_bounces_what_the_program_refuses_and_nothing_else() -> None:
-    (listed,) = re.findall(r"(?s)temp_errors = (.*)", TRANSPORT)
+    (listed,) = re.findall(r"temp_errors = ([\d:\\\s]*)", TRANSPORT)
     kept = [int(number) for number in re.findall(r"\d+", listed)]
     assert kept == [status for status in range(1, 256) if status not in {row.exit_status for row in FOR_THE_SENDER}]
 
 
 @pytest.mark.parametrize(
     ("text", "pattern", "seconds"),
-    [(SERVICE, r"mail-gateway_time_limit=(\d+)s\n", 1), (TRANSPORT, r"\n  timeout = (\d+)m\n", 60)],
+    [
+        (SERVICES, r" mail-gateway_time_limit=(\d+)s\n", 1),
+        (SERVICES, r" lmtp_data_done_timeout=(\d+)s\n", 1),
+        (TRANSPORT, r"(?s)\nmail_gateway:\n.*?\n  timeout = (\d+)m\n", 60),
+        (TRANSPORT, r"(?s)\nmail_gateway_lmtp:\n.*?\n  timeout = (\d+)m\n", 60),
+    ],
 )
-def test_the_program_gives_up_before_the_mail_server_does(text: str, pattern: str, seconds: int) -> None:
+def test_program_and_service_give_up_before_the_mail_server_does(text: str, pattern: str, seconds: int) -> None:
     (limit,) = re.findall(pattern, text)
     assert int(limit) * seconds > DEADLINE
 
 
-@pytest.mark.parametrize("text", [SERVICE, TRANSPORT])
+def test_the_socket_is_where_the_service_listens() -> None:
+    named = re.findall(r"mail-gateway-lmtp:unix:(\S+)", (POSTFIX / "transport").read_text())
+    named += re.findall(r"\nMAIL_GATEWAY_LMTP = (\S+)", (EXIM / "conf.d/main/10_mail-gateway").read_text())
+    for folder in POSTFIX, EXIM:
+        named += re.findall(r"(/\S*/lmtp\.sock)", (folder / "README.md").read_text())
+    assert set(named) == {VARIABLES["LMTP"].default}
+
+
+@pytest.mark.parametrize("text", [SERVICES, TRANSPORT])
 def test_the_options_are_those_of_the_program(text: str) -> None:
     command = re.sub(r"\s+", " ", without_comments(text))
     (arguments,) = re.findall(r"(?:argv=\S*mail_gateway\.py|command = MAIL_GATEWAY_PROGRAM) (.*?) -- ", command)
