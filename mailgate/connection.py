@@ -24,6 +24,7 @@ IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
 TURN, TURNS = 0.001, 20  # a large message's chunk every so many seconds, of so many messages; small ones go between
 READ = 2**16  # bytes of a connection that are kept before they are looked at
 COMMAND = 2048  # bytes of a command: the 512 of RFC 5321, 4.5.3.1.4, and what its extensions add; Postfix's limit too
+HELD = 20  # answers
 SILENCE = 300.0  # seconds that a client may be silent (RFC 5321, 4.5.3.2.7)
 
 STOPPING = "421 4.3.2 service stops"
@@ -54,9 +55,9 @@ class _Limits(dict[str, int]):
 
 
 class Transaction(smtp.Envelope):
-    """Who a message is from and for, how long that is, and the ending of a recipient who was put off, if one was."""
+    """Who a message is from and for, the memory that takes, and the ending of a recipient who was put off, if any."""
 
-    characters = 0
+    memory = 0  # bytes
     put_off: Outcome | None = None
 
 
@@ -79,6 +80,7 @@ class Connection(LMTP):
         )
         self.service, self.max_size = service, service.settings.max_size
         self.is_delivering = False
+        self.held: list[str] = []  # answers that go with the next one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -91,6 +93,11 @@ class Connection(LMTP):
     def connection_lost(self, error: Exception | None) -> None:
         self.service.open.discard(self)
         super().connection_lost(error)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes the recipients take."""
+        return getattr(self.envelope, "memory", 0)
 
     def dismiss(self, reply: str) -> None:
         """Say a last word, and close."""
@@ -123,13 +130,19 @@ class Connection(LMTP):
         return found[1] or "<>", found[2]
 
     async def push(self, status: Any) -> None:
-        if isinstance(status, str):  # whose text may repeat what the client has sent
-            lines = [_CONTROL.sub("?", line).encode("ascii", "replace").decode() for line in status.split("\r\n")]
-            found = _WITHOUT_CODE.match(lines[0])
-            if found and found[1] in STATUS_CODES:
-                lines[0] = f"{found[1]} {STATUS_CODES[found[1]]} {lines[0][4:]}"
-            status = "\r\n".join(lines)
-        await super().push(status)
+        """Answer; a few answers to commands that came together go together, as far as they are 250."""
+        reply = status if isinstance(status, str) else status.decode()
+        lines = [_CONTROL.sub("?", line).encode("ascii", "replace").decode() for line in reply.split("\r\n")]
+        found = _WITHOUT_CODE.match(lines[0])
+        if found and found[1] in STATUS_CODES and isinstance(status, str):
+            lines[0] = f"{found[1]} {STATUS_CODES[found[1]]} {lines[0][4:]}"
+        self.held += lines
+        is_next_there = b"\n" in self._reader._buffer  # type: ignore[attr-defined]  # no other way to know
+        is_held = lines[-1].startswith("250 ") and is_next_there and not self.is_delivering and len(self.held) < HELD
+        if is_held or lines[-1].startswith("250-"):
+            return
+        held, self.held = self.held, []
+        await super().push("\r\n".join(held))
         await asyncio.sleep(0)  # thousands of commands may come at once: others have their turn between them
 
     smtp_AUTH = smtp_STARTTLS = None  # type: ignore[assignment]  # not offered, and so not known
@@ -166,11 +179,11 @@ class Connection(LMTP):
         self.is_delivering = True
         try:
             replies = await self.service.take(transaction, file, verdict, began)
+            self._reset_timeout()
+            await self.push("\r\n".join(replies))
         finally:
             self.is_delivering = False
             self.envelope = Transaction()
-        self._reset_timeout()
-        await self.push("\r\n".join(replies))
         if self.service.is_stopping:
             self.dismiss(STOPPING)
 

@@ -27,14 +27,15 @@ class Body:
     """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection. ``begin`` is called then, and again when all of it has left: a proxy may pass it on only now.
+    a connection. ``begin`` is called then, and again when all of it has left: a proxy may pass it on only now. Between
+    two pieces of a large message there is a pause of ``large_pause`` seconds, for who has others to serve.
     """
 
-    def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None]) -> None:
+    def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> None:
         # The library writes the call with an empty message; the place of its base64 is where we write ours.
         before, after = call.split("<base64>\n</base64>")
         self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
-        self.added, self.raw, self.begin = added, raw, begin
+        self.added, self.raw, self.begin, self.large_pause = added, raw, begin, large_pause
         self.begun = False
 
     def __len__(self) -> int:
@@ -47,7 +48,10 @@ class Body:
         self.begun = True
         self.begin()
         pieces = chain([self.before], _base64(chain([self.added], self.raw.chunks())), [self.after])
-        yield from _joined(pieces)
+        for number, piece in enumerate(_joined(pieces)):
+            if number and self.large_pause:
+                time.sleep(self.large_pause)
+            yield piece
         self.begin()
 
 
@@ -96,9 +100,11 @@ USER_ID_LIFETIME = 60.0  # seconds; then the login is asked for its user id agai
 class Client:
     """The database, as the one user that the settings name: threads share its connections, which are kept."""
 
-    def __init__(self, settings: Settings, retrying: Callable[[], None] = lambda: None) -> None:
-        """``retrying`` is called before each try but the first."""
-        self.settings, self.retrying = settings, retrying
+    def __init__(
+        self, settings: Settings, retrying: Callable[[], None] = lambda: None, large_pause: float = 0.0
+    ) -> None:
+        """``retrying`` is called before each try but the first; ``large_pause`` is as Body has it."""
+        self.settings, self.retrying, self.large_pause = settings, retrying, large_pause
         self.user_id, self.known_until = 0, 0.0
 
     @cached_property
@@ -122,7 +128,7 @@ class Client:
 
         # False is "no model": XML-RPC has no null
         call = self._call("mail.thread", "message_process", [self.settings.model or False, Binary(b"")], {}, until)
-        return self._send("object", Body(call, added, raw, begin), until)
+        return self._send("object", Body(call, added, raw, begin, self.large_pause), until)
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""

@@ -34,8 +34,10 @@ from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
-CHARACTERS = 2**18  # of all their addresses: a thousand of the longest that there are (RFC 5321, 4.5.3.1.3)
+ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
+USUAL = 2**14  # ... but for those of a message that takes no more than this
 LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
+LARGE_PAUSE = 0.0005  # seconds between two pieces of a large message on its way to the database: small ones go between
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
 DESCRIPTORS = 4096  # files and sockets: each connection may have a spool, each worker some more
 EX_CONFIG = 78  # sysexits.h
@@ -73,7 +75,7 @@ class Service:
             self.workers.shutdown(wait=False)  # they end when they have done what they have
         self.settings, self.facts = config, facts
         self.clients = listen.user_ids(config.clients)
-        self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None)
+        self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
         self.workers = ThreadPoolExecutor(config.workers, "worker")
         self.few = asyncio.Semaphore(max(1, config.workers - 1))
         self.directory = Directory(config, self.report, before)
@@ -115,13 +117,14 @@ class Service:
     ) -> str:
         if address == "<>":
             return "553 5.1.3 nobody"
-        if len(transaction.rcpt_tos) >= RECIPIENTS or transaction.characters >= CHARACTERS:
+        is_crowded = transaction.memory > USUAL and sum(each.memory for each in self.open) > ADDRESSES
+        if len(transaction.rcpt_tos) >= RECIPIENTS or is_crowded:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
         refusal = await self.directory.refusal(address)
         if refusal is None:
             transaction.rcpt_tos.append(address)
-            transaction.characters += len(address)
+            transaction.memory += sys.getsizeof(address)
             return "250 2.1.5 one of ours"
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal

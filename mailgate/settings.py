@@ -313,6 +313,8 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
         and built["patience"] + 2 * (built["connect_timeout"] + built["read_timeout"]) > DEADLINE
     ):
         wrong["READ_TIMEOUT"] = f"must leave PATIENCE + 2 * (CONNECT_TIMEOUT + READ_TIMEOUT) within {DEADLINE} s"
+    if built.get("clients") and not all(map(os.path.isabs, filter(None, (built["lmtp"], built["socketmap"])))):
+        wrong["CLIENTS"] = "can be told apart at a socket's path only, not at a port"
     causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
     if causes:
         raise Ended(Outcome.SETTINGS, "; ".join(causes))
