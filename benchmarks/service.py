@@ -17,7 +17,7 @@ CONNECTIONS = (1, 2, 4, 8, 16)
 WORKERS = 4
 SECONDS = 2  # that each number of connections gets
 LARGE, LARGE_AT_ONCE = 20 * 2**20, 10
-ROUNDS, PROBES = 5, 20  # small messages whose delay is measured
+ROUNDS, PROBES = 3, 30  # small messages whose delay is measured
 
 
 def memory(count: int) -> Row:
@@ -64,11 +64,18 @@ def delay() -> Row:
         for sender in senders:
             sender.start()
 
+        def is_busy() -> bool:
+            before = service.cpu()
+            time.sleep(0.5)
+            return service.cpu() - before > 0.02
+
         def delays(number: signal.Signals) -> list[float]:
             """Stop the senders, or let them go on, and return what small messages take then."""
             for sender in senders:
                 os.kill(sender.pid or 0, number)
             time.sleep(0.5)
+            while number == signal.SIGSTOP and is_busy():  # with what it has received
+                pass
             found = []
             for _ in range(PROBES):
                 message = measure.message(measure.SMALL)
