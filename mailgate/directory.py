@@ -3,7 +3,8 @@
 The list takes the place of the operator's ALIASES, LOCAL_PARTS, CATCHALL and BOUNCE, so that the rules decide by it as
 they do by those. It is read in the background. An address that is not on it is refused only when the list was read
 this very second: for any other miss it is read anew. Who can't be asked refuses nobody: while there is no list, the
-operator's settings decide alone, as they do in the pipe; with a list of some age, a miss is put off.
+operator's settings decide alone, as they do in the pipe (for a database that has none for us, or from before version
+17, for good); with a list of some age, a miss is put off.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from mailgate.settings import Settings
 REFRESH = 60.0  # seconds between two readings in the background
 FRESH = 1.0  # seconds for which a list, or the failure to read it, answers a miss: so often may strangers make us ask
 PATIENCE = 10.0  # seconds that a miss waits for the list; an MTA waits minutes for the answer to RCPT
+AWAY = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN)  # asked again, it may answer
 LISTS = ("alias_domains", "allowed_domains", "aliases", "local_parts", "catchall", "bounce")  # of Settings
 ALLOWED = "mail.catchall.domain.allowed"
 FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
@@ -82,6 +84,7 @@ class Directory:
             self.listed, self.read_at = settings._replace(**lists), before.read_at
         self._asked_at, self._answered = float("-inf"), False  # when the last reading ended (monotonic), and how
         self._found = ""  # what was said of it
+        self._is_away = True  # until it has answered
         self._reading: asyncio.Task[None] | None = None
         # Patience is for mail: here, a client waits for his answer to RCPT.
         connect_timeout, read_timeout = (
@@ -116,6 +119,7 @@ class Directory:
             self.read_at, answered = time.time(), True
             found = f"the alias list is read: {len(self.listed.aliases)} addresses"
         except Ended as ended:
+            self._is_away = ended.verdict.outcome in AWAY
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
         except Exception as error:
             found = f"the alias list can't be read: {where(error)}"
@@ -134,6 +138,8 @@ class Directory:
         if not _has(self.settings, address):
             return Outcome.UNKNOWN_RECIPIENT
         if self.settings.model or (self.listed and _has(self.listed, address)):
+            return None
+        if self.listed is None and not self._is_away:  # it has answered that there is no list for us
             return None
         is_fresh = time.monotonic() - self._asked_at <= FRESH
         answered = self._answered if is_fresh else await self.refresh()
