@@ -26,6 +26,7 @@ def main(delay: float = 0.0) -> None:
         buffer = memoryview(bytearray(2**18))
         with connection, connection.makefile("rb") as file:
             while line := file.readline():
+                began = time.perf_counter()
                 fields = dict(field.lower().split(b":", 1) for field in iter(file.readline, b"\r\n"))
                 if b"expect" in fields:  # curl's, and it would wait for a second
                     connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -36,7 +37,7 @@ def main(delay: float = 0.0) -> None:
                 if line.startswith(b"GET"):
                     body = b"%d" % count[0]
                 else:
-                    time.sleep(delay)
+                    time.sleep(max(0.0, began + delay - time.perf_counter()))  # its own time counts as well
                     count[0] = next(counter)
                 connection.sendall(FIELDS % len(body) + body)
 

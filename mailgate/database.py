@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from mailgate import __version__
@@ -172,20 +172,30 @@ def _system_ca() -> str | bool:
     return paths.cafile or paths.capath or True
 
 
-def _send(client: Client, url: str, body: bytes | Body) -> Reply:
-    """Send one request and return the answer. Raises Unreached or Ended."""
-    import requests
-    from urllib3.exceptions import HTTPError, NewConnectionError
+@cache
+def _prepared(url: str) -> Any:
+    """Return a request without a body; to read a URL takes a tenth of a small message's time."""
+    from requests import Request
 
     headers = {
         "Content-Type": "text/xml",
         "Accept-Encoding": "identity",
         "User-Agent": f"mail-gateway/{__version__}",
     }
+    return Request("POST", url, headers).prepare()
+
+
+def _send(client: Client, url: str, body: bytes | Body) -> Reply:
+    """Send one request and return the answer. Raises Unreached or Ended."""
+    import requests
+    from urllib3.exceptions import HTTPError, NewConnectionError
+
     try:
+        request = _prepared(url).copy()
+        request.prepare_body(body, None)
         # Without a session: no proxies and no netrc of the environment, no cookies, no redirects; the settings say all.
         with client.adapter.send(
-            requests.Request("POST", url, headers, data=body).prepare(),
+            request,
             timeout=(client.settings.connect_timeout, client.settings.read_timeout),
             verify=client.authorities,
             stream=True,  # so that no more of the answer is read than this:
