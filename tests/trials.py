@@ -65,6 +65,7 @@ class Database:
 
     name, login, password = "mydatabase", "2", "s3cret"
     time_limit = 2  # seconds after which it surely works on no call any more
+    overlaps = 0  # of calls for one message; here each makes a record of its own
 
     def __init__(self) -> None:
         self.mta: Mta  # whose messages are delivered
@@ -122,6 +123,7 @@ class Behind(Database):
     """The faults before a real database server: what it answers is passed on, and its records count."""
 
     time_limit = 20  # after a start, Odoo takes some seconds for its first answer
+    ASKING = threading.Lock()  # one question at a time, of all who ask the server
     MODELS = MappingProxyType({"crm.lead": "info", "project.task": "jobs"})
 
     def __init__(self, server: Odoo | Server) -> None:
@@ -154,7 +156,9 @@ class Behind(Database):
         """Return all messages that came in, by their numbers: the alias of each record, and the text."""
         domain = [("message_id", "like", "@outside.test>")]
         found: dict[int, list[tuple[str, bytes]]] = {}
-        for message in self.server.search("mail.message", domain, "message_id", "model", "body"):
+        with self.ASKING:
+            messages = self.server.search("mail.message", domain, "message_id", "model", "body")
+        for message in messages:
             record = (self.MODELS[message["model"]], message["body"].encode())
             found.setdefault(int(re.sub(r"\D", "", message["message_id"])), []).append(record)
         return found
