@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mailgate.lmtp import Service
 
 CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
-WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
 TURN, TURNS = 0.001, 20  # a large message's chunk every so many seconds, of so many messages; small ones go between
 READ = 2**16  # bytes of a connection that are kept before they are looked at
@@ -58,6 +57,11 @@ class Transaction(smtp.Envelope):
     """Who a message is from and for, the memory that takes, and the ending of a recipient who was put off, if any."""
 
     memory = 0  # bytes
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []  # for the log, the first of them
+
     put_off: Outcome | None = None
 
 
@@ -154,7 +158,6 @@ class Connection(LMTP):
         """Take a message to its ending; aiosmtpd would keep it in memory, and refuse long lines."""
         transaction = self.envelope
         assert isinstance(transaction, Transaction)
-        is_full = self.service.delivering >= WAITING + self.service.settings.workers
         refusal = ""
         if arg:
             refusal = "501 Syntax: DATA"
@@ -162,7 +165,7 @@ class Connection(LMTP):
             refusal = "503 Error: need RCPT command"
         elif transaction.put_off:  # the database takes a message once: a second one could not serve who was put off
             refusal = transaction.put_off.reply
-        elif is_full:
+        elif self.service.is_full:
             refusal = Outcome.BUSY.reply
         if refusal:
             await self.push(refusal)
@@ -173,12 +176,15 @@ class Connection(LMTP):
         try:
             verdict = await self._receive(file)
         except BaseException:  # the client went away
-            file.close()
+            with contextlib.suppress(OSError):  # which tries to write what it could not write before
+                file.close()
             raise
+        if self.service.is_full:  # by now
+            verdict = verdict or Verdict(Outcome.BUSY)
         self._reset_timeout(2 * DEADLINE)  # it is not for the client to speak
         self.is_delivering = True
         try:
-            replies = await self.service.take(transaction, file, verdict, began)
+            replies = await self._take(transaction, file, verdict, began)
             self._reset_timeout()
             await self.push("\r\n".join(replies))
         finally:
@@ -186,6 +192,15 @@ class Connection(LMTP):
             self.envelope = Transaction()
         if self.service.is_stopping:
             self.dismiss(STOPPING)
+
+    async def _take(
+        self, transaction: Transaction, file: IO[bytes], verdict: Verdict | None, began: float
+    ) -> list[str]:
+        try:
+            return await self.service.take(transaction, file, verdict, began)
+        except Exception as error:  # each recipient has an answer, or the next command's would be taken for it
+            self.service.report(f"a message failed: {log.where(error)}", "LOG_ERR")
+            return [Outcome.FAILED.reply] * len(transaction.rcpt_tos)
 
     async def _receive(self, file: IO[bytes]) -> Verdict | None:
         """Write the message to ``file`` and return why it can't be taken, if so; it is read to its end anyway."""

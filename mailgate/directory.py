@@ -82,7 +82,7 @@ class Directory:
         if before and before.listed and before.listed[:2] == settings[:2]:  # the same URL and database
             lists: dict[str, Any] = {name: getattr(before.listed, name) for name in LISTS}
             self.listed, self.read_at = settings._replace(**lists), before.read_at
-        self._asked_at, self._answered = float("-inf"), False  # when the last reading ended (monotonic), and how
+        self._asked_at, self._answered = float("-inf"), False  # the last reading: when it began, and whether it was one
         self._found = ""  # what was said of it
         self._is_away = True  # until it has answered
         self._reading: asyncio.Task[None] | None = None
@@ -103,16 +103,21 @@ class Directory:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def refresh(self) -> bool:
-        """Read the list, or wait for who is reading it, but not for long; return whether it is read."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-        done, _ = await asyncio.wait({self._reading}, timeout=PATIENCE)
-        if not done:  # for the next ones too, for a while
-            self._asked_at, self._answered = time.monotonic(), False
+        """Read the list, with others who want it, but wait not for long; return whether it is read.
+
+        A reading that had begun before is not what is wanted: the address may have come since.
+        """
+        began = time.monotonic()
+        while self._asked_at < began:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+            done, _ = await asyncio.wait({self._reading}, timeout=began + PATIENCE - time.monotonic())
+            if not done:  # for the next ones too, for a while
+                self._asked_at, self._answered = time.monotonic(), False
         return self._answered
 
     async def _read(self) -> None:
-        answered = False
+        began, answered = time.monotonic(), False
         try:
             loop = asyncio.get_running_loop()
             self.listed = await loop.run_in_executor(self._thread, read, self._client, self.settings)
@@ -126,7 +131,7 @@ class Directory:
         if found != self._found:
             self.report(found)
         self._found = found
-        self._asked_at, self._answered = time.monotonic(), answered
+        self._asked_at, self._answered = began, answered
 
     @property
     def rules(self) -> Settings:
@@ -135,18 +140,18 @@ class Directory:
 
     async def refusal(self, address: str) -> Outcome | None:
         """Return why a recipient is refused or put off, None when it is the database's as far as anybody knows."""
-        if not _has(self.settings, address):
+        if not has(self.settings, address):
             return Outcome.UNKNOWN_RECIPIENT
-        if self.settings.model or (self.listed and _has(self.listed, address)):
+        if self.settings.model or (self.listed and has(self.listed, address)):
             return None
         if self.listed is None and not self._is_away:  # it has answered that there is no list for us
             return None
         is_fresh = time.monotonic() - self._asked_at <= FRESH
         answered = self._answered if is_fresh else await self.refresh()
-        if _has(self.rules, address):
+        if has(self.rules, address):
             return None
         return Outcome.UNKNOWN_RECIPIENT if answered else Outcome.NO_ANSWER
 
 
-def _has(settings: Settings, address: str) -> bool:
+def has(settings: Settings, address: str) -> bool:
     return bool(match(settings, [Recipient(address)])[0].rule)

@@ -21,6 +21,9 @@ FIRST_ANSWERS = 1.0  # seconds that each answer may take until the service asks 
 CHUNK = 2**16  # bytes
 BROKEN = b"4.4.2 no whole answer from the mail gateway service, will try again\n"
 
+# For good are only the endings that the table of endings has (outcome.py); whatever else comes is to be tried again.
+STATUSES = {b"2.0.0": os.EX_OK, b"5.1.1": os.EX_NOUSER, b"5.3.4": os.EX_DATAERR, b"5.6.0": os.EX_DATAERR}
+
 # What can stand in a path without quotes (RFC 5321, 4.1.2; RFC 6531 adds the letters that are not ASCII).
 _ATOMS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+-/=?^_`{|}~@[]:")
 
@@ -47,6 +50,8 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
 
     connection = None
     try:
+        os.fstat(0), os.fstat(1)  # what is closed would be given to the connection
+        os.set_blocking(0, True)  # or a pause would look like the end of the message
         connection = _connect(arguments.service)
         answers = _Answers(connection)
         refusals = _introduce(connection, answers, sender, pairs)
@@ -138,6 +143,8 @@ def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs
         for address in pair[1:]:
             if answer[:1] == b"5":  # as in the walk: a recipient counts when it or its original does
                 (answer,) = ask(f"RCPT TO:<{address}>")
+        if answer[:1] == b"5" and not answer.startswith(b"550 5.1.1 "):
+            raise Silent  # it does not understand the address
         if answer[:1] != b"2":
             refusals.append(answer)
     if len(refusals) < len(pairs) and not any(answer[:1] == b"4" for answer in refusals):
@@ -166,8 +173,9 @@ def _ending(answers: list[bytes]) -> tuple[int, bytes]:
     """Return exit status and line for the answers to all recipients: one that is to be tried again keeps all."""
     for first in b"4", b"2", b"5":
         for answer in answers:
-            if answer[:1] == first:
-                code = answer[4:].split(b" ", 1)[0]
-                status = {b"4": os.EX_TEMPFAIL, b"2": os.EX_OK}.get(first, os.EX_DATAERR)
-                return os.EX_NOUSER if code == b"5.1.1" else status, answer[4:] + b"\n"
+            line = answer[4:]
+            if answer[:1] == first and line[:5] in STATUSES:
+                return STATUSES[line[:5]], line + b"\n"
+            if answer[:1] == first == b"4":
+                return os.EX_TEMPFAIL, line + b"\n"
     return os.EX_TEMPFAIL, BROKEN

@@ -38,6 +38,7 @@ def listen(address: str, mode: int) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(address).st_mode):
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
+                probe.settimeout(1.0)
                 probe.connect(address)
                 raise OSError("another service listens there")
             os.unlink(address)

@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
@@ -28,17 +29,20 @@ import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
 from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction
 from mailgate.database import Client
-from mailgate.directory import Directory
+from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
+WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
+REFUSED = 100  # recipients who were refused, in the log of a message
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
 ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
 USUAL = 2**14  # ... but for those of a message that takes no more than this
 LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
 LARGE_PAUSE = 0.0005  # seconds between two pieces of a large message on its way to the database: small ones go between
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
+WATCH = 10.0  # seconds between two looks at the workers
 DESCRIPTORS = 4096  # files and sockets: each connection may have a spool, each worker some more
 EX_CONFIG = 78  # sysexits.h
 
@@ -56,6 +60,7 @@ class Service:
     def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
         self.open: set[Connection] = set()
         self.asking: set[asyncio.StreamWriter] = set()  # the socketmap's connections
+        self.began: dict[int, float] = {}  # when each worker that has a message took it (monotonic)
         self.under_way: set[Future[Verdict]] = set()
         self.stopping = asyncio.Event()
         self.receiving_large = 0
@@ -69,12 +74,12 @@ class Service:
 
     def use(self, config: Settings, facts: dict[str, Any]) -> None:
         """Take these settings for what comes from now on; ``facts`` say where the log is, and what it may not have."""
+        clients = listen.user_ids(config.clients)
         before = getattr(self, "directory", None)
         if before:
             self.reading.cancel()
             self.workers.shutdown(wait=False)  # they end when they have done what they have
-        self.settings, self.facts = config, facts
-        self.clients = listen.user_ids(config.clients)
+        self.settings, self.facts, self.clients = config, facts, clients
         self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
         self.workers = ThreadPoolExecutor(config.workers, "worker")
         self.few = asyncio.Semaphore(max(1, config.workers - 1))
@@ -97,6 +102,10 @@ class Service:
     def delivering(self) -> int:
         """How many messages have been received and have no answer yet."""
         return sum(connection.is_delivering for connection in self.open)
+
+    @property
+    def is_full(self) -> bool:
+        return self.delivering >= WAITING + self.settings.workers
 
     @property
     def running(self) -> int:
@@ -128,6 +137,8 @@ class Service:
             return "250 2.1.5 one of ours"
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal
+        if len(transaction.refused) < REFUSED:
+            transaction.refused.append(address)
         if self.metrics:
             self.metrics.refused(refusal)
         return refusal.reply
@@ -145,31 +156,36 @@ class Service:
         """
         received = time.monotonic()
         directory, client = self.directory, self.client
-        refusals = [await directory.refusal(address) for address in transaction.rcpt_tos]
-        if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in refusals):
+        asked = [await directory.refusal(address) for address in transaction.rcpt_tos]
+        if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in asked):
             verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
+        rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
+        refusals = [None if has(rules, address) else Outcome.UNKNOWN_RECIPIENT for address in transaction.rcpt_tos]
         sender = "" if transaction.mail_from == "<>" else transaction.mail_from
         envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
         facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
+        facts["refused"] = transaction.refused
         seconds = {"receive": received - began}
         size = file.tell()
 
         def deliver() -> Verdict:
-            started = time.monotonic()
+            started = self.began[threading.get_ident()] = time.monotonic()
             seconds["wait"] = started - received
-            verdict = walk(directory.rules, client, envelope, file, facts)
+            verdict = walk(rules, client, envelope, file, facts)
             seconds["deliver"] = time.monotonic() - started
-            return self._finish(verdict, size, facts, seconds)
+            verdict = self._finish(verdict, size, facts, seconds)
+            del self.began[threading.get_ident()]
+            return verdict
 
         with contextlib.ExitStack() as owned:
-            owned.callback(file.close)
+            owned.callback(close, file)
             if verdict:
                 self._finish(verdict, size, facts, seconds)
             else:
                 async with self.few if size > LARGE else contextlib.nullcontext():
                     if not self.is_stopping:
                         future = self.workers.submit(deliver)
-                        future.add_done_callback(lambda _: file.close())
+                        future.add_done_callback(lambda _: close(file))
                         owned.pop_all()
                         verdict = await self._answer(future)
         outcome = verdict.outcome if verdict else Outcome.BUSY
@@ -181,17 +197,23 @@ class Service:
         future.add_done_callback(self.under_way.discard)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
-        except asyncio.TimeoutError:  # an endless answer; the worker can't be had back, so another process is needed
-            self.report("a worker has not come back: the service ends, to be started anew", "LOG_ERR")
-            self.is_stuck = True
-            self.stopping.set()
-            return Verdict(Outcome.CUT_OFF)
+        except asyncio.TimeoutError:  # a worker that has begun goes on, and notes for the next try what comes of it
+            return None if future.cancelled() else Verdict(Outcome.CUT_OFF)
         except asyncio.CancelledError:
             if self.is_stopping and future.cancelled():
                 return None
             raise
 
+    async def watch(self) -> None:
+        """End the service when a worker does not come back; it can't be had back, so another process is needed."""
+        while not any(time.monotonic() - began > DEADLINE for began in [*self.began.values()]):
+            await asyncio.sleep(WATCH)
+        self.report("a worker has not come back: the service ends, to be started anew", "LOG_ERR")
+        self.is_stuck = True
+        self.stopping.set()
+
     def _finish(self, verdict: Verdict, size: int, facts: dict[str, Any], seconds: dict[str, float]) -> Verdict:
+        facts["unmatched"] = [*facts["refused"], *facts.get("unmatched", [])]
         log.write(facts, verdict, sum(seconds.values()))
         if self.metrics:
             self.metrics.message(verdict.outcome, size, seconds)
@@ -228,6 +250,11 @@ def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], 
         return Verdict(Outcome.FAILED, log.where(error))
 
 
+def close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: it tries to write what it could not write before
+        file.close()
+
+
 def queue_id(head: bytes) -> str:
     """Return the MTA's name for a message, from the Received field that it has put on top; LMTP has no place for it."""
     received = next((unfold(field) for name, field in fields(head) if name == b"received"), b"")
@@ -249,7 +276,7 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
     """Serve until SIGTERM or SIGINT, and return the exit status; SIGHUP reads settings and alias list anew."""
     loop = asyncio.get_running_loop()
     service = Service(config, facts)
-    background = []  # a task that nobody keeps may vanish
+    background = [asyncio.create_task(service.watch())]  # a task that nobody keeps may vanish
     loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
     if "socketmap" in listeners:
@@ -274,8 +301,9 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
         try:
             service.use(*read_settings(env_file))
             service.report("settings and alias list are read anew", "LOG_INFO")
-        except Ended as ended:  # the old ones are better than none
-            service.report(f"the settings stay as they were: {ended.verdict.cause}", "LOG_ERR")
+        except Exception as error:  # the old ones are better than none
+            cause = error.verdict.cause if isinstance(error, Ended) else log.where(error)
+            service.report(f"the settings stay as they were: {cause}", "LOG_ERR")
         listen.notify(os.environ, "READY=1")
 
     loop.add_signal_handler(signal.SIGHUP, reload)

@@ -32,6 +32,7 @@ PRIORITIES = {
     Outcome.FAILED: "LOG_ERR",
 }
 PRIORITY_BY_STATUS = {0: "LOG_INFO", 65: "LOG_NOTICE", 67: "LOG_NOTICE", 75: "LOG_WARNING"}
+ITEM_LIMIT = 50  # items of a list in JSON
 VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
 
 
@@ -47,6 +48,12 @@ def quoted(value: object) -> str:
 
 def _cut(text: str, limit: int = VALUE_LIMIT) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def _short(value: object) -> object:
+    if isinstance(value, list) and len(value) > ITEM_LIMIT:
+        return [*map(_short, value[:ITEM_LIMIT]), f"... ({len(value)} items)"]
+    return _cut(value) if isinstance(value, str) else value
 
 
 def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: str = "text") -> str:
@@ -66,7 +73,7 @@ def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: st
     if form == "json":
         from json import dumps
 
-        return dumps({key: _cut(value) if isinstance(value := values.get(key), str) else value for key in KEYS})
+        return dumps({key: _short(values.get(key)) for key in KEYS})
     return " ".join(f"{key}={quoted(values.get(key))}" for key in KEYS)
 
 

@@ -189,10 +189,10 @@ def _address(value: str) -> str:
     """Return the absolute path of a socket or file, or loopback address and port: 127.0.0.1:24, [::1]:24."""
     from ipaddress import ip_address
 
-    host, _, port = _text(value).rpartition(":")
-    if not os.path.isabs(value):
+    if not os.path.isabs(_text(value)):
+        found = re.fullmatch(r"(?:([\d.]+)|\[([\da-f:]+)\]):(\d{1,5})", value, re.ASCII)
         try:
-            valid = ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 2**16
+            valid = found and ip_address(found[1] or found[2]).is_loopback and 0 < int(found[3]) < 2**16
         except ValueError:
             valid = False
         if not valid:
@@ -313,7 +313,7 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
         and built["patience"] + 2 * (built["connect_timeout"] + built["read_timeout"]) > DEADLINE
     ):
         wrong["READ_TIMEOUT"] = f"must leave PATIENCE + 2 * (CONNECT_TIMEOUT + READ_TIMEOUT) within {DEADLINE} s"
-    if built.get("clients") and not all(map(os.path.isabs, filter(None, (built["lmtp"], built["socketmap"])))):
+    if built.get("clients") and not all(map(os.path.isabs, filter(None, (built.get("lmtp"), built.get("socketmap"))))):
         wrong["CLIENTS"] = "can be told apart at a socket's path only, not at a port"
     causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
     if causes:

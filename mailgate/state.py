@@ -27,7 +27,7 @@ FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
 KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, Exim as we set it up eight)
 # Seconds. What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD = 24 * 3600
-AT_ONCE = 0.1  # seconds in which a second note of the same would say nothing new
+AT_ONCE = 0.1  # seconds in which a second note is not worth its while
 PAUSE = 0.1  # seconds between two tries to get the lock
 CAUSE_LIMIT = 500  # characters
 

@@ -75,7 +75,8 @@ def test_one_recipient_to_be_tried_again_keeps_the_message_for_all() -> None:
     )
     assert handover._ending([delivered, unknown])[0] == 0
     assert handover._ending([delivered, down, unknown])[0] == 75
-    assert handover._ending([b"nonsense"])[0] == 75
+    for unknown_answer in (b"nonsense", b"500 5.5.2 what?", b"554 no", b"250 fine"):
+        assert handover._ending([unknown_answer]) == (75, handover.BROKEN)
 
 
 def test_who_is_not_the_databases_is_left_out_and_nobody_else(
@@ -183,6 +184,7 @@ def other(tmp_path: Path) -> Iterator[Callable[[Script], Path]]:
         say(b"220 x\r\n", b"500 5.5.1 what is LHLO?\r\n"),
         say(b"220 x\r\n", b"250-x\r\n250 y\r\n", b"451 4.3.0 not now\r\n"),
         say(b"220 x\r\n", b"250 x\r\n", b"250 ok\r\n", b"250 ok\r\n"),  # and then nothing
+        say(b"220 x\r\n", b"250 x\r\n", b"250 ok\r\n", b"553 5.1.3 what address is this?\r\n"),
     ],
 )
 def test_the_pipe_delivers_itself_when_nobody_answers_as_a_service(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, fault, ht
 from gateway import KEYS
 from service import Client, Service, running
 
-from mailgate.connection import WAITING
+from mailgate.connection import IN_MEMORY
+from mailgate.lmtp import WAITING
 from mailgate.outcome import Outcome
 
 NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
@@ -136,13 +138,11 @@ def test_commands_may_come_all_at_once(service: Service, endpoint: Endpoint) -> 
 def test_the_connection_to_the_database_is_kept(service: Service, endpoint: Endpoint) -> None:
     endpoint.answers = [returns(7).replace(b"Connection: close", KEPT_ALIVE)]
     with service.client() as client:
-        client.deliver(mail(0), "info@example.com")
-        before = endpoint.connections
-        for number in range(1, 20):
+        for number in range(20):
             client.deliver(mail(number), "info@example.com")
     assert len(endpoint.messages) == 20
-    # only the alias list, which is asked for again from time to time, has connections of its own
-    assert endpoint.connections - before == len([r for r in endpoint.requests if r.path.endswith("/common")]) - 1
+    # the questions for the alias list, which are answered with a goodbye, have connections of their own
+    assert endpoint.connections - len([1 for request in endpoint.requests if request.path.endswith("/common")]) == 1
 
 
 def test_a_database_that_closed_a_kept_connection_is_connected_again(service: Service, endpoint: Endpoint) -> None:
@@ -283,3 +283,22 @@ def test_sighup_reads_the_settings_anew_and_keeps_the_old_ones_where_they_are_wr
         service.wait_for("the settings stay as they were: MAIL_GATEWAY_WORKERS")
         assert client.say("RCPT TO:<jobs@other.test>").startswith("250 ")
         assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2
+
+
+def test_a_full_disk_puts_the_message_off_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
+    """What has no answer of its own would take the next command's for it."""
+    assert service.process
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (2 * IN_MEMORY, 2 * IN_MEMORY))
+    with service.client() as client:
+        client.begin("info@example.com", "jobs@example.com", "sales@example.com")
+        assert client.data(mail(1, "x" * 4 * IN_MEMORY), 3) == [Outcome.FAILED.reply] * 3
+        assert client.say("NOOP") == "250 2.0.0 OK"
+        assert client.deliver(mail(2), "info@example.com") == ["250 2.0.0 delivered"]
+    assert len(endpoint.messages) == 1
+
+
+def test_who_was_refused_is_in_the_log_of_the_message(service: Service) -> None:
+    with service.client() as client:
+        client.begin("x@elsewhere.test", "info@example.com")
+        client.data(mail())
+    assert "recipients=info@example.com unmatched=x@elsewhere.test outcome=delivered" in service.text()

@@ -392,3 +392,24 @@ def test_the_program_needs_nothing_of_a_users_environment() -> None:
     finished = subprocess.run(command, input=b"", capture_output=True, env={}, cwd="/", check=False)
     assert finished.returncode == 75
     assert finished.stdout.startswith(b"4.3.5 ")
+
+
+@pytest.mark.parametrize("address", ["/run/lmtp.sock", "127.0.0.1:24", "127.8.8.8:65535", "[::1]:24"])
+def test_a_place_to_listen_is_a_path_or_a_loopback_address(address: str) -> None:
+    assert build(REQUIRED | {"LMTP": address, "SOCKETMAP": address}).lmtp == address
+
+
+@pytest.mark.parametrize(
+    "address", ["lmtp.sock", "127.0.0.1", ":24", "localhost:24", "10.0.0.1:24", "0.0.0.0:24", "::1:24", "127.0.0.1:+24",
+                "127.0.0.1:0", "127.0.0.1:65536", "[::]:24", "[127.0.0.1]:24", "999.1.1.1:24"],
+)  # fmt: skip
+def test_no_other_place_is_listened_at(address: str) -> None:
+    assert "MAIL_GATEWAY_LMTP must be an absolute path" in wrong(LMTP=address)
+    assert "MAIL_GATEWAY_LMTP must be an absolute path" in wrong(LMTP=address, CLIENTS="root")
+
+
+def test_clients_can_be_told_apart_at_a_path_only() -> None:
+    assert build(REQUIRED | {"LMTP": "/run/x", "CLIENTS": "root"}).clients == {"root"}
+    assert "MAIL_GATEWAY_CLIENTS" in wrong(LMTP="127.0.0.1:24", CLIENTS="root")
+    assert "MAIL_GATEWAY_CLIENTS" in wrong(SOCKETMAP="127.0.0.1:24", CLIENTS="root")
+    assert "MAIL_GATEWAY_CLIENTS" in wrong(CLIENTS="root,nobody-of-that-name")

@@ -15,11 +15,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from endpoint import Endpoint, returns
+from endpoint import Endpoint, Gate, returns
 from gateway import PASSWORD
 from prometheus_client.parser import text_string_to_metric_families
 from service import Client, Service, running
-from test_lmtp import Gate
 from test_readme import README, ROOT, rows_below
 
 from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, STOP_WITHIN
