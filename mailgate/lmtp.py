@@ -35,7 +35,7 @@ from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
-REFUSED = 100  # recipients who were refused, in the log of a message
+REFUSED, ADDRESS = 20, 320  # recipients who were refused, and characters of each, in the log of a message
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
 ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
 USUAL = 2**14  # ... but for those of a message that takes no more than this
@@ -138,7 +138,7 @@ class Service:
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal
         if len(transaction.refused) < REFUSED:
-            transaction.refused.append(address)
+            transaction.refused.append(address[:ADDRESS])
         if self.metrics:
             self.metrics.refused(refusal)
         return refusal.reply
@@ -171,11 +171,12 @@ class Service:
         def deliver() -> Verdict:
             started = self.began[threading.get_ident()] = time.monotonic()
             seconds["wait"] = started - received
-            verdict = walk(rules, client, envelope, file, facts)
-            seconds["deliver"] = time.monotonic() - started
-            verdict = self._finish(verdict, size, facts, seconds)
-            del self.began[threading.get_ident()]
-            return verdict
+            try:
+                verdict = walk(rules, client, envelope, file, facts)
+                seconds["deliver"] = time.monotonic() - started
+                return self._finish(verdict, size, facts, seconds)
+            finally:
+                del self.began[threading.get_ident()]
 
         with contextlib.ExitStack() as owned:
             owned.callback(close, file)
