@@ -126,7 +126,7 @@ class Directory:
         except Ended as ended:
             self._is_away = ended.verdict.outcome in AWAY
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
-        except Exception as error:
+        except Exception as error:  # our own bug: the list that is there goes on
             found = f"the alias list can't be read: {where(error)}"
         if found != self._found:
             self.report(found)
