@@ -57,12 +57,11 @@ class Transaction(smtp.Envelope):
     """Who a message is from and for, the memory that takes, and the ending of a recipient who was put off, if any."""
 
     memory = 0  # bytes
+    put_off: Outcome | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: list[str] = []  # for the log, the first of them
-
-    put_off: Outcome | None = None
 
 
 class Connection(LMTP):

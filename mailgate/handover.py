@@ -42,7 +42,7 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
         return None
     sender = arguments.sender if arguments.sender is not None else environ.get("SENDER")
     pairs = _recipients(arguments.recipients, arguments.original_recipients, environ)
-    if sender is None or not pairs or os.isatty(0):
+    if sender is None or not pairs or not all(pairs) or os.isatty(0):
         return None
     sender = "" if sender.upper() == "MAILER-DAEMON" else sender.strip("<>")
     if not all(_is_plain(address) for address in [sender, *(address for pair in pairs for address in pair)]):
@@ -112,7 +112,7 @@ class _Answers:
         while True:
             while b"\n" not in self.received:
                 data = self.connection.recv(CHUNK)
-                if not data:
+                if not data or len(self.received) > CHUNK:
                     raise Silent
                 self.received += data
             line, _, self.received = self.received.partition(b"\n")
