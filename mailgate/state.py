@@ -151,7 +151,8 @@ def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
                     raise Ended(Outcome.IN_PROGRESS, cause)
             case ["answered", answered, known, outcome, record_id, cause] if key != "-":
                 # What is to be held is so for each delivery, but not for ever.
-                if known == key if outcome != "HELD" else 0 <= now - float(answered) < KEEP_HELD:
+                # (A moment to come is one that was rounded, or the clock was set back.)
+                if known == key if outcome != "HELD" else abs(now - float(answered)) < KEEP_HELD:
                     before = f"{cause}; answered before" if cause else "answered before"
                     return Verdict(Outcome[outcome], before, int(record_id) or None)
     return None
