@@ -41,6 +41,8 @@ class _Session(socketserver.StreamRequestHandler):
                     data += self.rfile.readline()
                 self.server.mails.append((sender, recipients, data[:-3]))
                 self.server.arrived.set()
+            elif line.strip().upper() == b"QUIT":
+                return
             self.wfile.write(b"250 ok\r\n")
 
 

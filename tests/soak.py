@@ -2,9 +2,10 @@
 
 usage: soak.py [--database NUMBER] [--odoo NUMBER]
 
-5,000 messages go into mail_database and 500 into a real Odoo 19, if not said otherwise (0 leaves one out). Meanwhile
-the proxy in front fails in eight ways, the database server is restarted or killed, and gateway processes are killed.
-Then the faults end, the queue is flushed, and every message is looked for. The table is written into docs/soak.md.
+5,000 messages go into mail_database and 500 into a real Odoo 19, if not said otherwise (0 leaves one out), by the pipe,
+and as many by LMTP. Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and
+gateway processes are killed, or the service is. Then the faults end, the queue is flushed, and every message is looked
+for. The table is written into docs/soak.md.
 Needs root, Postfix, and for Odoo what tests/odoo needs. Exits with 1 when a message is not as it must be.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from endpoint import http
 from mail_database_server import Server, command
-from mta import ROOT, Postfix
+from mta import LMTP, PIPE, ROOT, Postfix
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
 from trials import (
@@ -92,7 +93,7 @@ def pick(table: dict) -> tuple:
     return name, table[name][1]
 
 
-def soak(database: Behind, count: int, restart) -> tuple[Counter[str], Counter[str], Counter[str], float]:
+def soak(database: Behind, way: str, count: int, restart) -> tuple[Counter[str], Counter[str], Counter[str], float]:
     """Return the endings of the messages, their kinds, what has gone wrong meanwhile, and the seconds that it took."""
     began = time.monotonic()
     happened: Counter[str] = Counter()
@@ -117,7 +118,7 @@ def soak(database: Behind, count: int, restart) -> tuple[Counter[str], Counter[s
                 mta.send(*mail.envelope(number))
 
     with sink() as bounces:
-        mta = Postfix(bounces.server_address[1])
+        mta = Postfix(bounces.server_address[1], way)
         try:
             mta.settings(**settings_for(database))
             database.fault = fails
@@ -130,6 +131,7 @@ def soak(database: Behind, count: int, restart) -> tuple[Counter[str], Counter[s
                 event = random.choices(["kill", "restart", ""], [4, 1, 5])[0]
                 if event == "kill":
                     happened["gateway processes killed"] += mta.kill_gateways(signal.SIGKILL)
+                    mta.serve()
                 elif event == "restart":
                     happened["restarts of the database server"] += 1
                     restart()
@@ -170,7 +172,7 @@ def account(mta: Postfix, database: Behind, bounces: Sink, mails: list[tuple[int
     return endings
 
 
-def into_mail_database(count: int) -> tuple:
+def into_mail_database(way: str, count: int) -> tuple:
     """Soak mail_database, on SQLite."""
     world = {
         "alias_domains": [{"id": 1, "name": "example.com", "catchall": "catchall", "bounce": "bounce"}],
@@ -198,13 +200,13 @@ def into_mail_database(count: int) -> tuple:
             server.start()
 
         try:
-            return soak(database, count, restart)
+            return soak(database, way, count, restart)
         finally:
             database.close()
             server.stop()
 
 
-def into_odoo(count: int) -> tuple:
+def into_odoo(way: str, count: int) -> tuple:
     """Soak a real Odoo 19."""
     server = Odoo()
     try:
@@ -219,7 +221,7 @@ def into_odoo(count: int) -> tuple:
             server.start()
 
         try:
-            return soak(database, count, restart)
+            return soak(database, way, count, restart)
         finally:
             database.close()
     finally:
@@ -248,10 +250,11 @@ def main() -> int:
     parser.add_argument("--odoo", type=int, default=500, metavar="NUMBER")
     options = parser.parse_args()
     results = {}
-    if options.database:
-        results["mail_database"] = into_mail_database(options.database)
-    if options.odoo:
-        results["Odoo 19"] = into_odoo(options.odoo)
+    for name, soak_it, count in [
+        ("mail_database", into_mail_database, options.database),
+        ("Odoo 19", into_odoo, options.odoo),
+    ]:
+        results |= {f"{name}, {way}": soak_it(way, count) for way in (PIPE, LMTP) if count}
     tables = table(results)
     print(tables)
     if (options.database, options.odoo) == (5000, 500):
