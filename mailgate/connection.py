@@ -27,6 +27,7 @@ HELD = 20  # answers
 SILENCE = 300.0  # seconds that a client may be silent (RFC 5321, 4.5.3.2.7)
 
 STOPPING = "421 4.3.2 service stops"
+FAILED = f"421 {Outcome.FAILED.line}"
 # The status codes of what aiosmtpd says without one (RFC 2034, RFC 3463).
 STATUS_CODES = {
     "221": "2.0.0",
@@ -90,6 +91,8 @@ class Connection(LMTP):
         self.service.open.add(self)
         if not self.service.admits(transport):
             self.dismiss("421 4.7.0 not admitted")
+        elif self.service.is_stopping:
+            self.dismiss(STOPPING)
         elif len(self.service.open) > CONNECTIONS:
             self.dismiss("421 4.3.2 too many connections")
 
@@ -147,6 +150,13 @@ class Connection(LMTP):
         held, self.held = self.held, []
         await super().push("\r\n".join(held))
         await asyncio.sleep(0)  # thousands of commands may come at once: others have their turn between them
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Close, for what comes next may be the rest of a message, and is no command."""
+        if not isinstance(error, EOFError):  # the client has gone
+            self.service.report(f"a connection failed: {log.where(error)}", "LOG_ERR")
+        self.dismiss(FAILED)
+        return FAILED
 
     smtp_AUTH = smtp_STARTTLS = None  # type: ignore[assignment]  # not offered, and so not known
 
@@ -249,11 +259,12 @@ async def content(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         cut = end + 2 if end >= 0 else data.find(b"\r", max(0, len(data) - 4))
         cut = cut if cut >= 0 else len(data)
         chunk, data = data[:cut].replace(b"\r\n.", b"\r\n"), data[cut:]
+        if end >= 0:  # the next commands (RFC 2920, 3.1), before more of them comes
+            reader.feed_data(data[3:])
         if chunk and not begun:
             chunk, begun = chunk[2:], True
         if chunk:
             yield chunk
             del chunk  # who waits for more keeps nothing: hundreds may wait
         if end >= 0:
-            reader.feed_data(data[3:])  # the next commands (RFC 2920, 3.1)
             return

@@ -200,7 +200,9 @@ def _send(client: Client, url: str, body: bytes | Body) -> Reply:
             verify=client.authorities,
             stream=True,  # so that no more of the answer is read than this:
         ) as response:
-            answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False)
+            # After an interim one, the answer is still to come: unread, the connection is closed, and nobody gets it.
+            is_final = response.status_code >= 200
+            answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False) if is_final else b""
             reply = Reply(response.status_code, answer)
             if reply.status in NOT_TAKEN:
                 reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
@@ -279,9 +281,9 @@ def _patiently(send: Callable[[], Reply], until: float, retrying: Callable[[], N
 
 # --- judge: from values to values -----------------------------------------------------------------------------
 
-# An HTTP status other than 200. Those that are not listed: below 500 the URL leads elsewhere, from 500 on the server
-# is in trouble, and what is over 504 is a proxy's own word for an answer that did not come (520, 524, 598). None but
-# 413 is for good: a proxy says 404 too while the server behind it is away.
+# An HTTP status other than 200. Those that are not listed: below 300 the answer is yet to come (102, 202), below 500
+# the URL leads elsewhere, from 500 on the server is in trouble, and over 504 is a proxy's own word for an answer that
+# did not come (520, 524, 598). None but 413 is for good: a proxy says 404 too while the server behind it is away.
 STATUSES = {
     401: Outcome.ACCESS_DENIED,
     403: Outcome.ACCESS_DENIED,
@@ -363,8 +365,8 @@ def _value(reply: Reply) -> object:
     from xmlrpc.client import Fault, loads
 
     if reply.status != 200:
-        default = Outcome.SETTINGS if 300 <= reply.status < 500 else Outcome.DATABASE_DOWN
-        default = Outcome.CUT_OFF if reply.status > 504 else default
+        default = Outcome.SETTINGS if reply.status < 500 else Outcome.DATABASE_DOWN
+        default = default if 300 <= reply.status <= 504 else Outcome.CUT_OFF
         raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
     if len(reply.body) > ANSWER_LIMIT:
         raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")

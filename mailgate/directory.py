@@ -24,6 +24,7 @@ REFRESH = 60.0  # seconds between two readings in the background
 FRESH = 1.0  # seconds for which a list, or the failure to read it, answers a miss: so often may strangers make us ask
 PATIENCE = 10.0  # seconds that a miss waits for the list; an MTA waits minutes for the answer to RCPT
 AWAY = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN)  # asked again, it may answer
+PAGE = 1000  # rows of a list in one answer: some 400 bytes each, of the megabyte that an answer may have
 LISTS = ("alias_domains", "allowed_domains", "aliases", "local_parts", "catchall", "bounce")  # of Settings
 ALLOWED = "mail.catchall.domain.allowed"
 FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
@@ -36,10 +37,20 @@ def read(client: Client, settings: Settings) -> Settings:
     """
 
     def search(model: str, *fields: str) -> list[dict[str, Any]]:
-        rows = client.execute(model, "search_read", [[]], {"fields": fields}, time.monotonic())
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= {*fields} for row in rows):
-            raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
-        return rows
+        rows: list[dict[str, Any]] = []
+        while True:
+            last = rows[-1]["id"] if rows else 0
+            options = {"fields": ("id", *fields), "order": "id", "limit": PAGE}
+            page = client.execute(model, "search_read", [[("id", ">", last)]], options, time.monotonic())
+            wanted = {"id", *fields}
+            if not isinstance(page, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in page):
+                raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
+            ids = [last, *(row["id"] for row in page)]
+            if ids != sorted(set(ids)):  # or it would never end
+                raise Ended(Outcome.CUT_OFF, f"what {model} answers is not in the order that was asked for")
+            rows += page
+            if len(page) < PAGE:
+                return rows
 
     version = client.version(time.monotonic())
     number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
@@ -86,6 +97,7 @@ class Directory:
         self._found = ""  # what was said of it
         self._is_away = True  # until it has answered
         self._reading: asyncio.Task[None] | None = None
+        self.reading_since = float("inf")  # monotonic, while it is being read
         # Patience is for mail: here, a client waits for his answer to RCPT.
         connect_timeout, read_timeout = (
             min(seconds, PATIENCE) for seconds in (settings.connect_timeout, settings.read_timeout)
@@ -95,12 +107,9 @@ class Directory:
 
     async def keep(self) -> None:
         """Read the list again and again, until cancelled."""
-        try:
-            while True:
-                await self.refresh()
-                await asyncio.sleep(REFRESH)
-        finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        while True:
+            await self.refresh()
+            await asyncio.sleep(REFRESH)
 
     async def refresh(self) -> bool:
         """Read the list, with others who want it, but wait not for long; return whether it is read.
@@ -118,6 +127,7 @@ class Directory:
 
     async def _read(self) -> None:
         began, answered = time.monotonic(), False
+        self.reading_since = began
         try:
             loop = asyncio.get_running_loop()
             self.listed = await loop.run_in_executor(self._thread, read, self._client, self.settings)
@@ -128,6 +138,7 @@ class Directory:
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
         except Exception as error:  # our own bug: the list that is there goes on
             found = f"the alias list can't be read: {where(error)}"
+        self.reading_since = float("inf")
         if found != self._found:
             self.report(found)
         self._found = found

@@ -96,7 +96,7 @@ def _connect(service: str) -> _socket.socket:
     connection.settimeout(FIRST_ANSWERS)
     try:
         connection.connect(service if family == _socket.AF_UNIX else (host.strip("[]"), int(port)))
-    except ValueError:  # no number
+    except (ValueError, OverflowError):  # no number, or none of a port
         raise Silent from None
     return connection
 

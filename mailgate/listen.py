@@ -74,5 +74,5 @@ def notify(environ: Mapping[str, str], state: str) -> None:
     """Tell systemd about the service's state (sd_notify(3)); without systemd, nobody."""
     address = environ.get("NOTIFY_SOCKET", "")
     if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
             connection.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)

@@ -101,7 +101,7 @@ class Service:
     @property
     def delivering(self) -> int:
         """How many messages have been received and have no answer yet."""
-        return sum(connection.is_delivering for connection in self.open)
+        return sum(connection.is_delivering for connection in self.open.copy())
 
     @property
     def is_full(self) -> bool:
@@ -143,10 +143,6 @@ class Service:
             self.metrics.refused(refusal)
         return refusal.reply
 
-    async def handle_exception(self, error: Exception) -> str:
-        self.report(f"a connection failed: {log.where(error)}", "LOG_ERR")
-        return Outcome.FAILED.reply
-
     # --- a message ---
 
     async def take(self, transaction: Transaction, file: IO[bytes], verdict: Verdict | None, began: float) -> list[str]:
@@ -156,30 +152,30 @@ class Service:
         """
         received = time.monotonic()
         directory, client = self.directory, self.client
-        asked = [await directory.refusal(address) for address in transaction.rcpt_tos]
-        if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in asked):
-            verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
-        rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
-        refusals = [None if has(rules, address) else Outcome.UNKNOWN_RECIPIENT for address in transaction.rcpt_tos]
-        sender = "" if transaction.mail_from == "<>" else transaction.mail_from
-        envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
-        facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
-        facts["refused"] = transaction.refused
-        seconds = {"receive": received - began}
-        size = file.tell()
-
-        def deliver() -> Verdict:
-            started = self.began[threading.get_ident()] = time.monotonic()
-            seconds["wait"] = started - received
-            try:
-                verdict = walk(rules, client, envelope, file, facts)
-                seconds["deliver"] = time.monotonic() - started
-                return self._finish(verdict, size, facts, seconds)
-            finally:
-                del self.began[threading.get_ident()]
-
         with contextlib.ExitStack() as owned:
             owned.callback(close, file)
+            asked = [await directory.refusal(address) for address in transaction.rcpt_tos]
+            if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in asked):
+                verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
+            rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
+            refusals = [None if has(rules, address) else Outcome.UNKNOWN_RECIPIENT for address in transaction.rcpt_tos]
+            sender = "" if transaction.mail_from == "<>" else transaction.mail_from
+            envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
+            facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
+            facts["refused"] = transaction.refused
+            seconds = {"receive": received - began}
+            size = file.tell()
+
+            def deliver() -> Verdict:
+                started = self.began[threading.get_ident()] = time.monotonic()
+                seconds["wait"] = started - received
+                try:
+                    verdict = walk(rules, client, envelope, file, facts)
+                    seconds["deliver"] = time.monotonic() - started
+                    return self._finish(verdict, size, facts, seconds)
+                finally:
+                    del self.began[threading.get_ident()]
+
             if verdict:
                 self._finish(verdict, size, facts, seconds)
             else:
@@ -206,10 +202,12 @@ class Service:
             raise
 
     async def watch(self) -> None:
-        """End the service when a worker does not come back; it can't be had back, so another process is needed."""
-        while not any(time.monotonic() - began > DEADLINE for began in [*self.began.values()]):
+        """End the service when a thread does not come back; it can't be had back, so another process is needed."""
+        while not any(
+            time.monotonic() - began > DEADLINE for began in [*self.began.values(), self.directory.reading_since]
+        ):
             await asyncio.sleep(WATCH)
-        self.report("a worker has not come back: the service ends, to be started anew", "LOG_ERR")
+        self.report("a call to the database has not come back: the service ends, to be started anew", "LOG_ERR")
         self.is_stuck = True
         self.stopping.set()
 

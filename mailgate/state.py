@@ -88,7 +88,8 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     # what follows the > is no part of the id, for the database neither
     identity = "\0".join((settings.url, settings.database, message_id.partition(">")[0]))
     name = sha256(os.fsencode(identity)).hexdigest()
-    key = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + added).hexdigest() if queue_id else "-"
+    for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
+    key = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).hexdigest() if queue_id else "-"
     folder = os.path.join(settings.state, name[:2])  # one of 256, so that there is little to sweep
     path = os.path.join(folder, name)
     try:
@@ -97,9 +98,9 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         descriptor = _lock(path, until)
-    if name[2] == "0":  # one in sixteen, for the folder may be large
-        _sweep(folder)
     try:
+        if name[2] == "0":  # one in sixteen, for the folder may be large
+            _sweep(folder)
         claimed = Claim(path, descriptor, key, _answer(descriptor, key, settings.read_timeout))
         try:
             yield claimed
@@ -159,13 +160,18 @@ def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
 
 
 def _sweep(folder: str) -> None:
-    """Remove what no MTA will ask for any more, unless somebody has it."""
-    for entry in os.scandir(folder):
-        with contextlib.suppress(OSError):
-            if entry.stat().st_mtime < time.time() - KEEP:
-                descriptor = os.open(entry.path, os.O_RDWR)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(entry.path)
-                finally:
-                    os.close(descriptor)
+    """Remove what no MTA will ask for any more, unless somebody has it; what can't be removed is for the next one."""
+
+    def is_old(status: os.stat_result) -> bool:
+        return status.st_mtime < time.time() - KEEP
+
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError, Ended):
+                if is_old(entry.stat()):
+                    descriptor = _lock(entry.path, 0.0)
+                    try:
+                        if is_old(os.fstat(descriptor)):  # still: somebody may have had it meanwhile
+                            os.unlink(entry.path)
+                    finally:
+                        os.close(descriptor)

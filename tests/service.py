@@ -132,6 +132,12 @@ class Service:
         return Client(self.address, greet)
 
     @property
+    def open_files(self) -> set[int]:
+        """The descriptors that it has."""
+        assert self.process is not None
+        return {int(name) for name in os.listdir(f"/proc/{self.process.pid}/fd")}
+
+    @property
     def memory(self) -> float:
         """The resident memory in MiB."""
         assert self.process is not None

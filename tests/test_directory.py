@@ -1,19 +1,22 @@
 """The alias list: read from the database, asked again on a miss, and never a reason to refuse when it can't be read."""
 
+import contextlib
 import itertools
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, hang, returns
+from endpoint import Answer, Endpoint, Request, drip, hang, returns
 from mail_database_server import PASSWORD, Server, command
 from odoo.server import Odoo
 from service import Client, Service, running
 
-from mailgate.directory import PATIENCE
+from mailgate.directory import FRESH, PAGE, PATIENCE
 from mailgate.outcome import Outcome
 
 KNOWN = "250 2.1.5 one of ours"
@@ -150,6 +153,115 @@ def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_p
             assert next(answer for answer in answers if answer != KNOWN) == UNKNOWN
         answers = client.data(b"Message-ID: <1@b>\r\nSubject: x\r\n\r\n", 2)
         assert answers == [UNKNOWN, "250 2.0.0 delivered"]
+
+
+class Listing(Endpoint):
+    """A database whose list a test makes, and which can be held up on the way to it."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.held = threading.Event()  # while it is not set, the question for domains waits for this:
+        self.goes_on = threading.Event()
+        self.held.set()
+        super().__init__()
+        self.version = returns({"server_version_info": [19, 0]})
+
+    def _answer(self, request: Request) -> Answer:
+        if not request.path.endswith("/object"):
+            return self.version
+        (*_, model, method, arguments, options), _ = request.call
+        if method == "message_process":
+            return returns(7)
+        if method == "get_param":
+            return returns(False)
+        (domain,), names = arguments, []
+        if model == "mail.alias":
+            names = self.names
+        elif not self.held.is_set():
+            self.held.set()
+            self.goes_on.wait(60)
+        ((_, _, after),) = domain
+        rows = [
+            {"id": number, "alias_name": name, "alias_full_name": f"{name}@example.com", "alias_incoming_local": False}
+            for number, name in enumerate(names, 1)
+            if number > after
+        ]
+        return returns(rows[: options["limit"]])
+
+
+def test_a_list_may_be_longer_than_an_answer(tmp_path: Path) -> None:
+    names = [f"{number:0300}" for number in range(5000)]
+    with contextlib.closing(Listing(names)) as database, running(Service(tmp_path, URL=database.url)) as service:
+        service.wait_for("the alias list is read: 5000 addresses")
+        with service.client() as client:
+            assert client.begin(f"{names[-1]}@example.com", "0@example.com") == [KNOWN, UNKNOWN]
+
+
+def test_a_list_that_never_ends_is_none(tmp_path: Path, endpoint: Endpoint) -> None:
+    endpoint.version = returns({"server_version_info": [19, 0]})
+    row = {"id": 1, "name": "x", "bounce_email": "x", "catchall_email": "x", "default_from_email": "x"}
+    endpoint.answers = [returns([row] * PAGE)]
+    with running(Service(tmp_path, URL=endpoint.url)) as service:
+        service.wait_for("mail.alias.domain answers is not in the order")
+
+
+def test_who_goes_while_the_list_is_asked_for_leaves_no_file_behind(tmp_path: Path) -> None:
+    with contextlib.closing(Listing(["info", "jobs"])) as database, contextlib.ExitStack() as closing:
+        closing.callback(database.goes_on.set)
+        service = closing.enter_context(running(Service(tmp_path, URL=database.url)))
+        service.wait_for("the alias list is read")
+        before = len(service.open_files)
+        clients = [service.client() for _ in range(20)]
+        for client in clients:
+            assert client.begin("jobs@example.com") == [KNOWN]
+            assert client.say("DATA").startswith("354 ")
+        database.names.remove("jobs")
+        with service.client() as client:
+            answers = (client.begin("jobs@example.com")[0] for _ in iter(lambda: client.say("RSET"), ""))
+            assert next(answer for answer in answers if answer == UNKNOWN)
+        time.sleep(FRESH)  # the list is too old then to refuse by it
+        database.held.clear()
+        for client in clients:
+            client.send(b"Subject: x\r\n\r\n" + b"x" * 200_000 + b"\r\n.\r\n")
+        assert database.held.wait(60)
+        for client in clients:
+            client.close()
+        until = time.monotonic() + PATIENCE / 2  # while they would still wait
+        while len(service.open_files) > before + 1:  # the connection to the database
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        database.goes_on.set()
+
+
+def test_who_waits_for_the_list_gets_an_answer_also_when_it_is_read_anew(tmp_path: Path) -> None:
+    with contextlib.closing(Listing(["info"])) as database, running(Service(tmp_path, URL=database.url)) as service:
+        service.wait_for("the alias list is read")
+        time.sleep(FRESH)
+        database.held.clear()
+        with service.client() as client:
+            client.send(b"MAIL FROM:<a@b.test>\r\nRCPT TO:<new@example.com>\r\n")
+            assert database.held.wait(60)
+            database.names.append("new")
+            service.send_signal(signal.SIGHUP)
+            service.wait_for("are read anew")
+            database.goes_on.set()
+            assert [client.answer()[:3], client.answer()] == ["250", KNOWN]
+        assert "RuntimeError" not in service.text()
+
+
+def test_a_database_that_never_ends_its_answer_is_asked_by_a_new_service(tmp_path: Path, endpoint: Endpoint) -> None:
+    """A call can be given up after fourteen minutes; here it is a second."""
+    endpoint.version = drip
+    service = Service(tmp_path, URL=endpoint.url)
+    service.command[1:3] = ["-c", "from mailgate import lmtp; lmtp.DEADLINE = 1.0; lmtp.WATCH = 0.1; lmtp.run()"]
+    service.start()
+    assert service.process
+    try:
+        assert service.process.wait(timeout=60) == os.EX_TEMPFAIL
+        assert "has not come back" in service.text()
+    finally:
+        service.process.kill()
+        service.process.wait()
 
 
 def ask(connection: socket.socket, *keys: str) -> list[str]:

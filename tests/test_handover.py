@@ -196,10 +196,34 @@ def test_the_pipe_delivers_itself_when_nobody_answers_as_a_service(
     assert endpoint.messages[0].endswith(MESSAGE)
 
 
-@pytest.mark.parametrize("address", ["/nonexistent/socket", "127.0.0.1:1", "localhost", "[::1]:1", "nonsense:x", "/"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/nonexistent/socket",
+        "127.0.0.1:1",
+        "127.0.0.1:99999",
+        "127.0.0.1:-1",
+        "localhost",
+        "[::1]:1",
+        "nonsense:x",
+        "/",
+    ],
+)
 def test_the_pipe_delivers_itself_when_there_is_no_service(gateway: Gateway, endpoint: Endpoint, address: str) -> None:
     assert hand_over(gateway, address).ending == (0, "2.0.0", "delivered")
     assert endpoint.messages[0].endswith(MESSAGE)
+
+
+def test_what_the_service_was_answered_the_pipe_does_not_ask_again(
+    gateway: Gateway, service: Service, endpoint: Endpoint
+) -> None:
+    """The service died with the answer: the next try is the pipe's, and the database would mail the sender again."""
+    endpoint.answers = [returns(False), fault(1, "it was asked again")]
+    message = b"Received: by mx.test (Postfix) with ESMTP id 4XyZabc12; now\n" + MESSAGE
+    arguments = ("--sender=ann@b.test", "--queue-id=4XyZabc12", "--", "info@example.com")
+    assert hand_over(gateway, service.address, *arguments, message=message).out == b"2.0.0 accepted, nothing to add\n"
+    state = service.settings["STATE"]
+    assert gateway.run(*arguments, message=message, STATE=state).ending == (0, "2.0.0", "accepted")
 
 
 @pytest.mark.parametrize("end", [b"", b"25", b"250", b"nonsense\r\n", b"250-2.0.0 more\r\n"], ids=lambda end: repr(end))

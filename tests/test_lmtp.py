@@ -1,11 +1,13 @@
 """The resident service: LMTP (RFC 2033) as an MTA speaks it, over a socket, and the same endings as the pipe's."""
 
 import contextlib
+import itertools
 import json
 import re
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +137,17 @@ def test_commands_may_come_all_at_once(service: Service, endpoint: Endpoint) -> 
     assert [message[-len(mail()) :] for message in endpoint.messages] == [mail(1), mail(2)]
 
 
+def test_commands_behind_a_large_message_keep_their_order(service: Service) -> None:
+    """Also those that come while the message is being taken."""
+    envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\n"
+    with service.client() as client:
+        for number in range(10):
+            client.send(envelope + b"DATA\r\n" + mail(number, "x" * 2 * IN_MEMORY) + b".\r\n" + envelope)
+            time.sleep(0.0002 * number)
+            client.send(b"RCPT TO:<jobs@example.com>\r\nRSET\r\n")
+            assert [client.answer()[:3] for _ in range(8)] == ["250", "250", "354", *["250"] * 5]
+
+
 def test_the_connection_to_the_database_is_kept(service: Service, endpoint: Endpoint) -> None:
     endpoint.answers = [returns(7).replace(b"Connection: close", KEPT_ALIVE)]
     with service.client() as client:
@@ -155,6 +168,20 @@ def test_a_database_that_closed_a_kept_connection_is_connected_again(service: Se
         for number in range(5):
             assert endpoint.closed.acquire(timeout=60)  # that for the alias list, and then the last message's
             assert client.deliver(mail(number), "info@example.com") == ["250 2.0.0 delivered"]
+
+
+def test_an_interim_answer_does_not_become_the_next_message_s(service: Service, endpoint: Endpoint) -> None:
+    """RFC 9110, 15.2: what is meant for the first message comes later on the same connection."""
+
+    def answer_later(connection: socket.socket, request: Request) -> None:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        connection.recv(1)
+        connection.sendall(returns(7))
+
+    endpoint.answers = [answer_later, fault(3, "Access Denied")]
+    with service.client() as client:
+        assert client.deliver(mail(1), "info@example.com") == [Outcome.CUT_OFF.reply]
+        assert client.deliver(mail(2), "info@example.com") == [Outcome.ACCESS_DENIED.reply]
 
 
 @pytest.fixture
@@ -269,6 +296,30 @@ def test_stopped_it_answers_what_is_under_way_and_turns_the_rest_away(
         assert service.process.wait(timeout=30) == 0
     assert len(endpoint.messages) == 1
     assert not service.address.exists()
+
+
+def test_it_stops_in_order_where_no_descriptor_is_left(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+    """Not even for a word to systemd."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind(str(tmp_path / "notify"))
+        service = Service(tmp_path, URL=endpoint.url)
+        service.environ = service.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with running(service), service.client() as client:
+            assert service.process
+            service.wait_for("from version 17 on")
+            send(client, 1)
+            gate.wait_for(1)
+            limit = next(number for number in itertools.count() if number not in service.open_files)
+            resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+            service.send_signal(signal.SIGTERM)
+            while notices.recv(100) != b"READY=1":  # the last that it could say
+                pass
+            with contextlib.suppress(OSError):  # whichever: nobody listens any more
+                while True:
+                    service.client(greet=False).close()
+            gate.opened.set()
+            assert client.answer() == "250 2.0.0 delivered"
+            assert service.process.wait(timeout=30) == 0
 
 
 def test_sighup_reads_the_settings_anew_and_keeps_the_old_ones_where_they_are_wrong(service: Service) -> None:

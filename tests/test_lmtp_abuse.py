@@ -81,7 +81,7 @@ class Watched:
         return Path(f"/proc/{self.service.process.pid}")
 
     def count_descriptors(self) -> int:
-        return len(list((self.process / "fd").iterdir()))
+        return len(self.service.open_files)
 
     def peak(self) -> float:
         """Return the most memory that it ever had, beyond that when idle, in MiB."""
@@ -456,6 +456,43 @@ def test_who_reads_nothing_is_cut_off_when_his_time_is_up(tmp_path: Path, endpoi
         while watched.count_descriptors() > watched.descriptors - 2:
             assert time.monotonic() < until
             time.sleep(0.02)
+
+
+def test_what_is_left_of_a_message_that_failed_is_no_command(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Nothing is known that fails so, but for a lack of memory."""
+    service = Service(tmp_path, URL=endpoint.url)
+    fails = "connection.Connection._write = None"
+    service.command[1:3] = ["-c", f"from mailgate import connection, lmtp; {fails}; lmtp.run()"]
+    with running(service), service.client() as client:
+        client.send(b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\nRCPT TO:<jobs@example.com>\r\nDATA\r\n")
+        client.send(mail() + b"NOOP\r\nFOO\r\nDATA\r\n" * 10_000)
+        assert [client.answer()[:4] for _ in range(5)] == ["250 ", "250 ", "250 ", "354 ", "421 "]
+        with contextlib.suppress(ConnectionResetError):
+            assert client.answer() == ""
+        service.wait_for("a connection failed: TypeError", 1)
+    assert service.text().count("a connection failed") == 1
+    assert not endpoint.messages
+
+
+def test_who_says_his_last_word_when_he_is_answered_is_let_go(watched: Watched, endpoint: Endpoint) -> None:
+    for number in range(50):
+        with watched.client() as client:
+
+            def shut_down(connection: socket.socket, request: Request, client: Client = client) -> None:
+                connection.sendall(returns(7))
+                time.sleep(random.uniform(0, 0.003))
+                with contextlib.suppress(OSError):
+                    client.socket.shutdown(socket.SHUT_WR)
+
+            endpoint.answers = [shut_down]
+            client.begin("info@example.com")
+            assert client.say("DATA").startswith("354 ")
+            client.send(mail(b"%d" % number) + b".\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                assert client.answer() in (DELIVERED, "")
+                assert client.answer()[:4] in ("421 ", "")
+                assert client.answer() == ""
+    endpoint.answers = [returns(7)]
 
 
 # --- what is said -------------------------------------------------------------------------------------------------

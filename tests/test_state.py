@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
 from gateway import ENVIRONMENT, Gateway
+
+from mailgate.settings import build
+from mailgate.state import claim
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
 DAY = 24 * 3600
@@ -289,11 +293,33 @@ def test_a_file_of_any_content_says_nothing(gateway: Gateway, endpoint: Endpoint
     assert len(endpoint.messages) == 2
 
 
+def sweeping(url: str) -> str:
+    """Return a Message-ID, but for its end, with which the folder is swept, as one delivery in sixteen does."""
+    ids = (f"<{number}@outside.test" for number in itertools.count())
+    return next(found for found in ids if sha256(f"{url}\0mydatabase\0{found}".encode()).hexdigest()[2] == "0")
+
+
+def test_a_sweep_that_fails_keeps_no_message_waiting(tmp_path: Path) -> None:
+    """In the service, what it left locked would be so for as long as that runs."""
+    url = "https://odoo.example.com"
+    values = {"URL": url, "DATABASE": "mydatabase", "LOGIN": "2", "PASSWORD": "p", "STATE": str(tmp_path)}
+    config, message_id = build(values), f"{sweeping(url)}>"
+    with claim(config, message_id, "4XyZ", b"", 0.0):  # makes the folder
+        pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # enough for the file, and none for the sweep
+        for _ in range(3):
+            with claim(config, message_id, "4XyZ", b"", 0.0) as claimed:
+                assert claimed.answer is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_old_files_are_swept_unless_somebody_has_them(gateway: Gateway, endpoint: Endpoint) -> None:
-    """One delivery in sixteen does so."""
-    identities = (f"{endpoint.url}\0mydatabase\0<{number}@outside.test" for number in itertools.count())
-    sweeps = next(identity for identity in identities if sha256(identity.encode()).hexdigest()[2] == "0")
-    message = f"Message-ID: {sweeps.rpartition(chr(0))[2]}>\n\n".encode()
+    message = f"Message-ID: {sweeping(endpoint.url)}>\n\n".encode()
     deliver(gateway, message=message)
     files = [state_file(gateway).with_name(name) for name in ("old", "locked", "young")]
     for path in files:
