@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Hand one message from a mail server to an Odoo database.
 
-usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipient ADDRESS ...] [--queue-id ID]
+usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipient=ADDRESS ...] [--queue-id ID]
                        [--service SOCKET] [--model MODEL] [--dry-run] [--] [RECIPIENT ...] < message
 
   --env-file FILE       the settings file (else MAIL_GATEWAY_ENV_FILE, else /etc/mail-gateway.env)
   --sender ADDRESS      the envelope sender; "" or <> is the null sender (else SENDER from the environment)
-  --original-recipient ADDRESS ...
-                        the recipients before the MTA's rewriting, in the order of the recipients
+  --original-recipient=ADDRESS ...
+                        once for each recipient: what it was before the MTA's rewriting, in the order of the recipients
   --queue-id ID         the MTA's name for the message, for the log
   --service SOCKET      give the message to mail-gateway-lmtp there (a path, or 127.0.0.1:PORT) if it answers
   --model MODEL         the model that takes what no alias takes (else MAIL_GATEWAY_MODEL)
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mailgate.settings import Settings
 
 EX_TEMPFAIL = 75  # sysexits.h
+TO_SAY = 10.0  # seconds, for our line and the log: a log that blocks must not spoil the status
 
 # Each would end the process in a way that some MTA takes for a permanent failure, but for SIGALRM: our deadline.
 SIGNALS = {
@@ -185,6 +186,8 @@ def main(argv: "list[str]") -> int:
     except Exception as error:  # our own bug, or a full disk
         verdict = Verdict(Outcome.FAILED, log.where(error))
     ignore_signals()
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(verdict.outcome.exit_status))
+    signal.setitimer(signal.ITIMER_REAL, TO_SAY)
     try:
         os.write(1, verdict.outcome.line.encode() + b"\n")
         if dry_run:

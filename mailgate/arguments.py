@@ -6,20 +6,20 @@ TYPE_CHECKING = False  # typing's own costs 7 ms, as much as the interpreter
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# An MTA's settings give an option's value as an argument of its own or after "="; Postfix repeats an argument
-# for each recipient, so --original-recipient may be followed by many values, or be there many times. argparse
-# would cost a tenth of a run, and takes no value that begins with "-", as an address may.
-ONE, MANY, NONE = "one value", "one value or more", "no value"
-OPTIONS = {
-    "--env-file": ONE,
-    "--service": ONE,
-    "--sender": ONE,
-    "--original-recipient": MANY,
-    "--queue-id": ONE,
-    "--model": ONE,
-    "--dry-run": NONE,
-    "--help": NONE,
-    "--version": NONE,
+# An MTA's settings give an option's value as an argument of its own or after "=". What a stranger wrote must stand
+# after "=" or behind "--", for an address may look like an option. Postfix repeats an argument for each recipient, so
+# --original-recipient may be there many times. argparse would cost a tenth of a run, and takes no value that begins
+# with "-".
+TAKES_VALUE = {
+    "--env-file": True,
+    "--service": True,
+    "--sender": True,
+    "--original-recipient": True,
+    "--queue-id": True,
+    "--model": True,
+    "--dry-run": False,
+    "--help": False,
+    "--version": False,
 }
 
 
@@ -55,17 +55,15 @@ def parse_arguments(argv: Iterable[str]) -> Arguments:
             break
         if not argument.startswith("-"):
             recipients.append(argument)
-        elif name not in OPTIONS or (equals and OPTIONS[name] is NONE):
+        elif name not in TAKES_VALUE or (equals and not TAKES_VALUE[name]):
             raise Usage(f"unknown option {name}")
-        elif equals:
-            found.setdefault(name, []).append(value)
         else:
             values = found.setdefault(name, [])
-            if OPTIONS[name] is not NONE:
+            if equals:
+                values.append(value)
+            elif TAKES_VALUE[name]:
                 if not rest or _is_option(rest[0]):
                     raise Usage(f"{name} needs a value")
-                values.append(rest.pop(0))
-            while OPTIONS[name] is MANY and rest and not _is_option(rest[0]):
                 values.append(rest.pop(0))
 
     arguments = Arguments()
@@ -77,4 +75,4 @@ def parse_arguments(argv: Iterable[str]) -> Arguments:
 
 
 def _is_option(argument: str) -> bool:
-    return argument.partition("=")[0] in OPTIONS or (argument.startswith("--") and "@" not in argument)
+    return argument.partition("=")[0] in TAKES_VALUE or (argument.startswith("--") and "@" not in argument)

@@ -300,7 +300,7 @@ FAULTS = (
     (1, r"TypeError: cannot marshal None unless allow_none is enabled", Outcome.DROPPED),
     (1, r"ValueError: No possible route found for incoming message", Outcome.UNKNOWN_RECIPIENT),
     # The operator's: the database, the user, its rights, the model that our settings name.
-    (1, r"(?s)psycopg2\..*database .* does not exist", Outcome.SETTINGS),
+    (1, r'(?s)psycopg2\.OperationalError: .*database "[^"]*" does not exist', Outcome.SETTINGS),
     (1, r"AssertionError: Missing database name|KeyError: 'res\.users'", Outcome.SETTINGS),
     (1, r"ValueError: Mailbox unavailable - unknown target model", Outcome.SETTINGS),
     (2, r"(?s)Record does not exist.*\(Record: res\.users\((\d+),\), User: \1\)", Outcome.ACCESS_DENIED),

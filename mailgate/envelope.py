@@ -148,18 +148,28 @@ def _reverse_path(sender: str) -> str | None:
 
 
 def _header_recipients(head: bytes) -> Iterable[str]:
-    from email.utils import getaddresses
-
     found: dict[bytes, list[str]] = {}
     for name, field in fields(head):
         value = os.fsdecode(unfold(field))
-        found.setdefault(name, []).append(",".join(value.split()) if name in MTA_FIELDS else value)
-    values = [value for name in RECIPIENT_FIELDS for value in found.get(name, [])]
+        listed = name in MTA_FIELDS and '"' not in value
+        found.setdefault(name, []).append(",".join(value.split()) if listed else value)
+    # one after the other: what is not closed in one field would swallow the next
+    addresses = [address for name in RECIPIENT_FIELDS for value in found.get(name, []) for address in _addresses(value)]
+    return dict.fromkeys(address for address in addresses if "@" in address)
+
+
+def _addresses(value: str) -> list[str]:
+    """Return the addresses of a header field."""
+    from email.utils import getaddresses
+
     try:
-        addresses = getaddresses(values, strict=False)  # strict, it takes no list without commas for one
-    except TypeError:  # a Python from before that option
-        addresses = getaddresses(values)
-    return dict.fromkeys(address for _, address in addresses if "@" in address)
+        try:
+            pairs = getaddresses([value], strict=False)  # strict, it takes no list without commas for one
+        except TypeError:  # a Python from before that option
+            pairs = getaddresses([value])
+    except RecursionError:  # a thousand brackets
+        return []
+    return [address for _, address in pairs]
 
 
 def split_address(address: str) -> tuple[str, str]:

@@ -35,6 +35,8 @@ TRACE_FIELDS = {
     b"x-original-to",
     b"x-received",
 }
+PLAUSIBLE = 7 * 24 * 3600  # seconds between a message's Date and the day on which its first host received it
+_COMMENT = re.compile(rb"\([^()]*\)")
 TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
 
 
@@ -55,7 +57,7 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     added += [b"Delivered-To: <%b>" % os.fsencode(address) for address in addresses]
     message_id = present.get(b"message-id", b"")
     if len(message_id) > MESSAGE_ID_LIMIT or not _READABLE_ID.fullmatch(message_id):
-        message_id = b"<%b@mail-gateway.invalid>" % _digest(raw, head, dated=b"date" in present)
+        message_id = b"<%b@mail-gateway.invalid>" % _digest(raw, head, present.get(b"date", b""))
         added.append(b"Message-ID: %b" % message_id)
     if head[:1] in (b" ", b"\t"):
         added.append(b"X-First-Line:")  # or the message's first line would continue the last field of ours
@@ -65,25 +67,42 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     return b"".join(field + line_end for field in added), os.fsdecode(message_id)
 
 
-def _digest(raw: Raw, head: bytes, dated: bool) -> bytes:
+def _digest(raw: Raw, head: bytes, date: bytes) -> bytes:
     """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
 
-    Trace fields and the kind of line ends don't count. In a message without Date, the day on which the first host
-    received it stands in for it: the same words on another day are another message.
+    Trace fields, the kind of line ends, and whether the last line has one, don't count. Where ``date`` can't be right,
+    the day on which the first host received the message counts: the same words on another day are another message.
     """
     from hashlib import sha256  # which a message with a Message-ID doesn't need
 
     digest = sha256()
     header_size = 0
-    received = b""
+    received = last = b""
     for name, field in fields(head):
         header_size += len(field)
         if name == b"received":
             received = unfold(field)  # each host adds its own on top, so the last is the oldest
         if name not in TRACE_FIELDS and not name.startswith(TRACE_PREFIXES):
             digest.update(field.translate(None, b"\r"))
-    if not dated:
-        digest.update(b" ".join(received.rpartition(b";")[2].split()[:4]))  # Sun, 22 Nov 2026 (RFC 5322, 3.3)
+            last = field
     for chunk in raw.chunks(header_size):
         digest.update(chunk.translate(None, b"\r"))
+        last = chunk
+    if not last.endswith(b"\n"):
+        digest.update(b"\n")
+    day = _COMMENT.sub(b"", received).rpartition(b";")[2]
+    sent, taken = _seconds(date), _seconds(day)
+    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE):
+        digest.update(b" ".join(day.split()[:4]))  # Sun, 22 Nov 2026 (RFC 5322, 3.3)
     return digest.hexdigest().encode()
+
+
+def _seconds(date: bytes) -> float | None:
+    """Return a date in seconds since 1970, None where it can't be read."""
+    from email.utils import mktime_tz, parsedate_tz
+
+    try:
+        found = parsedate_tz(date.decode("ascii", "replace"))
+        return mktime_tz(found) if found else None
+    except (ValueError, OverflowError, IndexError, TypeError):  # what it raises for some of what is none
+        return None

@@ -13,6 +13,7 @@ ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
 STATE = "/var/lib/mail-gateway/state"
 PREFIX = "MAIL_GATEWAY_"
+_NAME = re.compile(f"{PREFIX}[A-Z_]+")
 
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
 # call around it and for the header fields that we add.
@@ -60,7 +61,7 @@ class Settings(NamedTuple):
 
 def _text(value: str) -> str:
     value.encode()  # raises for bytes that were no UTF-8
-    if any(character < " " or character == "\x7f" for character in value):
+    if any(character < " " or character in "\x7f\ufffe\uffff" for character in value):  # XML has none of them
         raise ValueError("has a control character")
     return value
 
@@ -335,15 +336,28 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         bindings = list(parse_stream(StringIO(file.read().decode("utf-8-sig"))))
         public = _is_public(file)
     values = {binding.key: binding.value or "" for binding in bindings if binding.key}
-    lines = [str(binding.original.line) for binding in bindings if binding.error]
-    # A misspelt name would silently change what the gateway does: an operator's mistake.
-    unknown = sorted(name for name in values if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in VARIABLES)
+    names = [binding.key for binding in bindings if binding.key]
+    # What is misspelt would silently change what the gateway does: an operator's mistake. Only names are quoted: all
+    # else may be the password.
+    lines = [
+        str(binding.original.line)
+        for binding in bindings
+        if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
+    ]
+    unknown = sorted(name for name in values if _NAME.fullmatch(name) and name.removeprefix(PREFIX) not in VARIABLES)
+    twice = sorted(name for name in values if _NAME.fullmatch(name) and names.count(name) > 1)
     wrong = {
         PUBLIC: public and values.get(PREFIX + "PASSWORD"),
-        f"has no NAME=value in line {', '.join(lines)}": lines,
+        f"has no {PREFIX}NAME=value in line {', '.join(lines)}": lines,
         f"sets what is no setting: {', '.join(unknown)}": unknown,
+        f"sets more than once: {', '.join(twice)}": twice,
     }
     return values, [reason for reason, found in wrong.items() if found]
+
+
+def _is_misspelt(name: str) -> bool:
+    """Tell whether a name is meant for us, but does not look so; others may stand in the file for other programs."""
+    return not _NAME.fullmatch(name) and ("GATEWAY" in name.upper() or name in VARIABLES)
 
 
 def _is_plaintext(url: str) -> bool:

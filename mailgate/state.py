@@ -61,6 +61,7 @@ class Claim:
         elif verdict.outcome in FOR_GOOD:
             cause = " ".join(verdict.cause[:CAUSE_LIMIT].encode("ascii", "backslashreplace").decode().split())
             line = f"answered {time.time():.3f} {self.key} {verdict.outcome.name} {verdict.record_id or 0} {cause}"
+        self.begun = 0.0
         with contextlib.suppress(OSError):  # it has ended so, whatever becomes of the note
             self._note(line)
 
@@ -104,8 +105,8 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
         claimed = Claim(path, descriptor, key, _answer(descriptor, key, settings.read_timeout))
         try:
             yield claimed
-        except Ended as ended:
-            claimed.end(ended.verdict)
+        except BaseException as error:  # a signal, too
+            claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
             raise
     finally:
         os.close(descriptor)

@@ -66,6 +66,13 @@ CHAIN = traceback("KeyError: 'x'") + "\nDuring handling of the above exception, 
             traceback(f"{NO_ROUTE} from a\nb to c"),
             Outcome.UNKNOWN_RECIPIENT,
         ),
+        (
+            traceback(
+                'psycopg2.errors.NotNullViolation: x\nDETAIL:  Failing row contains (1, database "x" does not exist)',
+                "_message_route_process",
+            ),
+            Outcome.HELD,
+        ),
         (NO_ROUTE, Outcome.UNKNOWN_RECIPIENT),
         ("", Outcome.DATABASE_ERROR),
     ],

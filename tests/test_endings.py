@@ -391,6 +391,31 @@ def test_an_endless_answer_ends_at_the_deadline(gateway: Gateway, endpoint: Endp
     assert "SIGALRM" in gateway.log.read_text()
 
 
+def test_a_log_that_blocks_does_not_spoil_the_status(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
+    """The mail server would kill it, and try again. Here it has a second to say what it did."""
+    copy = copy_program(tmp_path)
+    text = copy.read_text()
+    assert "TO_SAY = 10.0" in text
+    copy.write_text(text.replace("TO_SAY = 10.0", "TO_SAY = 1.0"))
+    log = tmp_path / "fifo"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(log, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 2**16)
+        command = gateway.command("info@example.com", LOG=log)
+        command[1] = str(copy)
+        finished = subprocess.run(
+            command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False, timeout=60
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (finished.returncode, finished.stdout) == (0, b"2.0.0 delivered\n")
+
+
 def copy_program(folder: Path) -> Path:
     """Copy the program into a folder of its own, to break it there."""
     target = folder / "program"

@@ -35,11 +35,10 @@ from mailgate.envelope import (
         (["--sender="], {"sender": ""}),
         (["--sender", "-a@x"], {"sender": "-a@x"}),
         (["--sender", "--a@x"], {"sender": "--a@x"}),
-        # Postfix: --original-recipient ${original_recipient}, and --original-recipient=${original_recipient}
-        (["--original-recipient", "a@x", "-b@x", "--queue-id", "Q", "--", "c@x", "d@x"],
-         {"original_recipients": ("a@x", "-b@x"), "queue_id": "Q", "recipients": ("c@x", "d@x")}),
-        (["--original-recipient=a@x", "--original-recipient=b@x", "--", "c@x"],
-         {"original_recipients": ("a@x", "b@x"), "recipients": ("c@x",)}),
+        # Postfix: --original-recipient=${original_recipient}
+        (["--original-recipient=a@x", "--original-recipient=--env-file=/e@x", "--", "c@x", "--env-file=/f@x"],
+         {"original_recipients": ("a@x", "--env-file=/e@x"), "recipients": ("c@x", "--env-file=/f@x")}),
+        (["--original-recipient", "-a@x", "b@x"], {"original_recipients": ("-a@x",), "recipients": ("b@x",)}),
         (["--env-file", "/e", "--model", "crm.lead", "--dry-run", "", "a@x"],
          {"env_file": "/e", "model": "crm.lead", "dry_run": True, "recipients": ("a@x",)}),
         (["a@x", "--dry-run"], {"recipients": ("a@x",), "dry_run": True}),
@@ -94,7 +93,7 @@ ALL = [
         # arguments
         (["--sender", "a@x", "b@x", "c@x"], {"RECIPIENT": "e@x", "SENDER": "s@x"}, "a@x", [("b@x", ""), ("c@x", "")]),
         (["b@x"], {"ORIGINAL_RECIPIENT": "o@x"}, "bounces@x.test", [("b@x", "")]),
-        (["--original-recipient", "o@x", "p@x", "--", "b@x", "c@x"], {}, "bounces@x.test",
+        (["--original-recipient=o@x", "--original-recipient=p@x", "--", "b@x", "c@x"], {}, "bounces@x.test",
          [("b@x", "o@x"), ("c@x", "p@x")]),
         (["--original-recipient=o@x", "--", "b@x", "c@x"], {}, "bounces@x.test", [("b@x", "o@x"), ("c@x", "")]),
         (["--original-recipient=o@x"], {"RECIPIENT": "e@x"}, "bounces@x.test", [("o@x", "")]),
@@ -127,6 +126,20 @@ def test_the_envelope_comes_from_the_first_that_has_one(
 def test_a_list_of_recipients_may_have_any_separator(value: bytes) -> None:
     found = envelope_of(Arguments(), {}, b"Delivered-To: " + value + b"\n\n")
     assert found == Envelope(None, (Recipient("a@x.test"), Recipient("b@x.test")))
+
+
+@pytest.mark.parametrize(
+    ("header", "recipients"),
+    [
+        (b"To: Bob (sales <bob@other.test>\nCc: info@example.com\n", ["info@example.com"]),
+        (b'To: "Bob <bob@other.test>\nCc: info@example.com\n', ["info@example.com"]),
+        (b'X-Original-To: "a b"@example.com\n', ['"a b"@example.com']),
+        (b"To: " + b"(" * 5000 + b"\nCc: info@example.com\n", ["info@example.com"]),
+    ],
+)
+def test_a_field_that_is_not_well_formed_takes_no_other_with_it(header: bytes, recipients: list[str]) -> None:
+    found = envelope_of(Arguments(), {}, header + b"\n").recipients
+    assert [recipient.address for recipient in found if recipient.address.endswith("example.com")][-1:] == recipients
 
 
 def test_no_recipient_is_to_be_found() -> None:

@@ -90,7 +90,7 @@ def test_who_is_not_the_databases_is_left_out_and_nobody_else(
 
 
 def test_the_original_recipient_comes_first(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
-    options = ("--sender=a@b.test", "--original-recipient", "info@example.com", "x@y.test")
+    options = ("--sender=a@b.test", "--original-recipient=info@example.com", "--original-recipient=x@y.test")
     result = hand_over(gateway, service.address, *options, "--", "y@inner.test", "jobs@example.com")
     assert result.status == 0
     assert endpoint.messages[0].count(b"Delivered-To") == 2

@@ -133,6 +133,26 @@ def test_the_same_words_without_a_date_are_another_message_on_another_day() -> N
     assert message_id_of(FIRST_HOP + UNDATED) != message_id_of(next_day + UNDATED)
 
 
+@pytest.mark.parametrize("date", [b"Date:\n", b"Date: --\n", b"Date: Thu, 01 Jan 1970 00:00:00 +0000\n"])
+def test_a_date_that_can_not_be_right_is_none(date: bytes) -> None:
+    """A device whose clock is dead says the same every day."""
+    next_day = FIRST_HOP.replace(b"Sun, 22", b"Mon, 23")
+    assert message_id_of(FIRST_HOP + date + UNDATED) != message_id_of(next_day + date + UNDATED)
+    commented = next_day.replace(b"+0000\n", b"+0000 (envelope; 1)\n")
+    assert message_id_of(commented + date + UNDATED) == message_id_of(next_day + date + UNDATED)
+
+
+def test_a_date_that_may_be_right_stands_for_the_day() -> None:
+    next_day = FIRST_HOP.replace(b"Sun, 22", b"Mon, 23")
+    assert message_id_of(FIRST_HOP + BASE) == message_id_of(next_day + BASE) == message_id_of(BASE)
+
+
+@pytest.mark.parametrize("message", [BASE, b"Subject: x\n", b"Subject: x\n\n" + b"x" * 200_000 + b"\n"])
+def test_a_last_line_without_an_end_is_the_same(message: bytes) -> None:
+    """LMTP gives it one."""
+    assert message_id_of(message) == message_id_of(message[:-1]) != message_id_of(message + b"\n")
+
+
 def test_the_digest_covers_a_message_of_any_size() -> None:
     large = BASE + b"x" * 3_000_000
     assert message_id_of(large) != message_id_of(large[:-1] + b"y")

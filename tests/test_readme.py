@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from mailgate.arguments import OPTIONS
+from mailgate.arguments import TAKES_VALUE
 from mailgate.outcome import Outcome
 from mailgate.settings import HOLD, REQUIRED, STATE, VARIABLES, read
 
@@ -60,7 +60,7 @@ def test_the_example_has_every_setting_and_can_be_read(tmp_path: Path) -> None:
 
 def test_the_help_names_every_option() -> None:
     help_text = (ROOT / "mail_gateway.py").read_text().split('"""')[1]
-    assert all(option in help_text for option in OPTIONS)
+    assert all(option in help_text for option in TAKES_VALUE)
 
 
 def test_the_commands_of_the_readme_are_there() -> None:

@@ -201,7 +201,6 @@ def test_the_settings_file_is_the_options_or_the_environments(gateway: Gateway, 
         ("MAIL_GATEWAY_PASSWORD=a${HOME}b$c", "PASSWORD", "a${HOME}b$c"),
         ("export MAIL_GATEWAY_PASSWORD = 'a b # c'  # comment", "PASSWORD", "a b # c"),
         ("# comment\n\nMAIL_GATEWAY_LOGIN=robot", "LOGIN", "robot"),
-        ("MAIL_GATEWAY_LOGIN=one\nMAIL_GATEWAY_LOGIN=two", "LOGIN", "two"),
         ("\ufeffMAIL_GATEWAY_LOGIN=robot\r\n", "LOGIN", "robot"),
         ("PATH=/x\nMAIL_GATEWAY_LOGIN=robot", "LOGIN", "robot"),
     ],
@@ -218,8 +217,13 @@ def test_a_settings_file_means_what_it_says(tmp_path: Path, text: str, variable:
     [
         (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, "holds the password and can be read by every local user"),
         (b"MAIL_GATEWAY_LOGIN=\xff", 0o600, "is not UTF-8"),
-        (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, "has no NAME=value in line 2"),
+        (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
         (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, "sets what is no setting: MAIL_GATEWAY_ALIAS"),
+        (b"MAIL_GATEWAY_LOGIN=a\nMAIL_GATEWAY_LOGIN=a\n", 0o600, "sets more than once: MAIL_GATEWAY_LOGIN"),
+        (b"MAIL_GATEWAY_LOGIN=a\nALIAS_DOMAINS=example.com\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
+        (b"MAILGATEWAY_LOGIN=a\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
+        (b"MAIL_GATEWAY_ALIAS_DOMAINS\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
+        (b"MAIL_GATEWAY_PASSWORD:s3cret\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
     ],
 )
 def test_a_settings_file_that_can_not_be_used(tmp_path: Path, content: bytes, mode: int, reason: str) -> None:

@@ -107,6 +107,15 @@ def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_n
     assert deliver(gateway) == "accepted"
 
 
+def test_a_stopped_delivery_counts_from_its_end(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
+    with running(gateway) as first:
+        gate.wait_for(1)
+        age(gateway, 1000)  # as if it had been at it for so long
+        first.terminate()
+        assert first.wait(60) == 75
+    assert deliver(gateway) == "in_progress"
+
+
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
