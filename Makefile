@@ -2,7 +2,7 @@
 # make test        the tests that this machine allows; says at its end what it did not run, and why
 # make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
 # make test-mta    the tests with a real Postfix and a real Exim, and with a real Odoo behind them (as root)
-# make soak        thousands of messages through Postfix while everything fails at random (as root; a quarter of an hour)
+# make soak        thousands of messages through Postfix while everything fails at random (as root; twenty minutes)
 # make check       types and style
 # make bench       CPU, memory and speed, as ratios, into docs/benchmarks.md (as root: with a real Postfix); five minutes
 # make coverage    which lines the tests run
