@@ -186,8 +186,8 @@ def main(argv: "list[str]") -> int:
     except Exception as error:  # our own bug, or a full disk
         verdict = Verdict(Outcome.FAILED, log.where(error))
     ignore_signals()
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(verdict.outcome.exit_status))
     signal.setitimer(signal.ITIMER_REAL, TO_SAY)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(verdict.outcome.exit_status))
     try:
         os.write(1, verdict.outcome.line.encode() + b"\n")
         if dry_run:

@@ -185,8 +185,7 @@ class Connection(LMTP):
         try:
             verdict = await self._receive(file)
         except BaseException:  # the client went away
-            with contextlib.suppress(OSError):  # which tries to write what it could not write before
-                file.close()
+            close(file)
             raise
         if self.service.is_full:  # by now
             verdict = verdict or Verdict(Outcome.BUSY)
@@ -241,6 +240,11 @@ class Connection(LMTP):
             file.seek(0)
             file.truncate()
         return verdict
+
+
+def close(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: it tries to write what it could not write before
+        file.close()
 
 
 async def content(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

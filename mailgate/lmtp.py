@@ -27,7 +27,7 @@ except ImportError:
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
-from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction
+from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction, close
 from mailgate.database import Client
 from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
@@ -247,11 +247,6 @@ def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], 
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
         return Verdict(Outcome.FAILED, log.where(error))
-
-
-def close(file: IO[bytes]) -> None:
-    with contextlib.suppress(OSError):  # a full disk: it tries to write what it could not write before
-        file.close()
 
 
 def queue_id(head: bytes) -> str:

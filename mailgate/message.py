@@ -35,9 +35,9 @@ TRACE_FIELDS = {
     b"x-original-to",
     b"x-received",
 }
+TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
 PLAUSIBLE = 7 * 24 * 3600  # seconds between a message's Date and the day on which its first host received it
 _COMMENT = re.compile(rb"\([^()]*\)")
-TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
 
 
 def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[bytes, str]:

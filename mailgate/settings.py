@@ -61,7 +61,7 @@ class Settings(NamedTuple):
 
 def _text(value: str) -> str:
     value.encode()  # raises for bytes that were no UTF-8
-    if any(character < " " or character in "\x7f\ufffe\uffff" for character in value):  # XML has none of them
+    if any(character < " " or character in "\x7f\ufffe\uffff" for character in value):  # XML lacks the last two
         raise ValueError("has a control character")
     return value
 
@@ -336,7 +336,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         bindings = list(parse_stream(StringIO(file.read().decode("utf-8-sig"))))
         public = _is_public(file)
     values = {binding.key: binding.value or "" for binding in bindings if binding.key}
-    names = [binding.key for binding in bindings if binding.key]
+    ours = [binding.key for binding in bindings if binding.key and _NAME.fullmatch(binding.key)]
     # What is misspelt would silently change what the gateway does: an operator's mistake. Only names are quoted: all
     # else may be the password.
     lines = [
@@ -344,8 +344,8 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted(name for name in values if _NAME.fullmatch(name) and name.removeprefix(PREFIX) not in VARIABLES)
-    twice = sorted(name for name in values if _NAME.fullmatch(name) and names.count(name) > 1)
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES})
+    twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         PUBLIC: public and values.get(PREFIX + "PASSWORD"),
         f"has no {PREFIX}NAME=value in line {', '.join(lines)}": lines,

@@ -61,7 +61,7 @@ class Claim:
         elif verdict.outcome in FOR_GOOD:
             cause = " ".join(verdict.cause[:CAUSE_LIMIT].encode("ascii", "backslashreplace").decode().split())
             line = f"answered {time.time():.3f} {self.key} {verdict.outcome.name} {verdict.record_id or 0} {cause}"
-        self.begun = 0.0
+        self.begun = 0.0  # the call is over: what goes wrong after it is no ending of its own
         with contextlib.suppress(OSError):  # it has ended so, whatever becomes of the note
             self._note(line)
 
