@@ -115,15 +115,15 @@ def deliver(
     facts["sender"] = envelope.sender
     facts["recipients"] = [recipient.address for recipient in envelope.recipients]
     matches = rules.match(config, envelope.recipients)
-    addresses = list(dict.fromkeys(match.address for match in matches if match.rule))
+    choices = rules.choices(matches)
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
 
     # prepare
-    added, message_id = message.prepare(raw, envelope.sender, addresses)
+    added, message_id = message.prepare(raw, envelope.sender, choices[0])
     facts["message_id"] = message_id
     if dry_run:
         os.write(1, log.explanation(matches) + added)
-    if not addresses:
+    if not choices[0]:
         return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
     if dry_run:
         return None
@@ -132,6 +132,10 @@ def deliver(
     until = time.monotonic() + config.patience
     with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
         verdict = claim.answer or database.judge(client.post(added, raw, until, claim.begin))
+        for addresses in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
+            if verdict.outcome is Outcome.UNKNOWN_RECIPIENT:
+                added, _ = message.prepare(raw, envelope.sender, addresses)
+                verdict = database.judge(client.post(added, raw, until, claim.begin))
         settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)
         if verdict.outcome is Outcome.HELD:

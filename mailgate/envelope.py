@@ -26,7 +26,9 @@ CHUNK = 57 * 2**10  # bytes read at a time
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 _FIELD_NAME = re.compile(rb"([\x21-\x39\x3b-\x7e]*):|From ")
 _ATOMS = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+")  # RFC 5322 atext and dots, RFC 6531's letters too
+_DOMAIN = re.compile(rf"{_ATOMS.pattern}|\[[\w.:-]*\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+DOMAIN_LIMIT = 255  # octets of a domain (RFC 5321, 4.5.3.1.2); the library's time is quadratic beyond
 
 
 class Recipient(NamedTuple):
@@ -184,10 +186,52 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def join_address(local_part: str, domain: str) -> str:
-    """Return the address, its local-part quoted where it must be; the reverse of ``split_address``."""
+    """Return the address, its local-part quoted where it must be; the reverse of ``split_address``.
+
+    What stands behind the @ and can be no domain is quoted with the rest, so that nothing of it acts in a header.
+    """
+    if domain and not _DOMAIN.fullmatch(domain):
+        local_part, domain = f"{local_part}@{domain}", ""
     if not _ATOMS.fullmatch(local_part):
         local_part = '"' + re.sub(r'(["\\])', r"\\\1", local_part) + '"'
     return f"{local_part}@{domain}" if domain else local_part
+
+
+def canonical_domain(domain: str) -> str:
+    """Return a domain by which its spellings are known to be one: in lower case, with A-labels (RFC 5891, 4.4)."""
+    domain = domain.lower()
+    if domain.isascii() or len(domain) > DOMAIN_LIMIT:
+        return domain
+    from idna import IDNAError, encode  # requests brings it; few domains need it
+
+    try:
+        return encode(domain, uts46=True).decode()
+    except IDNAError:  # it is no domain name, and stays as it is
+        return domain
+
+
+def canonical_address(address: str) -> str:
+    """Return an address by which it is known again."""
+    local_part, at, domain = address.rpartition("@")
+    return local_part.lower() + at + canonical_domain(domain)
+
+
+def spellings(address: str) -> tuple[str, ...]:
+    """Return an address as it stands and, where its domain is internationalized, as it can be written besides.
+
+    Nobody knows which one the database has.
+    """
+    local_part, _, domain = address.rpartition("@")
+    canonical = canonical_domain(domain)
+    if "xn--" not in canonical:
+        return (address,)
+    from idna import IDNAError, decode
+
+    try:
+        letters = decode(canonical)
+    except IDNAError:
+        return (address,)
+    return tuple(dict.fromkeys((address, f"{local_part}@{canonical}", f"{local_part}@{letters}")))
 
 
 def is_address(address: str) -> bool:

@@ -139,6 +139,7 @@ def explanation(matches: Iterable[Match]) -> bytes:
     """Return what a dry run found, a line for each recipient, for a person."""
     lines = []
     for match in matches:
-        found = f"delivered as {quoted(match.address)} ({match.rule})" if match.rule else "no rule matches"
+        known_as = ", else as ".join(map(quoted, match.addresses))
+        found = f"delivered as {known_as} ({match.rule})" if match.rule else "no rule matches"
         lines.append(f"{quoted(match.recipient.address)}: {found}\n")
     return "".join(lines).encode()

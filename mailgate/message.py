@@ -1,108 +1,118 @@
 """Prepare: the header fields that are put in front of the message, and nothing else.
 
-The database routes by Delivered-To (besides To and Cc), sends its notices to Return-Path, and knows a message
-again by its Message-ID. It reads the first of two Message-ID fields, so a better one in front is enough.
+The database routes by Delivered-To (besides To and Cc), sends its notices to Return-Path, and knows a message again by
+its Message-ID. Of several fields of a name it reads the first, so a better one in front is enough.
+
+Delivered-To counts as To for the database: an alias in Cc would take an answer away from its thread, and the bounce
+address there would make an order vanish. So only who stands in no field that it reads anyway gets one. One field with
+a list is what every Odoo from 14 on reads whatever its Python.
 """
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from mailgate.envelope import Raw, fields, join_address, split_address, unfold
+from mailgate import ancestry
+from mailgate.envelope import Raw, fields, join_address, spellings, split_address, unfold
 
-# The Message-IDs that every Odoo from 14 to 19 keeps as they are. Of others it keeps a part (<a,b@c> becomes <a,
-# so that different messages become one), fails on them (<>, <@b>, NUL, more than 2700 characters), or can't tell
-# them apart (bytes that are no UTF-8 become U+FFFD). It ignores what follows the >.
-_READABLE_ID = re.compile(
-    rb"<[\w.!#$%&'*+/=?^`{|}~-]+ (@ ( [\w.!#$%&'*+/=?^`{|}~-]* | \[[\w.:-]*\] ))? > [ -~]*"
-    rb"| (?!.*=\?) [!-')-;=-~] [ -~]*",  # not in brackets: kept whole, but for encoded words and comments
-    re.ASCII | re.VERBOSE,
+ADDRESS_FIELDS = (b"to", b"cc", b"resent-to", b"resent-cc")
+
+# What such a field is made of where nobody can read it in two ways: words, quoted strings, comments, and addresses in
+# brackets or bare. What else there may be (groups, routes, lists without commas) each reader takes in his own way.
+# Where there is no token, something is opened that is not closed.
+_TOKENS = re.compile(
+    rb"""
+    (?P<blank> [ \t\r\n]+ | \( [^()\\"<>]* \) )
+    | (?P<word> [^\x00-\x20\x7f"(),:;<>\[\]\\]+ )
+    | (?P<quoted> "(?:[^"\\]|\\.)*" )
+    | < (?P<path> [^\x00-\x20\x7f"(),:;<>\[\]\\]+ ) >
+    | (?P<comma> , )
+    | (?P<other> [^"(<\[\\] )
+    """,
+    re.VERBOSE | re.DOTALL,
 )
-MESSAGE_ID_LIMIT = 998  # characters: no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
-
-# What is written at a delivery, and differently at the next one.
-TRACE_FIELDS = {
-    b"authentication-results",
-    b"delivered-to",
-    b"delivery-date",
-    b"envelope-to",
-    b"received",
-    b"received-spf",
-    b"return-path",
-    b"x-delivered-to",
-    b"x-envelope-from",
-    b"x-envelope-to",
-    b"x-original-to",
-    b"x-received",
-}
-TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
-PLAUSIBLE = 7 * 24 * 3600  # seconds between a message's Date and the day on which its first host received it
-_COMMENT = re.compile(rb"\([^()]*\)")
+_EMPTY_GROUP = re.compile(rb"[\w .-]*:\s*;?\s*")  # undisclosed-recipients:;
+_ADDRESS = re.compile(rb"[^@]+@[A-Za-z0-9.-]+")
+LINE_LIMIT = 998  # characters (RFC 5322, 2.1.1)
 
 
 def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[bytes, str]:
     """Return the header fields to be put in front of the message, and the Message-ID that it then has.
 
-    ``addresses`` are those that the database knows the recipients by; each gets its own Delivered-To in angle
-    brackets, the one form that every version of Odoo reads. A sender that is None is not known.
+    ``addresses`` are those that the database knows the recipients by. A sender that is None is not known.
     """
     head = raw.head()
-    present: dict[bytes, bytes] = {}
-    for name, field in fields(head):
-        present.setdefault(name, unfold(field))  # the first of several counts
+    message_id, is_there = ancestry.message_id(raw, head)
+    parents = ancestry.references(head)
+    named = _named(head)
+    lacking = {spelling: None for address in addresses for spelling in _lacking(address, named)}
 
     added = []
-    if sender is not None and b"return-path" not in present:
+    if sender is not None:
         added.append(b"Return-Path: <%b>" % os.fsencode(join_address(*split_address(sender)) if sender else ""))
-    added += [b"Delivered-To: <%b>" % os.fsencode(address) for address in addresses]
-    message_id = present.get(b"message-id", b"")
-    if len(message_id) > MESSAGE_ID_LIMIT or not _READABLE_ID.fullmatch(message_id):
-        message_id = b"<%b@mail-gateway.invalid>" % _digest(raw, head, present.get(b"date", b""))
-        added.append(b"Message-ID: %b" % message_id)
+    if lacking:
+        added.append(b"Delivered-To: " + b", ".join(b"<%b>" % os.fsencode(address) for address in lacking))
+    if not is_there:
+        added.append(b"Message-ID: " + message_id)
+    if parents:
+        added.append(b"References: " + b" ".join(parents))
     if head[:1] in (b" ", b"\t"):
         added.append(b"X-First-Line:")  # or the message's first line would continue the last field of ours
 
     first_line_end = re.search(rb"\r?\n", head)
     line_end = first_line_end[0] if first_line_end else b"\n"
-    return b"".join(field + line_end for field in added), os.fsdecode(message_id)
+    lines = (field.replace(b" <", line_end + b" <") if len(field) > LINE_LIMIT else field for field in added)
+    return b"".join(field + line_end for field in lines), os.fsdecode(message_id)
 
 
-def _digest(raw: Raw, head: bytes, date: bytes) -> bytes:
-    """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
+def _lacking(address: str, named: set[str]) -> tuple[str, ...]:
+    """Return how a recipient has to be named, not at all where the header names him in the only spelling there is."""
+    spelled = spellings(address)
+    return () if len(spelled) == 1 and address.lower() in named else spelled
 
-    Trace fields, the kind of line ends, and whether the last line has one, don't count. Where ``date`` can't be right,
-    the day on which the first host received the message counts: the same words on another day are another message.
+
+def _named(head: bytes) -> set[str]:
+    """Return the addresses, in lower case, that the header surely names for every database.
+
+    A mailbox that can be read in two ways names nobody, and where a field may swallow what follows, no field does.
     """
-    from hashlib import sha256  # which a message with a Message-ID doesn't need
-
-    digest = sha256()
-    header_size = 0
-    received = last = b""
+    named: set[str] = set()
     for name, field in fields(head):
-        header_size += len(field)
-        if name == b"received":
-            received = unfold(field)  # each host adds its own on top, so the last is the oldest
-        if name not in TRACE_FIELDS and not name.startswith(TRACE_PREFIXES):
-            digest.update(field.translate(None, b"\r"))
-            last = field
-    for chunk in raw.chunks(header_size):
-        digest.update(chunk.translate(None, b"\r"))
-        last = chunk
-    if not last.endswith(b"\n"):
-        digest.update(b"\n")
-    day = _COMMENT.sub(b"", received).rpartition(b";")[2]
-    sent, taken = _seconds(date), _seconds(day)
-    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE):
-        digest.update(b" ".join(day.split()[:4]))  # Sun, 22 Nov 2026 (RFC 5322, 3.3)
-    return digest.hexdigest().encode()
+        if name in ADDRESS_FIELDS and not _EMPTY_GROUP.fullmatch(unfold(field)):
+            for mailbox in _mailboxes(unfold(field)):
+                if mailbox is None:
+                    return set()
+                named.update(os.fsdecode(address).lower() for address in _address(mailbox))
+    return named
 
 
-def _seconds(date: bytes) -> float | None:
-    """Return a date in seconds since 1970, None where it can't be read."""
-    from email.utils import mktime_tz, parsedate_tz
+def _mailboxes(value: bytes) -> Iterator[list[tuple[str, bytes]] | None]:
+    """Yield the tokens of each mailbox of a list, as (kind, text), without blanks and comments.
 
-    try:
-        found = parsedate_tz(date.decode("ascii", "replace"))
-        return mktime_tz(found) if found else None
-    except (ValueError, OverflowError, IndexError, TypeError):  # what it raises for some of what is none
-        return None
+    None means that the list can't be read from there on.
+    """
+    mailbox: list[tuple[str, bytes]] = []
+    place = 0
+    while place < len(value):
+        token = _TOKENS.match(value, place)
+        if not token:
+            yield None
+            return
+        kind = str(token.lastgroup)
+        if kind == "comma":
+            yield mailbox
+            mailbox = []
+        elif kind != "blank":
+            mailbox.append((kind, token[kind]))
+        place = token.end()
+    yield mailbox
+
+
+def _address(mailbox: list[tuple[str, bytes]]) -> list[bytes]:
+    """Return the address of a mailbox (RFC 5322, 3.4), nothing where it may be read in another way."""
+    *name, (kind, address) = mailbox or [("", b"")]
+    is_bracketed = kind == "path" and all(
+        kind == "quoted" or (kind == "word" and b"@" not in text) for kind, text in name
+    )
+    is_bare = kind == "word" and not name
+    return [address] if (is_bracketed or is_bare) and _ADDRESS.fullmatch(address) else []

@@ -2,21 +2,29 @@
 
 The answer is the one that the database would give (an alias by its full address, or by its local-part where
 local-part based detection is on; its catchall and bounce addresses), so that what it would refuse is refused
-without asking it. Case never matters, and a subdomain is another domain.
+without asking it. Case never matters, a subdomain is another domain, and a domain's two spellings (müller.example and
+xn--mller-kva.example) are one.
+
+A recipient that the MTA has redirected has two addresses, and either may be the database's. A rule that names an
+address settles it: the original recipient is asked first. Where only the domain speaks for both, the database has to
+say which of them it knows, and the one that the MTA has made of it comes first.
 """
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from mailgate.envelope import Recipient, is_address, join_address, split_address
+from mailgate.envelope import Recipient, canonical_domain, is_address, join_address, split_address
 from mailgate.settings import Settings
 
 
 class Match(NamedTuple):
-    """A recipient, the address that the database will see, and the rule that says so; both "" without one."""
+    """A recipient, the addresses that the database may know him by, best first, and the rule that says so.
+
+    Without a rule they are () and "".
+    """
 
     recipient: Recipient
-    address: str = ""
+    addresses: tuple[str, ...] = ()
     rule: str = ""
 
 
@@ -28,16 +36,17 @@ def _names_no_alias(settings: Settings) -> bool:
     return not settings.aliases and not settings.local_parts
 
 
-# In the order in which they are asked, each of settings, local-part and domain, the latter in lower case.
+BOUNCE = "the bounce address of an alias domain"
+BOUNCE_EXTENSION = "+"  # Odoo 14 writes bounce+ID-MODEL-ID@, whatever the MTA's delimiter is
+
+# In the order in which they are asked, each of settings, local-part and domain, both in lower case.
 Rule = Callable[[Settings, str, str], bool]
 ADDRESS_RULES: dict[str, Rule] = {
     "an alias by its full address": lambda settings, local_part, domain: f"{local_part}@{domain}" in settings.aliases,
     "the catchall address of an alias domain": lambda settings, local_part, domain: (
         local_part in settings.catchall and domain in settings.alias_domains
     ),
-    "the bounce address of an alias domain": lambda settings, local_part, domain: (
-        local_part in settings.bounce and domain in settings.alias_domains
-    ),
+    BOUNCE: lambda settings, local_part, domain: local_part in settings.bounce and domain in settings.alias_domains,
     "an alias by its local-part": lambda settings, local_part, domain: (
         local_part in settings.local_parts and (not settings.allowed_domains or _at_known_domain(settings, domain))
     ),
@@ -51,30 +60,52 @@ DOMAIN_RULES: dict[str, Rule] = {
     ),
 }
 
+RULES = ADDRESS_RULES | DOMAIN_RULES
+
 
 def match(settings: Settings, recipients: Iterable[Recipient]) -> list[Match]:
-    """Return a Match for each recipient.
+    """Return a Match for each recipient: it matches when it or its original recipient does."""
+    return [_match(settings, recipient) for recipient in recipients]
 
-    A recipient matches when it or its original recipient does; the original is used where both do.
+
+def choices(matches: Iterable[Match]) -> list[list[str]]:
+    """Return the addresses to deliver to, best first, each choice one for each recipient that matches."""
+    found = [match.addresses for match in matches if match.rule]
+    count = max(map(len, found), default=1)
+    return [list(dict.fromkeys(each[min(place, len(each) - 1)] for each in found)) for place in range(count)]
+
+
+def _match(settings: Settings, recipient: Recipient) -> Match:
+    original = _find(settings, recipient, recipient.original_recipient)
+    resolved = _find(settings, recipient, recipient.address)
+    if not original.rule or not resolved.rule or original.rule in ADDRESS_RULES:
+        return original if original.rule else resolved
+    # a rule that names only the resolved one speaks of catchall or bounce, which an MTA may make of everything
+    first, second = (resolved, original) if resolved.rule in DOMAIN_RULES else (original, resolved)
+    return first._replace(addresses=tuple(dict.fromkeys(first.addresses + second.addresses)))
+
+
+def _find(settings: Settings, recipient: Recipient, address: str) -> Match:
+    """Return what the first rule that takes an address of the recipient's makes of it.
+
+    An address with an extension matches as it stands, by a rule for addresses, or without its extension. Odoo knows
+    none, except Odoo 14 in its bounce address: that one goes whole, and then without it.
     """
-    return [
-        Match(recipient, *(_match(settings, recipient.original_recipient) or _match(settings, recipient.address) or ()))
-        for recipient in recipients
-    ]
-
-
-def _match(settings: Settings, address: str) -> tuple[str, str] | None:
-    """Return the matching address and the rule's name.
-
-    An address with an extension matches as it stands, by a rule for addresses, or without its extension: Odoo
-    knows no extensions.
-    """
-    if not is_address(address):
-        return None
     local_part, domain = split_address(address)
-    base = local_part.partition(settings.recipient_delimiter)[0] if settings.recipient_delimiter else ""
-    for candidate, rules in ((local_part, ADDRESS_RULES), (base or local_part, ADDRESS_RULES | DOMAIN_RULES)):
-        for name, rule in rules.items():
-            if rule(settings, candidate.lower(), domain.lower()):
-                return join_address(candidate, domain), name
-    return None
+
+    def first(candidate: str, rules: Iterable[str]) -> Match:
+        lowered = candidate.lower(), canonical_domain(domain)
+        rule = next((name for name in rules if RULES[name](settings, *lowered)), "")
+        return Match(recipient, (join_address(candidate, domain),), rule) if rule else Match(recipient)
+
+    def base(delimiter: str) -> str:
+        return (local_part.partition(delimiter)[0] if delimiter else "") or local_part
+
+    if not is_address(address):
+        return Match(recipient)
+    bounce = first(base(BOUNCE_EXTENSION), [BOUNCE])
+    if bounce.rule:
+        whole = join_address(local_part, domain)
+        return bounce._replace(addresses=tuple(dict.fromkeys((whole, *bounce.addresses))))
+    found = first(local_part, ADDRESS_RULES)
+    return found if found.rule else first(base(settings.recipient_delimiter), RULES)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NamedTuple
 
 from mailgate import DEADLINE
+from mailgate.envelope import canonical_address, canonical_domain
 from mailgate.outcome import Ended, Outcome
 
 ENV_FILE = "/etc/mail-gateway.env"
@@ -28,7 +29,7 @@ class Secret(str):
 
 
 class Settings(NamedTuple):
-    """What the operator decided. Domains, addresses and local-parts are lower case; durations are seconds."""
+    """What the operator decided. Addresses are in lower case, their domains canonical; durations are seconds."""
 
     url: str
     database: str
@@ -90,18 +91,18 @@ _LOCAL_PART = r"[^\s@,;:<>()\[\]\"\\]+"
 _DOMAIN = r"[^\W_]([\w-]*\w)?(\.[\w-]*\w)*"
 
 
-def _list_of(pattern: str, what: str) -> Callable[[str], frozenset[str]]:
+def _list_of(pattern: str, what: str, canonical: Callable[[str], str] = str.lower) -> Callable[[str], frozenset[str]]:
     def convert(value: str) -> frozenset[str]:
-        items = frozenset(part.strip().lower() for part in _text(value).split(",") if part.strip())
+        items = [part.strip().lower() for part in _text(value).split(",") if part.strip()]
         if not all(re.fullmatch(pattern, item) for item in items):
             raise ValueError(f"must be {what}, separated by commas")
-        return items
+        return frozenset(map(canonical, items))
 
     return convert
 
 
-_domains = _list_of(_DOMAIN, "domains")
-_aliases = _list_of(f"{_LOCAL_PART}@{_DOMAIN}", "full addresses")
+_domains = _list_of(_DOMAIN, "domains", canonical_domain)
+_aliases = _list_of(f"{_LOCAL_PART}@{_DOMAIN}", "full addresses", canonical_address)
 _local_parts = _list_of(_LOCAL_PART, "local-parts")
 
 

@@ -1,6 +1,7 @@
 """Read: the arguments, the envelope and the message as an MTA gives them."""
 
 import io
+import re
 from email import message_from_bytes
 from email.policy import SMTP
 
@@ -222,6 +223,12 @@ def test_an_address_has_two_parts(address: str, parts: tuple[str, str]) -> None:
     assert split_address(address) == parts
 
 
-@given(st.text(min_size=1), st.text("abc.-[]:", min_size=1))
+@given(st.text(min_size=1), st.text("abc.-", min_size=1) | st.just("[IPv6:2001:db8::1]"))
 def test_joining_is_the_reverse_of_splitting(local_part: str, domain: str) -> None:
     assert split_address(join_address(local_part, domain)) == (local_part, domain)
+
+
+@given(st.text(min_size=1), st.text('<>()[],:;@\\" ', min_size=1))
+def test_what_can_be_no_domain_does_not_stand_unquoted(local_part: str, domain: str) -> None:
+    joined = join_address(local_part, domain)
+    assert re.fullmatch(r'"(?:[^"\\]|\\.)*"(?:@\[\])?', joined, re.DOTALL) or domain == "[]", joined

@@ -93,8 +93,7 @@ def test_the_original_recipient_comes_first(gateway: Gateway, service: Service, 
     options = ("--sender=a@b.test", "--original-recipient=info@example.com", "--original-recipient=x@y.test")
     result = hand_over(gateway, service.address, *options, "--", "y@inner.test", "jobs@example.com")
     assert result.status == 0
-    assert endpoint.messages[0].count(b"Delivered-To") == 2
-    assert b"<info@example.com>\r\nDelivered-To: <jobs@example.com>\r\n" in endpoint.messages[0]
+    assert b"\r\nDelivered-To: <info@example.com>, <jobs@example.com>\r\n" in endpoint.messages[0]
 
 
 def test_the_envelope_may_stand_in_the_environment(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:

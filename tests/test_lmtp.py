@@ -36,7 +36,7 @@ def test_one_post_and_an_answer_for_each_recipient(service: Service, endpoint: E
             "250 2.1.5 one of ours",
         ]
         assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2
-    added = ["Return-Path: <ann@outside.test>", "Delivered-To: <info@example.com>", "Delivered-To: <jobs@example.com>"]
+    added = ["Return-Path: <ann@outside.test>", "Delivered-To: <info@example.com>, <jobs@example.com>"]
     assert endpoint.messages == ["\r\n".join([*added, ""]).encode() + mail()]
 
 

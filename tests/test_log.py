@@ -107,8 +107,7 @@ def test_a_dry_run_prints_what_matches_and_what_would_be_added(gateway: Gateway,
         '"x\\x1by@z": no rule matches',
         "catchall@example.com: delivered as catchall@example.com (the catchall address of an alias domain)",
         "Return-Path: <ann@b.test>",
-        "Delivered-To: <Info@example.com>",
-        "Delivered-To: <catchall@example.com>",
+        "Delivered-To: <Info@example.com>, <catchall@example.com>",
     ]
     assert result.log == ""
     assert endpoint.connections == 0

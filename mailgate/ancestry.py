@@ -1,0 +1,157 @@
+"""Identity and ancestry: the Message-ID that a message shall have, and the ids that lead to its thread.
+
+Odoo, from 14 to 19, keeps some ids as they are. Of others it keeps a part (``<a,b@c>`` becomes ``<a``, so that
+different messages become one), fails on them (``<>``, ``<@b>``, NUL, more than 2700 characters), or can't tell them
+apart (bytes that are no UTF-8 become U+FFFD). Such an id is replaced by a digest of it, wherever it stands: an answer
+names the same id as the message that it answers, so both get the same digest.
+
+A message without an id gets a digest of itself. A name of ours is never believed of a message that brings it: whoever
+knows a mail could send its digest before it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from mailgate.envelope import Raw, fields, unfold
+
+DOMAIN = b"mail-gateway.invalid"
+ID_LIMIT = 998  # characters: no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
+REFERENCES_LIMIT = 32  # ids: Odoo takes as many, the last ones
+LOOKED_AT = 200  # ids of a field, the last ones
+
+_ID = re.compile(rb"<([^<>]*)>")
+# Between the brackets, what every Odoo reads as it is.
+_READABLE = re.compile(
+    rb"(?!.*=\?) [\w.!#$%&'*+/=?^`{|}~-]+ (?: @ (?: [\w.!#$%&'*+/=?^`{|}~-]* | \[[\w.:-]*\] ) )?",
+    re.ASCII | re.VERBOSE,
+)
+_NAMED = re.compile(rb"[\w\x80-\xff]", re.ASCII)  # without any of these, an id names nothing
+_BARE = re.compile(rb"(?<![^\s,;<>()])[^\s,;<>()@]+@[^\s,;<>()@]+")  # an id that has lost its brackets
+
+# What is written at a delivery, and differently at the next one.
+TRACE_FIELDS = {
+    b"authentication-results",
+    b"delivered-to",
+    b"delivery-date",
+    b"envelope-to",
+    b"received",
+    b"received-spf",
+    b"return-path",
+    b"x-delivered-to",
+    b"x-envelope-from",
+    b"x-envelope-to",
+    b"x-original-to",
+    b"x-received",
+}
+TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
+PLAUSIBLE = 7 * 24 * 3600  # seconds between a message's Date and the day on which its first host received it
+_COMMENT = re.compile(rb"\([^()]*\)")
+
+
+def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
+    """Return the Message-ID that the message shall have, and whether it has it already.
+
+    The database reads the first of several fields, and nothing behind the ``>``.
+    """
+    values = [unfold(field) for name, field in fields(head) if name == b"message-id"]
+    foreign = next((value for value in values if not _is_ours(value)), b"")
+    found = canonical_id(foreign) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
+    first = values[0] if values else b""
+    return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
+
+
+def references(head: bytes) -> list[bytes]:
+    """Return the ids that a References field in front of the message has to name, nearest last.
+
+    Odoo reads the ids of References, in brackets, and those of In-Reply-To only where there is no References. So
+    these are what it could not read: digests of unreadable ids, what has lost its brackets, and an In-Reply-To that
+    References hides. Where it reads all there is, the list is empty.
+    """
+    ancestors, parents = (
+        [unfold(field) for name, field in fields(head) if name == wanted] for wanted in (b"references", b"in-reply-to")
+    )
+    read = set(_ids(ancestors or parents))
+    named = [canonical_id(found) for found in [*_all_ids(ancestors), *_all_ids(parents)]]
+    lacking = [found for found in dict.fromkeys(filter(None, named)) if found not in read]
+    if lacking and not ancestors:  # the new field hides In-Reply-To, so it names all of that
+        lacking = list(dict.fromkeys(filter(None, named)))
+    return lacking[-REFERENCES_LIMIT:]
+
+
+def canonical_id(value: bytes) -> bytes:
+    """Return the id in a value, in brackets, as every Odoo reads it; b"" where there is none."""
+    bracketed = _ID.search(value)
+    inner = b"".join((bracketed[1] if bracketed else value.strip(b"<> \t")).split())
+    if len(inner) + 2 <= ID_LIMIT and _READABLE.fullmatch(inner):
+        return b"<%b>" % inner
+    if not _NAMED.search(inner.rpartition(b"@")[0] if b"@" in inner else inner):
+        return b""
+    from hashlib import sha256  # which few messages need
+
+    return b"<%b@%b>" % (sha256(b"id\0" + inner).hexdigest().encode(), DOMAIN)
+
+
+def _is_ours(value: bytes) -> bool:
+    return value.rpartition(b"@")[2].strip(b"> \t").lower() == DOMAIN
+
+
+def _ids(values: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what stands in brackets, as Odoo reads it."""
+    for value in values:
+        for found in _ID.findall(value):
+            yield b"<%b>" % b"".join(found.split())
+
+
+def _all_ids(values: list[bytes]) -> Iterable[bytes]:
+    """Return the ids of a field, those without brackets where there are no others."""
+    bracketed = list(_ids(values))
+    return (bracketed or [found for value in values for found in _BARE.findall(value)])[-LOOKED_AT:]
+
+
+def _digest(raw: Raw, head: bytes) -> bytes:
+    """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
+
+    Trace fields, names of ours, the kind of line ends, and whether the last line has one, don't count. Where the Date
+    can't be right, the field that the first host wrote when it received the message counts: a camera that sends the
+    same words twice sends two messages.
+    """
+    from hashlib import sha256
+
+    digest = sha256()
+    header_size = 0
+    received = last = b""
+    dates = []
+    for name, field in fields(head):
+        header_size += len(field)
+        if name == b"received":
+            received = unfold(field)  # each host adds its own on top, so the last is the oldest
+        elif name == b"date":
+            dates.append(unfold(field))
+        if not (
+            name in TRACE_FIELDS
+            or name.startswith(TRACE_PREFIXES)
+            or (name == b"message-id" and _is_ours(unfold(field)))
+        ):
+            digest.update(field.translate(None, b"\r"))
+            last = field
+    for chunk in raw.chunks(header_size):
+        digest.update(chunk.translate(None, b"\r"))
+        last = chunk
+    if not last.endswith(b"\n"):
+        digest.update(b"\n")
+    sent = _seconds(dates[0]) if dates else None
+    taken = _seconds(_COMMENT.sub(b"", received).rpartition(b";")[2])
+    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE):
+        digest.update(b" ".join(received.split()))
+    return digest.hexdigest().encode()
+
+
+def _seconds(date: bytes) -> float | None:
+    """Return a date in seconds since 1970, None where it can't be read."""
+    from email.utils import mktime_tz, parsedate_tz
+
+    try:
+        found = parsedate_tz(date.decode("ascii", "replace"))
+        return mktime_tz(found) if found else None
+    except (ValueError, OverflowError, IndexError, TypeError):  # what it raises for some of what is none
+        return None
