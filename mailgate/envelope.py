@@ -197,9 +197,8 @@ def join_address(local_part: str, domain: str) -> str:
     return f"{local_part}@{domain}" if domain else local_part
 
 
-def canonical_domain(domain: str) -> str:
-    """Return a domain by which its spellings are known to be one: in lower case, with A-labels (RFC 5891, 4.4)."""
-    domain = domain.lower()
+def ascii_domain(domain: str) -> str:
+    """Return a domain with A-labels, as Odoo has it: in letters it takes none (RFC 5891, 4.4)."""
     if domain.isascii() or len(domain) > DOMAIN_LIMIT:
         return domain
     from idna import IDNAError, encode  # requests brings it; few domains need it
@@ -211,27 +210,9 @@ def canonical_domain(domain: str) -> str:
 
 
 def canonical_address(address: str) -> str:
-    """Return an address by which it is known again."""
-    local_part, at, domain = address.rpartition("@")
-    return local_part.lower() + at + canonical_domain(domain)
-
-
-def spellings(address: str) -> tuple[str, ...]:
-    """Return an address as it stands and, where its domain is internationalized, as it can be written besides.
-
-    Nobody knows which one the database has.
-    """
-    local_part, _, domain = address.rpartition("@")
-    canonical = canonical_domain(domain)
-    if "xn--" not in canonical:
-        return (address,)
-    from idna import IDNAError, decode
-
-    try:
-        letters = decode(canonical)
-    except IDNAError:
-        return (address,)
-    return tuple(dict.fromkeys((address, f"{local_part}@{canonical}", f"{local_part}@{letters}")))
+    """Return an address, or a domain, by which it is known again: in lower case, with A-labels."""
+    local_part, at, domain = address.lower().rpartition("@")
+    return local_part + at + ascii_domain(domain)
 
 
 def is_address(address: str) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mailgate import ancestry
-from mailgate.envelope import Raw, fields, join_address, spellings, split_address, unfold
+from mailgate.envelope import Raw, fields, join_address, split_address, unfold
 
 ADDRESS_FIELDS = (b"to", b"cc", b"resent-to", b"resent-cc")
 
@@ -45,7 +45,7 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     message_id, is_there = ancestry.message_id(raw, head)
     parents = ancestry.references(head)
     named = _named(head)
-    lacking = {spelling: None for address in addresses for spelling in _lacking(address, named)}
+    lacking = [address for address in dict.fromkeys(addresses) if address.lower() not in named]
 
     added = []
     if sender is not None:
@@ -63,12 +63,6 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     line_end = first_line_end[0] if first_line_end else b"\n"
     lines = (field.replace(b" <", line_end + b" <") if len(field) > LINE_LIMIT else field for field in added)
     return b"".join(field + line_end for field in lines), os.fsdecode(message_id)
-
-
-def _lacking(address: str, named: set[str]) -> tuple[str, ...]:
-    """Return how a recipient has to be named, not at all where the header names him in the only spelling there is."""
-    spelled = spellings(address)
-    return () if len(spelled) == 1 and address.lower() in named else spelled
 
 
 def _named(head: bytes) -> set[str]:

@@ -13,7 +13,7 @@ say which of them it knows, and the one that the MTA has made of it comes first.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from mailgate.envelope import Recipient, canonical_domain, is_address, join_address, split_address
+from mailgate.envelope import Recipient, ascii_domain, is_address, join_address, split_address
 from mailgate.settings import Settings
 
 
@@ -92,9 +92,10 @@ def _find(settings: Settings, recipient: Recipient, address: str) -> Match:
     none, except Odoo 14 in its bounce address: that one goes whole, and then without it.
     """
     local_part, domain = split_address(address)
+    domain = ascii_domain(domain)
 
     def first(candidate: str, rules: Iterable[str]) -> Match:
-        lowered = candidate.lower(), canonical_domain(domain)
+        lowered = candidate.lower(), domain.lower()
         rule = next((name for name in rules if RULES[name](settings, *lowered)), "")
         return Match(recipient, (join_address(candidate, domain),), rule) if rule else Match(recipient)
 

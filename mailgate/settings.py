@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NamedTuple
 
 from mailgate import DEADLINE
-from mailgate.envelope import canonical_address, canonical_domain
+from mailgate.envelope import canonical_address
 from mailgate.outcome import Ended, Outcome
 
 ENV_FILE = "/etc/mail-gateway.env"
@@ -29,7 +29,7 @@ class Secret(str):
 
 
 class Settings(NamedTuple):
-    """What the operator decided. Addresses are in lower case, their domains canonical; durations are seconds."""
+    """What the operator decided. Addresses are in lower case, their domains with A-labels; durations are seconds."""
 
     url: str
     database: str
@@ -101,7 +101,7 @@ def _list_of(pattern: str, what: str, canonical: Callable[[str], str] = str.lowe
     return convert
 
 
-_domains = _list_of(_DOMAIN, "domains", canonical_domain)
+_domains = _list_of(_DOMAIN, "domains", canonical_address)
 _aliases = _list_of(f"{_LOCAL_PART}@{_DOMAIN}", "full addresses", canonical_address)
 _local_parts = _list_of(_LOCAL_PART, "local-parts")
 

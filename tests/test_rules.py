@@ -136,23 +136,23 @@ IDN = rules(ALIAS_DOMAINS="M\u00fcller.example", ALIASES="info@stra\u00dfe.examp
 
 
 @pytest.mark.parametrize(
-    ("address", "matches"),
+    ("address", "expected"),
     [
-        ("jobs@m\u00fcller.example", True),
-        ("jobs@M\u00dcLLER.EXAMPLE", True),
-        ("jobs@mu\u0308ller.example", True),
-        ("jobs@xn--mller-kva.example", True),
-        ("JOBS@XN--MLLER-KVA.example", True),
-        ("catchall@xn--mller-kva.example", True),
-        ("info@xn--strae-oqa.example", True),
-        ("jobs@muller.example", False),
-        ("jobs@m\u00fcller.example\u2024test", False),
-        ("jobs@" + "\u00fc" * 1000 + ".example", False),
+        ("jobs@m\u00fcller.example", "jobs@xn--mller-kva.example"),
+        ("jobs@M\u00dcLLER.EXAMPLE", "jobs@xn--mller-kva.example"),
+        ("jobs@mu\u0308ller.example", "jobs@xn--mller-kva.example"),
+        ("jobs@xn--mller-kva.example", "jobs@xn--mller-kva.example"),
+        ("JOBS@XN--MLLER-KVA.example", "JOBS@XN--MLLER-KVA.example"),
+        ("catchall@m\u00fcller.example", "catchall@xn--mller-kva.example"),
+        ("info@stra\u00dfe.example", "info@xn--strae-oqa.example"),
+        ("jobs@muller.example", ""),
+        ("jobs@m\u00fcller.example\u2024test", ""),
+        ("jobs@" + "\u00fc" * 1000 + ".example", ""),
     ],
 )
-def test_the_two_spellings_of_a_domain_are_one(address: str, matches: bool) -> None:
+def test_the_two_spellings_of_a_domain_are_one(address: str, expected: str) -> None:
     (found,) = match(IDN, [Recipient(address)])
-    assert found.addresses == ((address,) if matches else ())
+    assert " ".join(found.addresses) == expected
 
 
 def test_every_recipient_has_its_own_answer() -> None:
