@@ -108,7 +108,8 @@ def deliver(
     """
     import time
 
-    from mailgate import database, hold, log, message, rules, state
+    from mailgate import hold, log, message, rules, state
+    from mailgate.judge import judge
     from mailgate.outcome import Outcome, Verdict
 
     # match
@@ -131,7 +132,7 @@ def deliver(
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
     with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
-        verdict = claim.answer or database.judge(client.post(added, raw, until, claim.begin))
+        verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
         settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)
         if verdict.outcome is Outcome.HELD:

@@ -1,6 +1,5 @@
-"""Post and judge: the call that hands the message over, the retries, and what each answer means."""
+"""Post: the call that hands the message over, and the retries; what the answers mean is judge.py's."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
@@ -8,19 +7,11 @@ from typing import Any, NamedTuple
 
 from mailgate import __version__
 from mailgate.envelope import CHUNK, Raw
-from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.judge import ANSWER_LIMIT, Reply, user_id_of, value_of
+from mailgate.outcome import Ended, Outcome
 from mailgate.settings import Settings
 
-ANSWER_LIMIT = 2**20  # bytes; the longest answer is a fault with its traceback, some kilobytes
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds: the n-th pause is random, up to 0.5 * 2 ** n, at most 8
-
-
-class Reply(NamedTuple):
-    """An HTTP answer of the database server, or of what stands before it."""
-
-    status: int
-    body: bytes = b""
-    retry_after: float = 0.0  # seconds
 
 
 class Body:
@@ -78,9 +69,6 @@ def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b2a_base64(rest, newline=False)
 
 
-# --- post: the world ------------------------------------------------------------------------------------------
-
-
 class Unreached(Exception):
     """Raised when a request surely never reached the database, so that it can be sent again at once."""
 
@@ -132,13 +120,13 @@ class Client:
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""
-        return _value(self._send("object", self._call(model, method, arguments, options, until).encode(), until))
+        return value_of(self._send("object", self._call(model, method, arguments, options, until).encode(), until))
 
     def version(self, until: float) -> object:
         """Return what the server says of its version. Raises Ended."""
         from xmlrpc.client import dumps
 
-        return _value(self._send("common", dumps((), "version").encode(), until))
+        return value_of(self._send("common", dumps((), "version").encode(), until))
 
     def _call(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> str:
         from xmlrpc.client import dumps
@@ -156,7 +144,7 @@ class Client:
             from xmlrpc.client import dumps
 
             credentials: tuple[Any, ...] = (self.settings.database, login, str(self.settings.password), {})
-            self.user_id = _admitted(self._send("common", dumps(credentials, "authenticate").encode(), until))
+            self.user_id = user_id_of(self._send("common", dumps(credentials, "authenticate").encode(), until))
             self.known_until = time.monotonic() + USER_ID_LIFETIME
         return self.user_id
 
@@ -277,119 +265,3 @@ def _patiently(send: Callable[[], Reply], until: float, retrying: Callable[[], N
         if unreached.reply:
             return unreached.reply
         raise Ended(Outcome.NO_ANSWER, str(unreached)) from None
-
-
-# --- judge: from values to values -----------------------------------------------------------------------------
-
-# An HTTP status other than 200. Those that are not listed: below 300 the answer is yet to come (102, 202), below 500
-# the URL leads elsewhere, from 500 on the server is in trouble, and over 504 is a proxy's own word for an answer that
-# did not come (520, 524, 598). None but 413 is for good: a proxy says 404 too while the server behind it is away.
-STATUSES = {
-    401: Outcome.ACCESS_DENIED,
-    403: Outcome.ACCESS_DENIED,
-    408: Outcome.CUT_OFF,
-    413: Outcome.TOO_LARGE,
-    429: Outcome.DATABASE_DOWN,
-    502: Outcome.CUT_OFF,
-    504: Outcome.CUT_OFF,
-}
-
-# Faults, by their code and by how the exception in their text begins; the first row that fits counts.
-FAULTS = (
-    # A loop was stopped, or the answer to a notice ignored; it is done, but None can't be sent over XML-RPC.
-    (1, r"TypeError: cannot marshal None unless allow_none is enabled", Outcome.DROPPED),
-    (1, r"ValueError: No possible route found for incoming message", Outcome.UNKNOWN_RECIPIENT),
-    # The operator's: the database, the user, its rights, the model that our settings name.
-    (1, r'(?s)psycopg2\.OperationalError: .*database "[^"]*" does not exist', Outcome.SETTINGS),
-    (1, r"AssertionError: Missing database name|KeyError: 'res\.users'", Outcome.SETTINGS),
-    (1, r"ValueError: Mailbox unavailable - unknown target model", Outcome.SETTINGS),
-    (2, r"(?s)Record does not exist.*\(Record: res\.users\((\d+),\), User: \1\)", Outcome.ACCESS_DENIED),
-    (2, r"Object \S+ doesn't exist", Outcome.SETTINGS),
-    (3, r"", Outcome.ACCESS_DENIED),
-    (4, r"", Outcome.ACCESS_DENIED),
-    # The database is stopped, restarted, overloaded, full or upgraded; the classes are those of psycopg2.
-    (1, r"psycopg2\.(OperationalError|InterfaceError|DatabaseError|extensions\.|pool\.)", Outcome.DATABASE_DOWN),
-    (
-        1,
-        r"psycopg2\.errors\.(\w*Shutdown|\w*Connect\w*|\w*Full|OutOfMemory|ReadOnly\w+|IoError)",
-        Outcome.DATABASE_DOWN,
-    ),
-    (1, r"psycopg2\.errors\.(SerializationFailure|Deadlock\w*|LockNotAvailable|QueryCanceled)", Outcome.DATABASE_DOWN),
-    (1, r"psycopg2\.errors\.(Undefined\w+|InFailed\w+|Idle\w+)", Outcome.DATABASE_DOWN),
-    (1, r"(\w+\.)*PoolError|MemoryError|\w*Error: \[Errno \d+\]", Outcome.DATABASE_DOWN),
-    (1, r"(\w+\.)*(\w*[Tt]imeout\w*|\w*Connection\w*Error|\w*Disconnected|SSL\w*Error)\b", Outcome.DATABASE_DOWN),
-    (1, r"RuntimeError: can't start new thread", Outcome.DATABASE_DOWN),
-    # What this message, or its alias, would cause at every retry, each retry mailing the sender once more.
-    (1, r"ValueError: (Mailbox unavailable|Invalid field)", Outcome.HELD),
-    (1, r"ValueError: A string literal cannot contain NUL", Outcome.HELD),
-    (1, r"ValueError: invalid arguments; address parts cannot contain CR or LF", Outcome.HELD),
-    (1, r"LookupError: (unknown encoding|'.*' is not a text encoding)|Unicode\w*Error: ", Outcome.HELD),
-    (1, r"IndexError: list index out of range|RecursionError: ", Outcome.HELD),
-    (1, r"psycopg2\.errors\.ProgramLimitExceeded", Outcome.HELD),
-    (2, r"", Outcome.HELD),
-)
-
-# So is any other exception that was raised while the database read the message or made its record.
-_RAISED_BY_MESSAGE = re.compile(r"^  File .*, in (message_parse|_message_route_process)$", re.MULTILINE)
-
-
-def judge(reply: Reply) -> Verdict:
-    """Return what the answer to message_process means (ODOO.md 9.1, 9.2)."""
-    try:
-        value = _value(reply)
-    except Ended as ended:
-        return ended.verdict
-    if value is False:  # known already, or a bounce that was taken, or answered by a notice
-        return Verdict(Outcome.ACCEPTED)
-    if value is None:
-        return Verdict(Outcome.DROPPED)
-    if type(value) is int and value > 0:
-        return Verdict(Outcome.DELIVERED, record_id=value)
-    return Verdict(Outcome.CUT_OFF, f"an answer that is no record id, but {type(value).__name__}")
-
-
-def _admitted(reply: Reply) -> int:
-    """Return the user id that authenticate answers with. Raises Ended; no such ending is for good."""
-    try:
-        value = _value(reply)
-    except Ended as ended:
-        outcome, cause, _ = ended.verdict
-        raise Ended(outcome if outcome.exit_status == 75 else Outcome.DATABASE_ERROR, f"login: {cause}") from None
-    if type(value) is not int:
-        raise Ended(Outcome.ACCESS_DENIED, "wrong login or password")
-    return value
-
-
-def _value(reply: Reply) -> object:
-    """Return the value that a call came back with. Raises Ended when it is a fault, or no answer to a call."""
-    from xmlrpc.client import Fault, loads
-
-    if reply.status != 200:
-        default = Outcome.SETTINGS if reply.status < 500 else Outcome.DATABASE_DOWN
-        default = default if 300 <= reply.status <= 504 else Outcome.CUT_OFF
-        raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
-    if len(reply.body) > ANSWER_LIMIT:
-        raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")
-    try:
-        (value,), _ = loads(reply.body)
-    except Fault as fault:
-        raise Ended(*_fault(fault.faultCode, str(fault.faultString))) from None
-    except Exception as error:  # the parser raises many kinds, and whatever it is, it was no answer
-        raise Ended(Outcome.CUT_OFF, f"an answer that is no XML-RPC: {type(error).__name__}") from None
-    return value
-
-
-def _fault(code: object, text: str) -> tuple[Outcome, str]:
-    """Return what a fault means, and its exception's first line."""
-    exception = _exception(text)
-    cause = f"fault {code}: {exception.partition(chr(10))[0]}"
-    for row_code, pattern, outcome in FAULTS:
-        if code == row_code and re.match(pattern, exception):
-            return outcome, cause
-    return (Outcome.HELD if _RAISED_BY_MESSAGE.search(text) else Outcome.DATABASE_ERROR), cause
-
-
-def _exception(text: str) -> str:
-    """Return type and text of the exception in a traceback, the last one of a chain; text without one as it is."""
-    last = text.rpartition("Traceback (most recent call last):\n")[2]
-    return re.sub(r"\A(?:[ \t].*\n)*", "", last).strip()

@@ -7,7 +7,7 @@ from endpoint import traceback
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailgate.database import ANSWER_LIMIT, Reply, judge
+from mailgate.judge import ANSWER_LIMIT, Reply, judge
 from mailgate.outcome import Outcome, Verdict
 
 DEFERRED = {outcome for outcome in Outcome if outcome.exit_status == 75}
