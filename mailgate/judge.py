@@ -35,11 +35,15 @@ FAULTS = (
     (1, r"TypeError: cannot marshal None unless allow_none is enabled", Outcome.DROPPED),
     (1, r"ValueError: No possible route found for incoming message", Outcome.UNKNOWN_RECIPIENT),
     # The operator's: the database, the user, its rights, the model that our settings name.
-    (1, r'(?s)psycopg2\.OperationalError: .*database "[^"]*" does not exist', Outcome.SETTINGS),
+    (
+        1,
+        r'(?s)psycopg2\.OperationalError: (connection|FATAL|could not).*database "[^"]*" does not exist',
+        Outcome.SETTINGS,
+    ),
     (1, r"AssertionError: Missing database name|KeyError: 'res\.users'", Outcome.SETTINGS),
     (1, r"ValueError: Mailbox unavailable - unknown target model", Outcome.SETTINGS),
-    (2, r"(?s)Record does not exist.*\(Record: res\.users\((\d+),\), User: \1\)", Outcome.ACCESS_DENIED),
-    (2, r"Object \S+ doesn't exist", Outcome.SETTINGS),
+    (2, r"Record does not exist[^\n]*\n\(Record: res\.users\((\d+),\), User: \1\)\Z", Outcome.ACCESS_DENIED),
+    (2, r"Object [\w.]+ doesn't exist\Z", Outcome.SETTINGS),
     (3, r"", Outcome.ACCESS_DENIED),
     (4, r"", Outcome.ACCESS_DENIED),
     # The database is stopped, restarted, overloaded, full or upgraded; the classes are those of psycopg2.
@@ -64,8 +68,22 @@ FAULTS = (
     (2, r"", Outcome.HELD),
 )
 
-# So is any other exception that was raised while the database read the message or made its record.
-_RAISED_BY_MESSAGE = re.compile(r"^  File .*, in (message_parse|_message_route_process)$", re.MULTILINE)
+# So is any other exception that was raised while the database read the message or made its record: in these functions.
+READS_MESSAGE = {"message_parse", "_message_route_process"}
+
+# A traceback as Python writes it (documentation of the module traceback), from its front: frames, then the exception.
+# What a sender wrote may stand in an exception's text, behind its beginning, and may look like a traceback itself.
+_FRAME = (
+    r'  File "[^"\n]*", line \d+, in ([^\n]+)\n(?:    [^\n]*\n)*(?:  \[Previous line repeated \d+ more times?\]\n)?'
+)
+_FRAMES = re.compile(rf"Traceback \(most recent call last\):\n((?:{_FRAME})*)")
+_ONE_FRAME = re.compile(_FRAME)
+_NEXT = re.compile(
+    r"\n\n(?:During handling of the above exception, another exception occurred"
+    r"|The above exception was the direct cause of the following exception):\n\n(?=Traceback )"
+)
+# The function of Odoo, 14 to 19, in which each call begins, and which writes the fault.
+ENTRY = "xmlrpc_2"
 
 
 def judge(reply: Reply) -> Verdict:
@@ -116,15 +134,26 @@ def value_of(reply: Reply) -> object:
 
 def _fault(code: object, text: str) -> tuple[Outcome, str]:
     """Return what a fault means, and its exception's first line."""
-    exception = _exception(text)
+    functions, exception = _raised(text)
     cause = f"fault {code}: {exception.partition(chr(10))[0]}"
     for row_code, pattern, outcome in FAULTS:
         if code == row_code and re.match(pattern, exception):
             return outcome, cause
-    return (Outcome.HELD if _RAISED_BY_MESSAGE.search(text) else Outcome.DATABASE_ERROR), cause
+    return (Outcome.DATABASE_ERROR if READS_MESSAGE.isdisjoint(functions) else Outcome.HELD), cause
 
 
-def _exception(text: str) -> str:
-    """Return type and text of the exception in a traceback, the last one of a chain; text without one as it is."""
-    last = text.rpartition("Traceback (most recent call last):\n")[2]
-    return re.sub(r"\A(?:[ \t].*\n)*", "", last).strip()
+def _raised(text: str) -> tuple[list[str], str]:
+    """Return the functions that an exception went through, and its type and text, of which only the beginning counts.
+
+    Of a chain of exceptions, the one that ended the call counts: its traceback begins in ENTRY. Where not exactly one
+    does, some are a sender's words, or this is no Odoo: then the first counts, for nobody can write before it. A text
+    without a traceback is the exception.
+    """
+    if not _FRAMES.match(text):
+        return [], text.strip()
+    starts = [0, *(found.end() for found in _NEXT.finditer(text))]
+    blocks = [found for start in starts if (found := _FRAMES.match(text, start))]
+    functions = [[frame[1] for frame in _ONE_FRAME.finditer(found[1])] for found in blocks]
+    entries = [number for number, names in enumerate(functions) if names[:1] == [ENTRY]]
+    number = entries[0] if len(entries) == 1 or entries[:1] == [0] else 0
+    return functions[number], text[blocks[number].end() :].strip()

@@ -48,7 +48,10 @@ def test_a_fault_nobody_knows_keeps_the_mail(code: object, text: str) -> None:
 
 NONE = "TypeError: cannot marshal None unless allow_none is enabled"
 NO_ROUTE = "ValueError: No possible route found for incoming message"
-CHAIN = traceback("KeyError: 'x'") + "\nDuring handling of the above exception, another exception occurred:\n\n"
+CHAIN = (
+    traceback("KeyError: 'x'", "get", entry="")
+    + "\nDuring handling of the above exception, another exception occurred:\n\n"
+)
 
 
 @pytest.mark.parametrize(
