@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from mailgate import __version__
 from mailgate.envelope import CHUNK, Raw
@@ -15,35 +15,50 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds: the n-th pause is random, up t
 
 
 class Body:
-    """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
+    """The body of a request, made anew by ``pieces`` for each attempt; ``begun`` tells whether any of it has left.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection. ``begin`` is called then, and again when all of it has left: a proxy may pass it on only now. Between
-    two pieces of a large message there is a pause of ``large_pause`` seconds, for who has others to serve.
+    a connection, with TLS where that is used. ``begin`` is called then, and again when all of it has left: a proxy may
+    pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for who has
+    others to serve.
     """
 
-    def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> None:
-        # The library writes the call with an empty message; the place of its base64 is where we write ours.
-        before, after = call.split("<base64>\n</base64>")
-        self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
-        self.added, self.raw, self.begin, self.large_pause = added, raw, begin, large_pause
+    def __init__(
+        self,
+        size: int,
+        pieces: Callable[[], Iterable[bytes]],
+        begin: Callable[[], None] = lambda: None,
+        large_pause: float = 0.0,
+    ) -> None:
+        self.size, self.pieces, self.begin, self.large_pause = size, pieces, begin, large_pause
         self.begun = False
 
     def __len__(self) -> int:
-        size = len(self.added) + self.raw.size
-        return len(self.before) + (size + 2) // 3 * 4 + len(self.after)
+        return self.size
 
     def __iter__(self) -> Iterator[bytes]:
-        from itertools import chain
-
         self.begun = True
         self.begin()
-        pieces = chain([self.before], _base64(chain([self.added], self.raw.chunks())), [self.after])
-        for number, piece in enumerate(_joined(pieces)):
+        for number, piece in enumerate(_joined(self.pieces())):
             if number and self.large_pause:
                 time.sleep(self.large_pause)
             yield piece
         self.begin()
+
+
+def _body(call: str) -> Body:
+    data = call.encode()
+    return Body(len(data), lambda: [data])
+
+
+def _message_body(call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> Body:
+    """Return the body of a call that has an empty message: with this one, in base64, in its place."""
+    from itertools import chain
+
+    before, after = (part.encode() for part in call.split("<base64>\n</base64>"))
+    before, after = before + b"<base64>", b"</base64>" + after
+    size = len(before) + (len(added) + raw.size + 2) // 3 * 4 + len(after)
+    return Body(size, lambda: chain([before], _base64(chain([added], raw.chunks())), [after]), begin, large_pause)
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -116,17 +131,17 @@ class Client:
 
         # False is "no model": XML-RPC has no null
         call = self._call("mail.thread", "message_process", [self.settings.model or False, Binary(b"")], {}, until)
-        return self._send("object", Body(call, added, raw, begin, self.large_pause), until)
+        return self._send("object", _message_body(call, added, raw, begin, self.large_pause), until)
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""
-        return value_of(self._send("object", self._call(model, method, arguments, options, until).encode(), until))
+        return value_of(self._send("object", _body(self._call(model, method, arguments, options, until)), until))
 
     def version(self, until: float) -> object:
         """Return what the server says of its version. Raises Ended."""
         from xmlrpc.client import dumps
 
-        return value_of(self._send("common", dumps((), "version").encode(), until))
+        return value_of(self._send("common", _body(dumps((), "version")), until))
 
     def _call(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> str:
         from xmlrpc.client import dumps
@@ -144,11 +159,11 @@ class Client:
             from xmlrpc.client import dumps
 
             credentials: tuple[Any, ...] = (self.settings.database, login, str(self.settings.password), {})
-            self.user_id = user_id_of(self._send("common", dumps(credentials, "authenticate").encode(), until))
+            self.user_id = user_id_of(self._send("common", _body(dumps(credentials, "authenticate")), until))
             self.known_until = time.monotonic() + USER_ID_LIFETIME
         return self.user_id
 
-    def _send(self, service: str, body: bytes | Body, until: float) -> Reply:
+    def _send(self, service: str, body: Body, until: float) -> Reply:
         return _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
 
 
@@ -173,11 +188,16 @@ def _prepared(url: str) -> Any:
     return Request("POST", url, headers).prepare()
 
 
-def _send(client: Client, url: str, body: bytes | Body) -> Reply:
-    """Send one request and return the answer. Raises Unreached or Ended."""
-    import requests
-    from urllib3.exceptions import HTTPError, NewConnectionError
+def _send(client: Client, url: str, body: Body) -> Reply:
+    """Send one request and return the answer. Raises Unreached or Ended.
 
+    What the library raises is of many kinds, and more with each version. What counts is whether the request had begun
+    to leave: if so, it is ambiguous whether the database has it; if not, it surely never did.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    body.begun = False
     try:
         request = _prepared(url).copy()
         request.prepare_body(body, None)
@@ -191,21 +211,35 @@ def _send(client: Client, url: str, body: bytes | Body) -> Reply:
             # After an interim one, the answer is still to come: unread, the connection is closed, and nobody gets it.
             is_final = response.status_code >= 200
             answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False) if is_final else b""
+            if response.status_code == 200:
+                answer = _decoded(answer, response.headers.get("Content-Encoding", ""))
             reply = Reply(response.status_code, answer)
             if reply.status in NOT_TAKEN:
                 reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
-    except requests.exceptions.SSLError as error:
-        begun = isinstance(body, Body) and body.begun
-        raise Ended(Outcome.CUT_OFF if begun else Outcome.NO_ANSWER, _cause(error)) from None
-    except (requests.exceptions.Timeout, requests.exceptions.ConnectionError, HTTPError) as error:
-        if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(_reason(error), NewConnectionError):
+    except Ended:  # the state folder's
+        raise
+    except Exception as error:
+        if body.begun:
+            raise Ended(Outcome.CUT_OFF, _cause(error)) from None
+        if isinstance(error, requests.exceptions.SSLError):  # a certificate that is not trusted will not be at once
+            raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
+        if isinstance(error, requests.exceptions.Timeout | requests.exceptions.ConnectionError | HTTPError):
             raise Unreached(_cause(error)) from None
-        raise Ended(Outcome.CUT_OFF, _cause(error)) from None
-    except (requests.exceptions.RequestException, OSError) as error:  # a bad URL, an unusable CA file
-        raise Ended(Outcome.SETTINGS, _cause(error)) from None
+        if isinstance(error, requests.exceptions.RequestException | OSError):  # a bad URL, an unusable CA file
+            raise Ended(Outcome.SETTINGS, _cause(error)) from None
+        raise
     if reply.status in NOT_TAKEN:
         raise Unreached(f"HTTP {reply.status}", reply)
     return reply
+
+
+def _decoded(answer: bytes, encoding: str) -> bytes:
+    """Return the answer's body; a proxy may compress it, though nobody asked for that (RFC 9110, 8.4)."""
+    if encoding.lower() not in ("gzip", "x-gzip"):
+        return answer
+    from zlib import decompressobj
+
+    return decompressobj(31).decompress(answer, ANSWER_LIMIT + 1)  # raises for what is none: it is ambiguous then
 
 
 def _reason(error: BaseException) -> object:
