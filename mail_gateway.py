@@ -108,7 +108,8 @@ def deliver(
     """
     import time
 
-    from mailgate import database, hold, log, message, rules, state
+    from mailgate import hold, log, message, rules, state
+    from mailgate.judge import judge
     from mailgate.outcome import Outcome, Verdict
 
     # match
@@ -131,11 +132,11 @@ def deliver(
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
     with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
-        verdict = claim.answer or database.judge(client.post(added, raw, until, claim.begin))
+        verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
         for addresses in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
             if verdict.outcome is Outcome.UNKNOWN_RECIPIENT:
                 added, _ = message.prepare(raw, envelope.sender, addresses)
-                verdict = database.judge(client.post(added, raw, until, claim.begin))
+                verdict = judge(client.post(added, raw, until, claim.begin))
         settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)
         if verdict.outcome is Outcome.HELD:

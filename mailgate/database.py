@@ -1,58 +1,64 @@
-"""Post and judge: the call that hands the message over, the retries, and what each answer means."""
+"""Post: the call that hands the message over, and the retries; what the answers mean is judge.py's."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from mailgate import __version__
 from mailgate.envelope import CHUNK, Raw
-from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.judge import ANSWER_LIMIT, Reply, user_id_of, value_of
+from mailgate.outcome import Ended, Outcome
 from mailgate.settings import Settings
 
-ANSWER_LIMIT = 2**20  # bytes; the longest answer is a fault with its traceback, some kilobytes
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds: the n-th pause is random, up to 0.5 * 2 ** n, at most 8
 
 
-class Reply(NamedTuple):
-    """An HTTP answer of the database server, or of what stands before it."""
-
-    status: int
-    body: bytes = b""
-    retry_after: float = 0.0  # seconds
-
-
 class Body:
-    """The body of the request: XML-RPC with the message in base64, made anew from the spool for each attempt.
+    """The body of a request, made anew by ``pieces`` for each attempt; ``begun`` tells whether any of it has left.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection. ``begin`` is called then, and again when all of it has left: a proxy may pass it on only now. Between
-    two pieces of a large message there is a pause of ``large_pause`` seconds, for who has others to serve.
+    a connection, with TLS where that is used. ``begin`` is called then, and again when all of it has left: a proxy may
+    pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for who has
+    others to serve.
     """
 
-    def __init__(self, call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> None:
-        # The library writes the call with an empty message; the place of its base64 is where we write ours.
-        before, after = call.split("<base64>\n</base64>")
-        self.before, self.after = f"{before}<base64>".encode(), f"</base64>{after}".encode()
-        self.added, self.raw, self.begin, self.large_pause = added, raw, begin, large_pause
+    def __init__(
+        self,
+        size: int,
+        pieces: Callable[[], Iterable[bytes]],
+        begin: Callable[[], None] = lambda: None,
+        large_pause: float = 0.0,
+    ) -> None:
+        self.size, self.pieces, self.begin, self.large_pause = size, pieces, begin, large_pause
         self.begun = False
 
     def __len__(self) -> int:
-        size = len(self.added) + self.raw.size
-        return len(self.before) + (size + 2) // 3 * 4 + len(self.after)
+        return self.size
 
     def __iter__(self) -> Iterator[bytes]:
-        from itertools import chain
-
         self.begun = True
         self.begin()
-        pieces = chain([self.before], _base64(chain([self.added], self.raw.chunks())), [self.after])
-        for number, piece in enumerate(_joined(pieces)):
+        for number, piece in enumerate(_joined(self.pieces())):
             if number and self.large_pause:
                 time.sleep(self.large_pause)
             yield piece
         self.begin()
+
+
+def _body(call: str) -> Body:
+    data = call.encode()
+    return Body(len(data), lambda: [data])
+
+
+def _message_body(call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> Body:
+    """Return the body of a call that has an empty message: with this one, in base64, in its place."""
+    from itertools import chain
+
+    before, after = (part.encode() for part in call.split("<base64>\n</base64>"))
+    before, after = before + b"<base64>", b"</base64>" + after
+    size = len(before) + (len(added) + raw.size + 2) // 3 * 4 + len(after)
+    return Body(size, lambda: chain([before], _base64(chain([added], raw.chunks())), [after]), begin, large_pause)
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -76,9 +82,6 @@ def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b2a_base64(chunk[:whole], newline=False)
         rest = chunk[whole:]
     yield b2a_base64(rest, newline=False)
-
-
-# --- post: the world ------------------------------------------------------------------------------------------
 
 
 class Unreached(Exception):
@@ -128,17 +131,17 @@ class Client:
 
         # False is "no model": XML-RPC has no null
         call = self._call("mail.thread", "message_process", [self.settings.model or False, Binary(b"")], {}, until)
-        return self._send("object", Body(call, added, raw, begin, self.large_pause), until)
+        return self._send("object", _message_body(call, added, raw, begin, self.large_pause), until)
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""
-        return _value(self._send("object", self._call(model, method, arguments, options, until).encode(), until))
+        return value_of(self._send("object", _body(self._call(model, method, arguments, options, until)), until))
 
     def version(self, until: float) -> object:
         """Return what the server says of its version. Raises Ended."""
         from xmlrpc.client import dumps
 
-        return _value(self._send("common", dumps((), "version").encode(), until))
+        return value_of(self._send("common", _body(dumps((), "version")), until))
 
     def _call(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> str:
         from xmlrpc.client import dumps
@@ -156,11 +159,11 @@ class Client:
             from xmlrpc.client import dumps
 
             credentials: tuple[Any, ...] = (self.settings.database, login, str(self.settings.password), {})
-            self.user_id = _admitted(self._send("common", dumps(credentials, "authenticate").encode(), until))
+            self.user_id = user_id_of(self._send("common", _body(dumps(credentials, "authenticate")), until))
             self.known_until = time.monotonic() + USER_ID_LIFETIME
         return self.user_id
 
-    def _send(self, service: str, body: bytes | Body, until: float) -> Reply:
+    def _send(self, service: str, body: Body, until: float) -> Reply:
         return _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
 
 
@@ -185,11 +188,16 @@ def _prepared(url: str) -> Any:
     return Request("POST", url, headers).prepare()
 
 
-def _send(client: Client, url: str, body: bytes | Body) -> Reply:
-    """Send one request and return the answer. Raises Unreached or Ended."""
-    import requests
-    from urllib3.exceptions import HTTPError, NewConnectionError
+def _send(client: Client, url: str, body: Body) -> Reply:
+    """Send one request and return the answer. Raises Unreached or Ended.
 
+    What the library raises is of many kinds, and more with each version. What counts is whether the request had begun
+    to leave: if so, it is ambiguous whether the database has it; if not, it surely never did.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    body.begun = False
     try:
         request = _prepared(url).copy()
         request.prepare_body(body, None)
@@ -203,21 +211,35 @@ def _send(client: Client, url: str, body: bytes | Body) -> Reply:
             # After an interim one, the answer is still to come: unread, the connection is closed, and nobody gets it.
             is_final = response.status_code >= 200
             answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False) if is_final else b""
+            if response.status_code == 200:
+                answer = _decoded(answer, response.headers.get("Content-Encoding", ""))
             reply = Reply(response.status_code, answer)
             if reply.status in NOT_TAKEN:
                 reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
-    except requests.exceptions.SSLError as error:
-        begun = isinstance(body, Body) and body.begun
-        raise Ended(Outcome.CUT_OFF if begun else Outcome.NO_ANSWER, _cause(error)) from None
-    except (requests.exceptions.Timeout, requests.exceptions.ConnectionError, HTTPError) as error:
-        if isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(_reason(error), NewConnectionError):
+    except Ended:  # the state folder's
+        raise
+    except Exception as error:
+        if body.begun:
+            raise Ended(Outcome.CUT_OFF, _cause(error)) from None
+        if isinstance(error, requests.exceptions.SSLError):  # a certificate that is not trusted will not be at once
+            raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
+        if isinstance(error, requests.exceptions.Timeout | requests.exceptions.ConnectionError | HTTPError):
             raise Unreached(_cause(error)) from None
-        raise Ended(Outcome.CUT_OFF, _cause(error)) from None
-    except (requests.exceptions.RequestException, OSError) as error:  # a bad URL, an unusable CA file
-        raise Ended(Outcome.SETTINGS, _cause(error)) from None
+        if isinstance(error, requests.exceptions.RequestException | OSError):  # a bad URL, an unusable CA file
+            raise Ended(Outcome.SETTINGS, _cause(error)) from None
+        raise
     if reply.status in NOT_TAKEN:
         raise Unreached(f"HTTP {reply.status}", reply)
     return reply
+
+
+def _decoded(answer: bytes, encoding: str) -> bytes:
+    """Return the answer's body; a proxy may compress it, though nobody asked for that (RFC 9110, 8.4)."""
+    if encoding.lower() not in ("gzip", "x-gzip"):
+        return answer
+    from zlib import decompressobj
+
+    return decompressobj(31).decompress(answer, ANSWER_LIMIT + 1)  # raises for what is none: it is ambiguous then
 
 
 def _reason(error: BaseException) -> object:
@@ -277,119 +299,3 @@ def _patiently(send: Callable[[], Reply], until: float, retrying: Callable[[], N
         if unreached.reply:
             return unreached.reply
         raise Ended(Outcome.NO_ANSWER, str(unreached)) from None
-
-
-# --- judge: from values to values -----------------------------------------------------------------------------
-
-# An HTTP status other than 200. Those that are not listed: below 300 the answer is yet to come (102, 202), below 500
-# the URL leads elsewhere, from 500 on the server is in trouble, and over 504 is a proxy's own word for an answer that
-# did not come (520, 524, 598). None but 413 is for good: a proxy says 404 too while the server behind it is away.
-STATUSES = {
-    401: Outcome.ACCESS_DENIED,
-    403: Outcome.ACCESS_DENIED,
-    408: Outcome.CUT_OFF,
-    413: Outcome.TOO_LARGE,
-    429: Outcome.DATABASE_DOWN,
-    502: Outcome.CUT_OFF,
-    504: Outcome.CUT_OFF,
-}
-
-# Faults, by their code and by how the exception in their text begins; the first row that fits counts.
-FAULTS = (
-    # A loop was stopped, or the answer to a notice ignored; it is done, but None can't be sent over XML-RPC.
-    (1, r"TypeError: cannot marshal None unless allow_none is enabled", Outcome.DROPPED),
-    (1, r"ValueError: No possible route found for incoming message", Outcome.UNKNOWN_RECIPIENT),
-    # The operator's: the database, the user, its rights, the model that our settings name.
-    (1, r'(?s)psycopg2\.OperationalError: .*database "[^"]*" does not exist', Outcome.SETTINGS),
-    (1, r"AssertionError: Missing database name|KeyError: 'res\.users'", Outcome.SETTINGS),
-    (1, r"ValueError: Mailbox unavailable - unknown target model", Outcome.SETTINGS),
-    (2, r"(?s)Record does not exist.*\(Record: res\.users\((\d+),\), User: \1\)", Outcome.ACCESS_DENIED),
-    (2, r"Object \S+ doesn't exist", Outcome.SETTINGS),
-    (3, r"", Outcome.ACCESS_DENIED),
-    (4, r"", Outcome.ACCESS_DENIED),
-    # The database is stopped, restarted, overloaded, full or upgraded; the classes are those of psycopg2.
-    (1, r"psycopg2\.(OperationalError|InterfaceError|DatabaseError|extensions\.|pool\.)", Outcome.DATABASE_DOWN),
-    (
-        1,
-        r"psycopg2\.errors\.(\w*Shutdown|\w*Connect\w*|\w*Full|OutOfMemory|ReadOnly\w+|IoError)",
-        Outcome.DATABASE_DOWN,
-    ),
-    (1, r"psycopg2\.errors\.(SerializationFailure|Deadlock\w*|LockNotAvailable|QueryCanceled)", Outcome.DATABASE_DOWN),
-    (1, r"psycopg2\.errors\.(Undefined\w+|InFailed\w+|Idle\w+)", Outcome.DATABASE_DOWN),
-    (1, r"(\w+\.)*PoolError|MemoryError|\w*Error: \[Errno \d+\]", Outcome.DATABASE_DOWN),
-    (1, r"(\w+\.)*(\w*[Tt]imeout\w*|\w*Connection\w*Error|\w*Disconnected|SSL\w*Error)\b", Outcome.DATABASE_DOWN),
-    (1, r"RuntimeError: can't start new thread", Outcome.DATABASE_DOWN),
-    # What this message, or its alias, would cause at every retry, each retry mailing the sender once more.
-    (1, r"ValueError: (Mailbox unavailable|Invalid field)", Outcome.HELD),
-    (1, r"ValueError: A string literal cannot contain NUL", Outcome.HELD),
-    (1, r"ValueError: invalid arguments; address parts cannot contain CR or LF", Outcome.HELD),
-    (1, r"LookupError: (unknown encoding|'.*' is not a text encoding)|Unicode\w*Error: ", Outcome.HELD),
-    (1, r"IndexError: list index out of range|RecursionError: ", Outcome.HELD),
-    (1, r"psycopg2\.errors\.ProgramLimitExceeded", Outcome.HELD),
-    (2, r"", Outcome.HELD),
-)
-
-# So is any other exception that was raised while the database read the message or made its record.
-_RAISED_BY_MESSAGE = re.compile(r"^  File .*, in (message_parse|_message_route_process)$", re.MULTILINE)
-
-
-def judge(reply: Reply) -> Verdict:
-    """Return what the answer to message_process means (ODOO.md 9.1, 9.2)."""
-    try:
-        value = _value(reply)
-    except Ended as ended:
-        return ended.verdict
-    if value is False:  # known already, or a bounce that was taken, or answered by a notice
-        return Verdict(Outcome.ACCEPTED)
-    if value is None:
-        return Verdict(Outcome.DROPPED)
-    if type(value) is int and value > 0:
-        return Verdict(Outcome.DELIVERED, record_id=value)
-    return Verdict(Outcome.CUT_OFF, f"an answer that is no record id, but {type(value).__name__}")
-
-
-def _admitted(reply: Reply) -> int:
-    """Return the user id that authenticate answers with. Raises Ended; no such ending is for good."""
-    try:
-        value = _value(reply)
-    except Ended as ended:
-        outcome, cause, _ = ended.verdict
-        raise Ended(outcome if outcome.exit_status == 75 else Outcome.DATABASE_ERROR, f"login: {cause}") from None
-    if type(value) is not int:
-        raise Ended(Outcome.ACCESS_DENIED, "wrong login or password")
-    return value
-
-
-def _value(reply: Reply) -> object:
-    """Return the value that a call came back with. Raises Ended when it is a fault, or no answer to a call."""
-    from xmlrpc.client import Fault, loads
-
-    if reply.status != 200:
-        default = Outcome.SETTINGS if reply.status < 500 else Outcome.DATABASE_DOWN
-        default = default if 300 <= reply.status <= 504 else Outcome.CUT_OFF
-        raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
-    if len(reply.body) > ANSWER_LIMIT:
-        raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")
-    try:
-        (value,), _ = loads(reply.body)
-    except Fault as fault:
-        raise Ended(*_fault(fault.faultCode, str(fault.faultString))) from None
-    except Exception as error:  # the parser raises many kinds, and whatever it is, it was no answer
-        raise Ended(Outcome.CUT_OFF, f"an answer that is no XML-RPC: {type(error).__name__}") from None
-    return value
-
-
-def _fault(code: object, text: str) -> tuple[Outcome, str]:
-    """Return what a fault means, and its exception's first line."""
-    exception = _exception(text)
-    cause = f"fault {code}: {exception.partition(chr(10))[0]}"
-    for row_code, pattern, outcome in FAULTS:
-        if code == row_code and re.match(pattern, exception):
-            return outcome, cause
-    return (Outcome.HELD if _RAISED_BY_MESSAGE.search(text) else Outcome.DATABASE_ERROR), cause
-
-
-def _exception(text: str) -> str:
-    """Return type and text of the exception in a traceback, the last one of a chain; text without one as it is."""
-    last = text.rpartition("Traceback (most recent call last):\n")[2]
-    return re.sub(r"\A(?:[ \t].*\n)*", "", last).strip()

@@ -3,19 +3,28 @@
 import contextlib
 import os
 import socket
+import stat
 import time
 
+from mailgate import trusted
 from mailgate.envelope import Raw
+from mailgate.outcome import Ended, Outcome
 
 
 def keep(folder: str, added: bytes, raw: Raw) -> str:
     """Write what would have been posted, byte for byte, to the Maildir ``folder`` and return the file's path.
 
     When it returns, the message is on the disk: the file and the names that lead to it are synced. Raises
-    OSError when it can't be kept; then nothing of it is to be seen in ``new``.
+    OSError when it can't be kept; then nothing of it is to be seen in ``new``. Raises Ended(SETTINGS) where a folder in
+    it leads elsewhere, or is for others to write.
     """
     for name in ("tmp", "new", "cur"):
-        os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
+        path = os.path.join(folder, name)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        status = os.lstat(path)
+        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+        if wrong:
+            raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {path}")
     host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
     name = f"{int(time.time())}.P{os.getpid()}R{os.urandom(8).hex()}.{host}"
     unfinished, path = os.path.join(folder, "tmp", name), os.path.join(folder, "new", name)
@@ -28,10 +37,12 @@ def keep(folder: str, added: bytes, raw: Raw) -> str:
         os.rename(unfinished, path)
         _sync_folder(os.path.join(folder, "new"))
         _sync_folder(folder)
-    except BaseException:  # the message stays with the MTA, so it must not be here as well
+    except BaseException as error:  # the message stays with the MTA, so it must not be here as well
         for left in (unfinished, path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
+        if isinstance(error, OSError) and not error.filename:  # a full disk has no name
+            error.filename = path
         raise
     return path
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mailgate import trusted
 from mailgate.outcome import Outcome, Verdict
 from mailgate.rules import Match
 
@@ -110,15 +111,15 @@ def write_to(target: str, priority: str, text: str) -> None:
     """
     try:
         if os.path.isabs(target):
-            descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            descriptor = trusted.open_log(target)
             try:
                 os.write(descriptor, f"{text}\n".encode())  # one call, so that lines of several runs don't mix
             finally:
                 os.close(descriptor)
         if target == "stderr" or os.isatty(2):
             os.write(2, f"{text}\n".encode())
-    except OSError as error:
-        target, text = "syslog", f"{text} log={quoted(error)}"
+    except (OSError, ValueError) as error:
+        target, text = "syslog", f"{text} log={quoted(f'{target}: {error}')}"
     if not os.path.isabs(target) and target != "stderr":
         import syslog
 

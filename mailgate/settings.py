@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, NamedTuple
 
-from mailgate import DEADLINE
+from mailgate import DEADLINE, trusted
 from mailgate.envelope import canonical_address
 from mailgate.outcome import Ended, Outcome
 
@@ -139,14 +139,16 @@ def _yes(value: str) -> bool:
 
 
 def _readable(value: str) -> str:
-    with open(value, "rb"):
+    with open(value, "rb") as file:
+        trusted.check(value, file.fileno())
         return value
 
 
 def _password_file(value: str) -> Secret:
     with open(value, "rb") as file:
+        trusted.check(value, file.fileno())
         if _is_public(file):
-            raise ValueError(PUBLIC)
+            raise ValueError(f"{PUBLIC}: {value}")
         return _secret(file.read(64 * 2**10).decode().rstrip("\r\n"))
 
 
@@ -159,22 +161,26 @@ def _is_public(file: IO[bytes]) -> bool:
 
 def _folder(value: str) -> str:
     if not (os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK)):
-        raise ValueError("is not a folder that can be written")
+        raise ValueError(f"is not a folder that can be written: {value}")
+    descriptor = os.open(value, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        trusted.check(value, descriptor)
+    finally:
+        os.close(descriptor)
     return value
 
 
 def _own_folder(value: str) -> str:
-    _folder(value)
-    if os.stat(value).st_uid != os.geteuid():  # what root leaves in it, nobody else could use
-        raise ValueError("belongs to another user, who alone can run this")
-    return value
+    if os.path.isdir(value) and os.stat(value).st_uid != os.geteuid():  # what root leaves in it, nobody else could use
+        raise ValueError(f"belongs to another user, who alone can run this: {value}")
+    return _folder(value)
 
 
 def _log(value: str) -> str:
     if value not in ("syslog", "stderr"):
         if not os.path.isabs(value):
             raise ValueError("must be syslog, stderr or the absolute path of a file")
-        os.close(os.open(value, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
+        os.close(trusted.open_log(value))
     return value
 
 
@@ -295,6 +301,8 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
     wrong: dict[str, str] = {}
     if os.path.exists(STATE):  # where it is, it is used: one that can't be written is an operator's mistake
         values = {"STATE": STATE, **values}
+    if os.access(HOLD, os.W_OK | os.X_OK):
+        values = {"HOLD": HOLD, **values}
     for name, (convert, default) in VARIABLES.items():
         try:
             built[name.lower()] = convert(values[name]) if name in values else default
@@ -322,8 +330,6 @@ def build(values: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Settings
         raise Ended(Outcome.SETTINGS, "; ".join(causes))
 
     built["password"] = built["password"] or built["password_file"]
-    if not built["hold"] and os.access(HOLD, os.W_OK | os.X_OK):
-        built["hold"] = HOLD
     return Settings(**{name: built[name] for name in Settings._fields})
 
 
@@ -334,6 +340,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
     from dotenv.parser import parse_stream  # 4 ms, which only a run with a settings file pays
 
     with open(path, "rb") as file:
+        trusted.check(path, file.fileno())
         bindings = list(parse_stream(StringIO(file.read().decode("utf-8-sig"))))
         public = _is_public(file)
     values = {binding.key: binding.value or "" for binding in bindings if binding.key}
@@ -378,7 +385,8 @@ def _is_plaintext(url: str) -> bool:
 def _reason(error: Exception) -> str:
     """Say what is wrong without quoting the value, as Python's own texts of these errors would."""
     if isinstance(error, OSError):
-        return f"can't be used: {os.strerror(error.errno or 0)}"
+        path = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return f"can't be used: {os.strerror(error.errno or 0)}{path}"
     if isinstance(error, UnicodeError):
         return "is not UTF-8"
     return str(error)

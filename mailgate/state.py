@@ -13,11 +13,14 @@ notes are for processes that are killed, not for a loss of power.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 
+from mailgate import trusted
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
@@ -48,7 +51,7 @@ class Claim:
         try:
             self._note(f"begun {now:.3f}")
         except OSError as error:  # in the midst of a request, it would pass for the network's
-            raise Ended(Outcome.FAILED, f"state folder: {error}") from None
+            raise Ended(Outcome.FAILED, f"state folder: {error.strerror}: {self.path}") from None
         self.begun = now
 
     def end(self, verdict: Verdict) -> None:
@@ -79,7 +82,7 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next
     try from another delivery of the same message, which the database is asked about. Raises Ended(IN_PROGRESS) when
     another delivery does not end before ``until`` (of the monotonic clock), or when the database may still be working
-    on an earlier one, and OSError when the folder can't be used.
+    on an earlier one, Ended(SETTINGS) when what is in the folder is not ours, and OSError when it can't be used.
     """
     if not settings.state:
         yield Claim()
@@ -93,12 +96,10 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     key = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).hexdigest() if queue_id else "-"
     folder = os.path.join(settings.state, name[:2])  # one of 256, so that there is little to sweep
     path = os.path.join(folder, name)
-    try:
-        descriptor = _lock(path, until)
-    except FileNotFoundError:  # the folder's first
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        descriptor = _lock(path, until)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    _check(folder, os.lstat(folder))
+    descriptor = _lock(path, until)
     try:
         if name[2] == "0":  # one in sixteen, for the folder may be large
             _sweep(folder)
@@ -112,14 +113,27 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
         os.close(descriptor)
 
 
+def _check(path: str, status: os.stat_result) -> None:
+    """Raise Ended(SETTINGS) for what leads elsewhere, or is for others to write."""
+    wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+    if wrong:
+        raise Ended(Outcome.SETTINGS, f"state folder {wrong}: {path}")
+
+
 def _lock(path: str, until: float) -> int:
-    """Return a descriptor of the file, locked. Raises Ended(IN_PROGRESS)."""
+    """Return a descriptor of the file, locked. Raises Ended(IN_PROGRESS), and Ended(SETTINGS) where it is not ours."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                _check(path, os.lstat(path))
+            raise
         locked = False
         try:
+            _check(path, os.fstat(descriptor))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = os.path.samestat(os.fstat(descriptor), os.stat(path))
+            locked = os.path.samestat(os.fstat(descriptor), os.lstat(path))
         except FileNotFoundError:  # it was removed meanwhile, or another one stands in its place
             pass
         except BlockingIOError:
@@ -169,7 +183,7 @@ def _sweep(folder: str) -> None:
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             with contextlib.suppress(OSError, Ended):
-                if is_old(entry.stat()):
+                if is_old(entry.stat(follow_symlinks=False)):
                     descriptor = _lock(entry.path, 0.0)
                     try:
                         if is_old(os.fstat(descriptor)):  # still: somebody may have had it meanwhile

@@ -52,9 +52,13 @@ def fault(code: int, text: str) -> bytes:
     return http(200, xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True).encode())
 
 
-def traceback(exception: str, *functions: str) -> str:
-    """Return a fault's text as Odoo writes it, for an exception that was raised in the last of these functions."""
-    frames = "".join(f'  File "odoo/x.py", line 1, in {name}\n    call()\n    ^^^^^^\n' for name in functions)
+def traceback(exception: str, *functions: str, entry: str = "xmlrpc_2") -> str:
+    """Return a fault's text as Odoo writes it, for an exception that was raised in the last of these functions.
+
+    ``entry`` is the function in which the call began; an exception that was caught on its way has none.
+    """
+    names = [name for name in (entry, *functions) if name]
+    frames = "".join(f'  File "odoo/x.py", line 1, in {name}\n    call()\n    ^^^^^^\n' for name in names)
     return f"Traceback (most recent call last):\n{frames}{exception}\n"
 
 

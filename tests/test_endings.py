@@ -431,10 +431,10 @@ def copy_program(folder: Path) -> Path:
         "echo 'syntax error' >> mailgate/rules.py",
         "echo 'raise SystemExit(0)' >> mailgate/message.py",
         "echo 'raise ImportError' > requests.py",
-        "echo 'def judge(*_): raise KeyError' >> mailgate/database.py",
-        "echo 'def judge(*_): 1 / 0' >> mailgate/database.py",
-        "echo 'def judge(*_): raise MemoryError' >> mailgate/database.py",
-        "echo 'def judge(*_): raise SystemExit(0)' >> mailgate/database.py",
+        "echo 'def judge(*_): raise KeyError' >> mailgate/judge.py",
+        "echo 'def judge(*_): 1 / 0' >> mailgate/judge.py",
+        "echo 'def judge(*_): raise MemoryError' >> mailgate/judge.py",
+        "echo 'def judge(*_): raise SystemExit(0)' >> mailgate/judge.py",
     ],
 )
 def test_a_bug_or_a_broken_installation_keeps_the_mail_in_the_queue(
