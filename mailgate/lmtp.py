@@ -15,9 +15,8 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import IO, Any
 
 try:
@@ -33,13 +32,13 @@ from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
+from mailgate.workers import SLOW, Call, Workers, claim
 
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 REFUSED, ADDRESS = 20, 320  # recipients who were refused, and characters of each, in the log of a message
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
 ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
 USUAL = 2**14  # ... but for those of a message that takes no more than this
-LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
 LARGE_PAUSE = 0.0005  # seconds between two pieces of a large message on its way to the database: small ones go between
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
 WATCH = 10.0  # seconds between two looks at the workers
@@ -54,14 +53,12 @@ class Service:
 
     settings: Settings
     directory: Directory
-    workers: ThreadPoolExecutor
     reading: asyncio.Task[None]
 
     def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
         self.open: set[Connection] = set()
         self.asking: set[asyncio.StreamWriter] = set()  # the socketmap's connections
-        self.began: dict[int, float] = {}  # when each worker that has a message took it (monotonic)
-        self.under_way: set[Future[Verdict]] = set()
+        self.workers = Workers()
         self.stopping = asyncio.Event()
         self.receiving_large = 0
         self.is_stopping = self.is_stuck = False
@@ -78,11 +75,10 @@ class Service:
         before = getattr(self, "directory", None)
         if before:
             self.reading.cancel()
-            self.workers.shutdown(wait=False)  # they end when they have done what they have
         self.settings, self.facts, self.clients = config, facts, clients
-        self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
-        self.workers = ThreadPoolExecutor(config.workers, "worker")
-        self.few = asyncio.Semaphore(max(1, config.workers - 1))
+        connections = config._replace(workers=config.workers + SLOW + 1)  # as many as there may be calls
+        self.client = Client(connections, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
+        self.workers.count = config.workers
         self.directory = Directory(config, self.report, before)
         self.reading = asyncio.create_task(self.directory.keep())
 
@@ -106,11 +102,6 @@ class Service:
     @property
     def is_full(self) -> bool:
         return self.delivering >= WAITING + self.settings.workers
-
-    @property
-    def running(self) -> int:
-        """How many of them a worker has."""
-        return sum(future.running() for future in self.under_way.copy())
 
     # --- what aiosmtpd asks ---
 
@@ -162,67 +153,47 @@ class Service:
             sender = "" if transaction.mail_from == "<>" else transaction.mail_from
             envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
             facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
-            facts["refused"] = transaction.refused
             seconds = {"receive": received - began}
             size = file.tell()
 
-            def deliver() -> Verdict:
-                started = self.began[threading.get_ident()] = time.monotonic()
-                seconds["wait"] = started - received
-                try:
-                    verdict = walk(rules, client, envelope, file, facts)
-                    seconds["deliver"] = time.monotonic() - started
-                    return self._finish(verdict, size, facts, seconds)
-                finally:
-                    del self.began[threading.get_ident()]
+            def finish(verdict: Verdict) -> None:
+                facts["unmatched"] = [*transaction.refused, *facts.get("unmatched", [])]
+                log.write(facts, verdict, sum(seconds.values()))
+                if self.metrics:
+                    self.metrics.message(verdict.outcome, size, seconds)
+
+            def deliver(is_last: bool, call: Call) -> Verdict:
+                started = time.monotonic()
+                file.seek(size)  # where the message ends
+                verdict = walk(rules, client, envelope, file, facts, call)
+                if is_last or not call.is_early:
+                    seconds.update(wait=started - received, deliver=time.monotonic() - started)
+                    finish(verdict)
+                return verdict
 
             if verdict:
-                self._finish(verdict, size, facts, seconds)
+                finish(verdict)
             else:
-                async with self.few if size > LARGE else contextlib.nullcontext():
-                    if not self.is_stopping:
-                        future = self.workers.submit(deliver)
-                        future.add_done_callback(lambda _: close(file))
-                        owned.pop_all()
-                        verdict = await self._answer(future)
+                owned.pop_all()
+                verdict = await self.workers.run(deliver, size, lambda _: close(file))
         outcome = verdict.outcome if verdict else Outcome.BUSY
         return [(outcome if outcome.exit_status == 75 or not refusal else refusal).reply for refusal in refusals]
-
-    async def _answer(self, future: "Future[Verdict]") -> Verdict | None:
-        """Return what a worker returns, None when it did not begin; it does not when the client goes before that."""
-        self.under_way.add(future)
-        future.add_done_callback(self.under_way.discard)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
-        except asyncio.TimeoutError:  # a worker that has begun goes on, and notes for the next try what comes of it
-            return None if future.cancelled() else Verdict(Outcome.CUT_OFF)
-        except asyncio.CancelledError:
-            if self.is_stopping and future.cancelled():
-                return None
-            raise
 
     async def watch(self) -> None:
         """End the service when a thread does not come back; it can't be had back, so another process is needed."""
         while not any(
-            time.monotonic() - began > DEADLINE for began in [*self.began.values(), self.directory.reading_since]
+            time.monotonic() - began > DEADLINE
+            for began in [*(call.began for call in self.workers.running), self.directory.reading_since]
         ):
             await asyncio.sleep(WATCH)
         self.report("a call to the database has not come back: the service ends, to be started anew", "LOG_ERR")
         self.is_stuck = True
         self.stopping.set()
 
-    def _finish(self, verdict: Verdict, size: int, facts: dict[str, Any], seconds: dict[str, float]) -> Verdict:
-        facts["unmatched"] = [*facts["refused"], *facts.get("unmatched", [])]
-        log.write(facts, verdict, sum(seconds.values()))
-        if self.metrics:
-            self.metrics.message(verdict.outcome, size, seconds)
-        return verdict
-
     async def stop(self) -> None:
         """Turn away what comes, and wait, within a bound, until what a worker has is answered."""
         self.is_stopping = True
-        for future in self.under_way.copy():
-            future.cancel()  # those that wait
+        self.workers.close()
         for writer in self.asking.copy():
             writer.transport.abort()
         for connection in self.open.copy():
@@ -236,12 +207,16 @@ class Service:
             await asyncio.sleep(0.05)
 
 
-def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any]) -> Verdict:
+def walk(
+    config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any], call: Call
+) -> Verdict:
     """Take one message to its ending; nothing gets out but the verdict."""
     try:
         raw = spooled(file)
         facts["queue_id"] = queue_id(raw.head())
-        verdict = mail_gateway.deliver(config, client, envelope, raw, facts, lambda: None)
+        verdict = mail_gateway.deliver(
+            config, client, envelope, raw, facts, lambda: None, claiming=partial(claim, call)
+        )
         return verdict or Verdict(Outcome.FAILED, "a dry run")  # which it never is
     except Ended as ended:
         return ended.verdict
