@@ -121,7 +121,7 @@ class Service:
         if len(transaction.rcpt_tos) >= RECIPIENTS or is_crowded:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
-        refusal = await self.directory.refusal(address)
+        refusal = await self.directory.refusal(Recipient(address))
         if refusal is None:
             transaction.rcpt_tos.append(address)
             transaction.memory += sys.getsizeof(address)
@@ -145,13 +145,15 @@ class Service:
         directory, client = self.directory, self.client
         with contextlib.ExitStack() as owned:
             owned.callback(close, file)
-            asked = [await directory.refusal(address) for address in transaction.rcpt_tos]
-            if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in asked):
-                verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
+            recipients = tuple(map(Recipient, transaction.rcpt_tos))
+            asked = [await directory.refusal(recipient) for recipient in recipients]
+            put_off = [refusal for refusal in asked if refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL]
+            if put_off:
+                verdict = verdict or Verdict(put_off[0], "it is not known whether a recipient is the database's")
             rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
-            refusals = [None if has(rules, address) else Outcome.UNKNOWN_RECIPIENT for address in transaction.rcpt_tos]
+            refusals = [None if has(rules, recipient) else Outcome.UNKNOWN_RECIPIENT for recipient in recipients]
             sender = "" if transaction.mail_from == "<>" else transaction.mail_from
-            envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
+            envelope = Envelope(sender, recipients)
             facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
             seconds = {"receive": received - began}
             size = file.tell()
@@ -183,7 +185,7 @@ class Service:
         """End the service when a thread does not come back; it can't be had back, so another process is needed."""
         while not any(
             time.monotonic() - began > DEADLINE
-            for began in [*(call.began for call in self.workers.running), self.directory.reading_since]
+            for began in [*(call.began for call in self.workers.running), self.directory.asking_since]
         ):
             await asyncio.sleep(WATCH)
         self.report("a call to the database has not come back: the service ends, to be started anew", "LOG_ERR")
@@ -254,7 +256,7 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
             service.asking.add(writer)
             try:
                 if service.admits(writer) and len(service.asking) <= CONNECTIONS:
-                    await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
+                    await socketmap.answer(reader, writer, service.directory.refusal)
             finally:
                 service.asking.discard(writer)
                 writer.transport.abort()
