@@ -26,7 +26,7 @@ except ImportError:
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
-from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction, close
+from mailgate.connection import CONNECTIONS, STOPPING, XORCPT, Connection, Transaction, close
 from mailgate.database import Client
 from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
@@ -109,7 +109,7 @@ class Service:
         self, connection: Connection, session: Session, transaction: Transaction, name: str, replies: list[str]
     ) -> list[bytes]:
         session.host_name = name
-        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", replies[-1]]
+        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", f"250-{XORCPT}", replies[-1]]
         return [reply.encode() for reply in keywords]  # which get no status code (RFC 2034, 4)
 
     async def handle_RCPT(
@@ -118,13 +118,14 @@ class Service:
         if address == "<>":
             return "553 5.1.3 nobody"
         is_crowded = transaction.memory > USUAL and sum(each.memory for each in self.open) > ADDRESSES
-        if len(transaction.rcpt_tos) >= RECIPIENTS or is_crowded:
+        if len(transaction.recipients) >= RECIPIENTS or is_crowded:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
-        refusal = await self.directory.refusal(Recipient(address))
+        recipient = Recipient(address, connection.original_recipient)
+        refusal = await self.directory.refusal(recipient)
         if refusal is None:
-            transaction.rcpt_tos.append(address)
-            transaction.memory += sys.getsizeof(address)
+            transaction.recipients.append(recipient)
+            transaction.memory += sum(map(sys.getsizeof, recipient))
             return "250 2.1.5 one of ours"
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal
@@ -145,7 +146,7 @@ class Service:
         directory, client = self.directory, self.client
         with contextlib.ExitStack() as owned:
             owned.callback(close, file)
-            recipients = tuple(map(Recipient, transaction.rcpt_tos))
+            recipients = tuple(transaction.recipients)
             asked = [await directory.refusal(recipient) for recipient in recipients]
             put_off = [refusal for refusal in asked if refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL]
             if put_off:
@@ -154,7 +155,12 @@ class Service:
             refusals = [None if has(rules, recipient) else Outcome.UNKNOWN_RECIPIENT for recipient in recipients]
             sender = "" if transaction.mail_from == "<>" else transaction.mail_from
             envelope = Envelope(sender, recipients)
-            facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
+            facts = {
+                **self.facts,
+                "queue_id": "",
+                "sender": sender,
+                "recipients": [recipient.address for recipient in recipients],
+            }
             seconds = {"receive": received - began}
             size = file.tell()
 
