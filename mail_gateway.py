@@ -28,12 +28,14 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from mailgate.arguments import Arguments
     from mailgate.database import Client
     from mailgate.envelope import Envelope, Raw
     from mailgate.outcome import Verdict
     from mailgate.settings import Settings
+    from mailgate.state import Claim
 
 EX_TEMPFAIL = 75  # sysexits.h
 TO_SAY = 10.0  # seconds, for our line and the log: a log that blocks must not spoil the status
@@ -101,10 +103,12 @@ def deliver(
     facts: "dict[str, object]",
     settled: "Callable[[], None]",
     dry_run: bool = False,
+    claiming: "Callable[..., AbstractContextManager[Claim]] | None" = None,
 ) -> "Verdict | None":
     """Take a message that has been read to its ending; ``settled`` is called when the database has answered.
 
-    The pipe comes here with its one message, the LMTP service with each of its own. Returns and raises as walk().
+    The pipe comes here with its one message, the LMTP service with each of its own, and with what it does at
+    state.claim() in ``claiming``. Returns and raises as walk().
     """
     import time
 
@@ -131,7 +135,7 @@ def deliver(
 
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
-    with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
+    with (claiming or state.claim)(config, message_id, str(facts["queue_id"]), added, until) as claim:
         verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
         for addresses in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
             if verdict.outcome is Outcome.UNKNOWN_RECIPIENT:

@@ -13,11 +13,15 @@ from aiosmtpd import smtp
 from aiosmtpd.lmtp import LMTP
 
 from mailgate import DEADLINE, __version__, log
+from mailgate.envelope import Recipient
 from mailgate.outcome import Outcome, Verdict
 
 if TYPE_CHECKING:
     from mailgate.lmtp import Service
 
+# What LHLO says to the pipe: RCPT may have the address before the MTA's rewriting, ORCPT=rfc822;XTEXT, as in RFC 3461.
+# (To announce DSN would promise more.)
+XORCPT = "XORCPT"
 CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
 IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
 TURN, TURNS = 0.001, 20  # a large message's chunk every so many seconds, of so many messages; small ones go between
@@ -43,6 +47,8 @@ STATUS_CODES = {
 }
 
 _PATH = re.compile(r'\s*<(?:@[^:>]*:)?((?:"(?:[^"\\]|\\.)*"|[^">])*)>\s*(.*)', re.DOTALL)
+_ORCPT = re.compile(r"(?i:ORCPT=rfc822);((?:[!-*,-<>-~]|\+[0-9A-F]{2})+)\s*")  # RFC 3461, 4.2
+_HEXCHAR = re.compile(rb"\+([0-9A-F]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _WITHOUT_CODE = re.compile(r"(\d{3}) (?![245]\.\d+\.\d+ )")
 
@@ -62,6 +68,7 @@ class Transaction(smtp.Envelope):
 
     def __init__(self) -> None:
         super().__init__()
+        self.recipients: list[Recipient] = []  # in place of aiosmtpd's rcpt_tos
         self.refused: list[str] = []  # for the log, the first of them
 
 
@@ -84,6 +91,7 @@ class Connection(LMTP):
         )
         self.service, self.max_size = service, service.settings.max_size
         self.is_delivering = False
+        self.original_recipient = ""  # of the RCPT command that is being answered
         self.held: list[str] = []  # answers that go with the next one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -128,12 +136,15 @@ class Connection(LMTP):
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         """Return the address of MAIL or RCPT and what follows it; the MTA has judged it, so all is taken that can be.
 
-        aiosmtpd takes the email package's parser, which refuses some and rewrites others.
+        aiosmtpd takes the email package's parser, which refuses some and rewrites others. An original recipient (see
+        XORCPT) is taken off here, since aiosmtpd knows no parameter of RCPT.
         """
         found = _PATH.fullmatch(arg)
         if not found or _CONTROL.search(arg) or not found[2].isascii():
             return None, None
-        return found[1] or "<>", found[2]
+        original = _ORCPT.fullmatch(found[2]) if self.envelope and self.envelope.mail_from else None
+        self.original_recipient = xtext(original[1]) if original else ""
+        return found[1] or "<>", "" if original else found[2]
 
     async def push(self, status: Any) -> None:
         """Answer; a few answers to commands that came together go together, as far as they are 250."""
@@ -170,7 +181,7 @@ class Connection(LMTP):
         refusal = ""
         if arg:
             refusal = "501 Syntax: DATA"
-        elif not transaction.rcpt_tos:
+        elif not transaction.recipients:
             refusal = "503 Error: need RCPT command"
         elif transaction.put_off:  # the database takes a message once: a second one could not serve who was put off
             refusal = transaction.put_off.reply
@@ -208,7 +219,7 @@ class Connection(LMTP):
             return await self.service.take(transaction, file, verdict, began)
         except Exception as error:  # each recipient has an answer, or the next command's would be taken for it
             self.service.report(f"a message failed: {log.where(error)}", "LOG_ERR")
-            return [Outcome.FAILED.reply] * len(transaction.rcpt_tos)
+            return [Outcome.FAILED.reply] * len(transaction.recipients)
 
     async def _receive(self, file: IO[bytes]) -> Verdict | None:
         """Write the message to ``file`` and return why it can't be taken, if so; it is read to its end anyway."""
@@ -240,6 +251,13 @@ class Connection(LMTP):
             file.seek(0)
             file.truncate()
         return verdict
+
+
+def xtext(text: str) -> str:
+    """Return what xtext (RFC 3461, 4) spells, in UTF-8."""
+    return _HEXCHAR.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode()).decode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def close(file: IO[bytes]) -> None:

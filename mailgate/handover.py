@@ -42,7 +42,7 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
         return None
     sender = arguments.sender if arguments.sender is not None else environ.get("SENDER")
     pairs = _recipients(arguments.recipients, arguments.original_recipients, environ)
-    if sender is None or not pairs or not all(pairs) or os.isatty(0):
+    if sender is None or not pairs or not all(recipient for recipient, _ in pairs) or os.isatty(0):
         return None
     sender = "" if sender.upper() == "MAILER-DAEMON" else sender.strip("<>")
     if not all(_is_plain(address) for address in [sender, *(address for pair in pairs for address in pair)]):
@@ -72,16 +72,22 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
 
 def _recipients(
     recipients: tuple[str, ...], originals: tuple[str, ...], environ: Mapping[str, str]
-) -> list[tuple[str, ...]]:
-    """Return for each recipient the addresses to try: the original recipient, and what the MTA made of it."""
+) -> list[tuple[str, str]]:
+    """Return each recipient and what it was before the MTA's rewriting, the latter "" where it is not known."""
     if not recipients and not originals:
         recipients = tuple(filter(None, [environ.get("RECIPIENT")]))
         originals = tuple(filter(None, [environ.get("ORIGINAL_RECIPIENT")]))
         if recipients and recipients[0].startswith("@"):  # Exim's, for a batch
             return []
     count = max(len(recipients), len(originals))
-    pairs = [(*originals[index : index + 1], *recipients[index : index + 1]) for index in range(count)]
-    return [tuple(address for address in dict.fromkeys(pair) if address) for pair in pairs]
+    recipients, originals = ((addresses + ("",) * count)[:count] for addresses in (recipients, originals))
+    return [(recipient or original, original) for recipient, original in zip(recipients, originals, strict=True)]
+
+
+def _xtext(address: str) -> str:
+    """Return an address as RFC 3461, 4, has it in a parameter; what is not ASCII in UTF-8."""
+    encoded = address.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if 32 < byte < 127 and byte not in b"+=" else f"+{byte:02X}" for byte in encoded)
 
 
 def _is_plain(address: str) -> bool:
@@ -104,6 +110,8 @@ def _connect(service: str) -> _socket.socket:
 class _Answers:
     """The answers of the service, one after the other."""
 
+    takes_originals = False  # it has said so: the XORCPT of connection.py
+
     def __init__(self, connection: _socket.socket) -> None:
         self.connection, self.received = connection, b""
 
@@ -118,11 +126,12 @@ class _Answers:
             line, _, self.received = self.received.partition(b"\n")
             if not line[:3].isdigit() or line[3:4] not in (b" ", b"-"):
                 raise Silent
+            self.takes_originals |= line[4:].rstrip() == b"XORCPT"
             if line[3:4] == b" ":
                 return line.rstrip(b"\r")
 
 
-def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs: list[tuple[str, ...]]) -> list[bytes]:
+def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs: list[tuple[str, str]]) -> list[bytes]:
     """Go as far as to where the service asks for the message, and return how it refused which recipients.
 
     Raises OSError and Silent: it has not taken the message.
@@ -135,14 +144,20 @@ def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs
     if answers.next()[:1] != b"2" or ask("LHLO localhost")[0][:1] != b"2":
         raise Silent
     utf8 = "" if all(address.isascii() for address in [sender, *(a for pair in pairs for a in pair)]) else " SMTPUTF8"
-    mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *(f"RCPT TO:<{pair[0]}>" for pair in pairs))
+    if answers.takes_originals:
+        commands = [
+            f"RCPT TO:<{recipient}>" + f" ORCPT=rfc822;{_xtext(original)}" * bool(original)
+            for recipient, original in pairs
+        ]
+    else:  # a service from before an upgrade, or no service of ours
+        commands = [f"RCPT TO:<{original or recipient}>" for recipient, original in pairs]
+    mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *commands)
     if mail[:1] != b"2":
         raise Silent
     refusals = []
-    for answer, pair in zip(first, pairs, strict=True):
-        for address in pair[1:]:
-            if answer[:1] == b"5":  # as in the walk: a recipient counts when it or its original does
-                (answer,) = ask(f"RCPT TO:<{address}>")
+    for answer, (recipient, original) in zip(first, pairs, strict=True):
+        if answer[:1] == b"5" and original not in ("", recipient) and not answers.takes_originals:
+            (answer,) = ask(f"RCPT TO:<{recipient}>")  # a recipient counts when it or its original does
         if answer[:1] == b"5" and not answer.startswith(b"550 5.1.1 "):
             raise Silent  # it does not understand the address
         if answer[:1] != b"2":

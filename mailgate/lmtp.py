@@ -15,9 +15,8 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import IO, Any
 
 try:
@@ -27,19 +26,19 @@ except ImportError:
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
-from mailgate.connection import CONNECTIONS, STOPPING, Connection, Transaction, close
+from mailgate.connection import CONNECTIONS, STOPPING, XORCPT, Connection, Transaction, close
 from mailgate.database import Client
 from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
+from mailgate.workers import SLOW, Call, Workers, claim
 
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 REFUSED, ADDRESS = 20, 320  # recipients who were refused, and characters of each, in the log of a message
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
 ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
 USUAL = 2**14  # ... but for those of a message that takes no more than this
-LARGE = 2**20  # bytes; one worker is kept free of messages beyond this
 LARGE_PAUSE = 0.0005  # seconds between two pieces of a large message on its way to the database: small ones go between
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
 WATCH = 10.0  # seconds between two looks at the workers
@@ -54,14 +53,12 @@ class Service:
 
     settings: Settings
     directory: Directory
-    workers: ThreadPoolExecutor
     reading: asyncio.Task[None]
 
     def __init__(self, config: Settings, facts: dict[str, Any]) -> None:
         self.open: set[Connection] = set()
         self.asking: set[asyncio.StreamWriter] = set()  # the socketmap's connections
-        self.began: dict[int, float] = {}  # when each worker that has a message took it (monotonic)
-        self.under_way: set[Future[Verdict]] = set()
+        self.workers = Workers()
         self.stopping = asyncio.Event()
         self.receiving_large = 0
         self.is_stopping = self.is_stuck = False
@@ -78,11 +75,10 @@ class Service:
         before = getattr(self, "directory", None)
         if before:
             self.reading.cancel()
-            self.workers.shutdown(wait=False)  # they end when they have done what they have
         self.settings, self.facts, self.clients = config, facts, clients
-        self.client = Client(config, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
-        self.workers = ThreadPoolExecutor(config.workers, "worker")
-        self.few = asyncio.Semaphore(max(1, config.workers - 1))
+        connections = config._replace(workers=config.workers + SLOW + 1)  # as many as there may be calls
+        self.client = Client(connections, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE)
+        self.workers.count = config.workers
         self.directory = Directory(config, self.report, before)
         self.reading = asyncio.create_task(self.directory.keep())
 
@@ -107,18 +103,13 @@ class Service:
     def is_full(self) -> bool:
         return self.delivering >= WAITING + self.settings.workers
 
-    @property
-    def running(self) -> int:
-        """How many of them a worker has."""
-        return sum(future.running() for future in self.under_way.copy())
-
     # --- what aiosmtpd asks ---
 
     async def handle_EHLO(
         self, connection: Connection, session: Session, transaction: Transaction, name: str, replies: list[str]
     ) -> list[bytes]:
         session.host_name = name
-        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", replies[-1]]
+        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", f"250-{XORCPT}", replies[-1]]
         return [reply.encode() for reply in keywords]  # which get no status code (RFC 2034, 4)
 
     async def handle_RCPT(
@@ -127,13 +118,14 @@ class Service:
         if address == "<>":
             return "553 5.1.3 nobody"
         is_crowded = transaction.memory > USUAL and sum(each.memory for each in self.open) > ADDRESSES
-        if len(transaction.rcpt_tos) >= RECIPIENTS or is_crowded:
+        if len(transaction.recipients) >= RECIPIENTS or is_crowded:
             transaction.put_off = Outcome.BUSY
             return "452 4.5.3 too many recipients"
-        refusal = await self.directory.refusal(address)
+        recipient = Recipient(address, connection.original_recipient)
+        refusal = await self.directory.refusal(recipient)
         if refusal is None:
-            transaction.rcpt_tos.append(address)
-            transaction.memory += sys.getsizeof(address)
+            transaction.recipients.append(recipient)
+            transaction.memory += sum(map(sys.getsizeof, recipient))
             return "250 2.1.5 one of ours"
         if refusal.exit_status == mail_gateway.EX_TEMPFAIL:
             transaction.put_off = refusal
@@ -154,75 +146,62 @@ class Service:
         directory, client = self.directory, self.client
         with contextlib.ExitStack() as owned:
             owned.callback(close, file)
-            asked = [await directory.refusal(address) for address in transaction.rcpt_tos]
-            if any(refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL for refusal in asked):
-                verdict = verdict or Verdict(Outcome.NO_ANSWER, "it is not known whether a recipient is the database's")
+            recipients = tuple(transaction.recipients)
+            asked = [await directory.refusal(recipient) for recipient in recipients]
+            put_off = [refusal for refusal in asked if refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL]
+            if put_off:
+                verdict = verdict or Verdict(put_off[0], "it is not known whether a recipient is the database's")
             rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
-            refusals = [None if has(rules, address) else Outcome.UNKNOWN_RECIPIENT for address in transaction.rcpt_tos]
+            refusals = [None if has(rules, recipient) else Outcome.UNKNOWN_RECIPIENT for recipient in recipients]
             sender = "" if transaction.mail_from == "<>" else transaction.mail_from
-            envelope = Envelope(sender, tuple(Recipient(address) for address in transaction.rcpt_tos))
-            facts = {**self.facts, "queue_id": "", "sender": sender, "recipients": transaction.rcpt_tos}
-            facts["refused"] = transaction.refused
+            envelope = Envelope(sender, recipients)
+            facts = {
+                **self.facts,
+                "queue_id": "",
+                "sender": sender,
+                "recipients": [recipient.address for recipient in recipients],
+            }
             seconds = {"receive": received - began}
             size = file.tell()
 
-            def deliver() -> Verdict:
-                started = self.began[threading.get_ident()] = time.monotonic()
-                seconds["wait"] = started - received
-                try:
-                    verdict = walk(rules, client, envelope, file, facts)
-                    seconds["deliver"] = time.monotonic() - started
-                    return self._finish(verdict, size, facts, seconds)
-                finally:
-                    del self.began[threading.get_ident()]
+            def finish(verdict: Verdict) -> None:
+                facts["unmatched"] = [*transaction.refused, *facts.get("unmatched", [])]
+                log.write(facts, verdict, sum(seconds.values()))
+                if self.metrics:
+                    self.metrics.message(verdict.outcome, size, seconds)
+
+            def deliver(is_last: bool, call: Call) -> Verdict:
+                started = time.monotonic()
+                file.seek(size)  # where the message ends
+                verdict = walk(rules, client, envelope, file, facts, call)
+                if is_last or not call.is_early:
+                    seconds.update(wait=started - received, deliver=time.monotonic() - started)
+                    finish(verdict)
+                return verdict
 
             if verdict:
-                self._finish(verdict, size, facts, seconds)
+                finish(verdict)
             else:
-                async with self.few if size > LARGE else contextlib.nullcontext():
-                    if not self.is_stopping:
-                        future = self.workers.submit(deliver)
-                        future.add_done_callback(lambda _: close(file))
-                        owned.pop_all()
-                        verdict = await self._answer(future)
+                owned.pop_all()
+                verdict = await self.workers.run(deliver, size, lambda _: close(file))
         outcome = verdict.outcome if verdict else Outcome.BUSY
         return [(outcome if outcome.exit_status == 75 or not refusal else refusal).reply for refusal in refusals]
-
-    async def _answer(self, future: "Future[Verdict]") -> Verdict | None:
-        """Return what a worker returns, None when it did not begin; it does not when the client goes before that."""
-        self.under_way.add(future)
-        future.add_done_callback(self.under_way.discard)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), DEADLINE)
-        except asyncio.TimeoutError:  # a worker that has begun goes on, and notes for the next try what comes of it
-            return None if future.cancelled() else Verdict(Outcome.CUT_OFF)
-        except asyncio.CancelledError:
-            if self.is_stopping and future.cancelled():
-                return None
-            raise
 
     async def watch(self) -> None:
         """End the service when a thread does not come back; it can't be had back, so another process is needed."""
         while not any(
-            time.monotonic() - began > DEADLINE for began in [*self.began.values(), self.directory.reading_since]
+            time.monotonic() - began > DEADLINE
+            for began in [*(call.began for call in self.workers.running), self.directory.asking_since]
         ):
             await asyncio.sleep(WATCH)
         self.report("a call to the database has not come back: the service ends, to be started anew", "LOG_ERR")
         self.is_stuck = True
         self.stopping.set()
 
-    def _finish(self, verdict: Verdict, size: int, facts: dict[str, Any], seconds: dict[str, float]) -> Verdict:
-        facts["unmatched"] = [*facts["refused"], *facts.get("unmatched", [])]
-        log.write(facts, verdict, sum(seconds.values()))
-        if self.metrics:
-            self.metrics.message(verdict.outcome, size, seconds)
-        return verdict
-
     async def stop(self) -> None:
         """Turn away what comes, and wait, within a bound, until what a worker has is answered."""
         self.is_stopping = True
-        for future in self.under_way.copy():
-            future.cancel()  # those that wait
+        self.workers.close()
         for writer in self.asking.copy():
             writer.transport.abort()
         for connection in self.open.copy():
@@ -236,12 +215,16 @@ class Service:
             await asyncio.sleep(0.05)
 
 
-def walk(config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any]) -> Verdict:
+def walk(
+    config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any], call: Call
+) -> Verdict:
     """Take one message to its ending; nothing gets out but the verdict."""
     try:
         raw = spooled(file)
         facts["queue_id"] = queue_id(raw.head())
-        verdict = mail_gateway.deliver(config, client, envelope, raw, facts, lambda: None)
+        verdict = mail_gateway.deliver(
+            config, client, envelope, raw, facts, lambda: None, claiming=partial(claim, call)
+        )
         return verdict or Verdict(Outcome.FAILED, "a dry run")  # which it never is
     except Ended as ended:
         return ended.verdict
@@ -279,7 +262,7 @@ async def serve(config: Settings, facts: dict[str, Any], listeners: dict[str, so
             service.asking.add(writer)
             try:
                 if service.admits(writer) and len(service.asking) <= CONNECTIONS:
-                    await socketmap.answer(reader, writer, lambda address: service.directory.refusal(address))
+                    await socketmap.answer(reader, writer, service.directory.refusal)
             finally:
                 service.asking.discard(writer)
                 writer.transport.abort()

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from mailgate.directory import Directory
 from mailgate.outcome import Outcome
+from mailgate.workers import Workers
 
 STEPS = ("receive", "wait", "deliver")
 TEXTFILE_EVERY = 15.0  # seconds; as often as Prometheus asks by default
@@ -19,12 +20,7 @@ class Watched(Protocol):
 
     open: set[Any]
     directory: Directory
-
-    @property
-    def delivering(self) -> int: ...
-
-    @property
-    def running(self) -> int: ...
+    workers: Workers
 
 
 class Metrics:
@@ -41,8 +37,8 @@ class Metrics:
         self._seconds = Histogram("mail_gateway_seconds", "By step", ["step"], buckets=BUCKETS, registry=registry)
         gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
             "connections": ("Connections of mail servers", lambda: len(service.open)),
-            "waiting": ("Messages that wait for a worker", lambda: service.delivering - service.running),
-            "running": ("Messages on their way to the database", lambda: service.running),
+            "waiting": ("Messages that wait for a worker", lambda: service.workers.waiting),
+            "running": ("Messages on their way to the database", lambda: len(service.workers.running)),
             "alias_list_seconds": ("When the alias list was read, since 1970", lambda: service.directory.read_at),
         }
         for name, (text, value) in gauges.items():

@@ -7,6 +7,7 @@ does not matter. Postfix also asks for parts of an address (RCPT TO:<a@b>: a@b, 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from mailgate.envelope import Recipient
 from mailgate.outcome import Outcome
 
 REQUEST_LIMIT = 1000  # bytes; an address has no more than 320 (RFC 5321, 4.5.3.1)
@@ -14,7 +15,9 @@ IDLE = 300.0  # seconds; Postfix keeps its connection for 100 s at the most
 
 
 async def answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refusal: Callable[[str], Awaitable[Outcome | None]]
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    refusal: Callable[[Recipient], Awaitable[Outcome | None]],
 ) -> None:
     """Answer the requests of one connection until it ends; what is no request ends it."""
     loop = asyncio.get_running_loop()
@@ -25,7 +28,7 @@ async def answer(
             silence.cancel()
             silence = loop.call_later(IDLE, writer.transport.abort)
             _, _, key = request.decode("utf-8", "surrogateescape").partition(" ")
-            found = await refusal(key) if key.rpartition("@")[0] else Outcome.UNKNOWN_RECIPIENT
+            found = await refusal(Recipient(key)) if key.rpartition("@")[0] else Outcome.UNKNOWN_RECIPIENT
             text = f"OK {key}"
             if found:
                 text = "NOTFOUND " if found is Outcome.UNKNOWN_RECIPIENT else f"TEMP {found.text}"

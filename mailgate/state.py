@@ -31,8 +31,17 @@ KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, E
 # Seconds. What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD = 24 * 3600
 AT_ONCE = 0.1  # seconds in which a second note is not worth its while
+WAIT = 5.0  # seconds that one delivery waits for another of the same message; an MTA's process or connection is held
 PAUSE = 0.1  # seconds between two tries to get the lock
 CAUSE_LIMIT = 500  # characters
+BEGUN = b"begun "
+
+
+class Taken(Ended):
+    """Raised when another delivery of the message runs now: it ends as IN_PROGRESS, and may be tried again at once."""
+
+    def __init__(self) -> None:
+        super().__init__(Outcome.IN_PROGRESS, "another delivery of this message runs on this host")
 
 
 class Claim:
@@ -42,6 +51,7 @@ class Claim:
         """``path`` is the message's file, empty where there is no state folder; ``descriptor`` has its lock."""
         self.path, self.descriptor, self.key, self.answer = path, descriptor, key, answer
         self.begun = 0.0  # seconds since 1970; 0 is not
+        self.was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
 
     def begin(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
@@ -80,9 +90,10 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     """Give the right to deliver this message to its database, which nobody else on this host then has.
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next
-    try from another delivery of the same message, which the database is asked about. Raises Ended(IN_PROGRESS) when
-    another delivery does not end before ``until`` (of the monotonic clock), or when the database may still be working
-    on an earlier one, Ended(SETTINGS) when what is in the folder is not ours, and OSError when it can't be used.
+    try from another delivery of the same message, which the database is asked about. Raises Taken when another delivery
+    does not end before ``until`` (of the monotonic clock) and within WAIT seconds, Ended(IN_PROGRESS) when the database
+    may still be working on an earlier one, Ended(SETTINGS) when what is in the folder is not ours, and OSError when it
+    can't be used.
     """
     if not settings.state:
         yield Claim()
@@ -99,11 +110,12 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     _check(folder, os.lstat(folder))
-    descriptor = _lock(path, until)
+    descriptor = _lock(path, min(until, time.monotonic() + WAIT))
     try:
         if name[2] == "0":  # one in sixteen, for the folder may be large
             _sweep(folder)
         claimed = Claim(path, descriptor, key, _answer(descriptor, key, settings.read_timeout))
+        claimed.was_ambiguous = os.pread(descriptor, len(BEGUN), 0) == BEGUN
         try:
             yield claimed
         except BaseException as error:  # a signal, too
@@ -121,7 +133,7 @@ def _check(path: str, status: os.stat_result) -> None:
 
 
 def _lock(path: str, until: float) -> int:
-    """Return a descriptor of the file, locked. Raises Ended(IN_PROGRESS), and Ended(SETTINGS) where it is not ours."""
+    """Return a descriptor of the file, locked. Raises Taken, and Ended(SETTINGS) where it is not ours."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -138,7 +150,7 @@ def _lock(path: str, until: float) -> int:
             pass
         except BlockingIOError:
             if time.monotonic() >= until:
-                raise Ended(Outcome.IN_PROGRESS, "another delivery of this message runs on this host") from None
+                raise Taken from None
             time.sleep(PAUSE)
         finally:
             if not locked:

@@ -96,6 +96,26 @@ def test_the_original_recipient_comes_first(gateway: Gateway, service: Service, 
     assert b"\r\nDelivered-To: <info@example.com>, <jobs@example.com>\r\n" in endpoint.messages[0]
 
 
+@pytest.mark.parametrize(
+    ("original", "recipient"),
+    [
+        ("info@example.com", "x@inner.test"),
+        ("x@elsewhere.test", "info@example.com"),
+        ("info@example.com", "jobs@example.com"),
+        ("J=Ö+x@example.com", "x@inner.test"),
+        ("info@example.com", "info@example.com"),
+    ],
+)
+def test_pipe_and_service_decide_alike_which_of_two_addresses_it_is_for(
+    gateway: Gateway, service: Service, endpoint: Endpoint, original: str, recipient: str
+) -> None:
+    arguments = ("--sender=a@b.test", f"--original-recipient={original}", "--", recipient)
+    assert hand_over(gateway, service.address, *arguments).status == 0
+    assert gateway.run(*arguments, message=MESSAGE).status == 0
+    by_service, by_pipe = endpoint.messages
+    assert by_service.replace(b"\r\n", b"\n") == by_pipe.replace(b"\r\n", b"\n")
+
+
 def test_the_envelope_may_stand_in_the_environment(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
     environ = {"SENDER": "", "RECIPIENT": "info@example.com"}
     result = gateway.run(f"--service={service.address}", message=MESSAGE, environ=environ)
@@ -211,6 +231,30 @@ def test_the_pipe_delivers_itself_when_nobody_answers_as_a_service(
 def test_the_pipe_delivers_itself_when_there_is_no_service(gateway: Gateway, endpoint: Endpoint, address: str) -> None:
     assert hand_over(gateway, address).ending == (0, "2.0.0", "delivered")
     assert endpoint.messages[0].endswith(MESSAGE)
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_service_is_told_the_original_recipient_as_it_understands_it(
+    gateway: Gateway, other: Callable[[Script], Path], says_so: bool
+) -> None:
+    """Pipe and service are not upgraded at the same moment."""
+    said = []
+
+    def listen(connection: socket.socket) -> None:
+        extension = b"250-XORCPT\r\n" * says_so
+        answers = [b"220 x\r\n", b"250-x\r\n%b250 HELP\r\n" % extension, b"250 2.0.0 x\r\n", b"550 5.1.1 x\r\n"]
+        with connection.makefile("rb") as file:
+            for answer in [*answers, b"550 5.1.1 x\r\n"]:
+                connection.sendall(answer)
+                said.append(file.readline())
+
+    arguments = ("--sender=a@b.test", "--original-recipient=j=ö@b.test", "--", "x@inner.test")
+    assert hand_over(gateway, other(listen), *arguments).status == 67
+    recipients = [line.decode() for line in said if line.startswith(b"RCPT")]
+    if says_so:
+        assert recipients == ["RCPT TO:<x@inner.test> ORCPT=rfc822;j+3D+C3+B6@b.test\r\n"]
+    else:
+        assert recipients == ["RCPT TO:<j=ö@b.test>\r\n", "RCPT TO:<x@inner.test>\r\n"]
 
 
 def test_what_the_service_was_answered_the_pipe_does_not_ask_again(

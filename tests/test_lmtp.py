@@ -67,7 +67,44 @@ def test_a_reply_means_what_the_exit_status_means(outcome: Outcome) -> None:
 def test_what_the_service_can_do_is_said(service: Service) -> None:
     with service.client() as client:
         keywords = {line[4:] for line in client.say("LHLO localhost").splitlines()[1:]}
-        assert keywords == {"SIZE 100614144", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES", "HELP"}
+        extensions = {"SIZE 100614144", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES", "XORCPT"}
+        assert keywords == extensions | {"HELP"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "taken"),
+    [
+        ("ORCPT=rfc822;info@example.com", "info@example.com"),
+        ("orcpt=RFC822;Info+2Btag@example.com", "Info+tag@example.com"),
+        ("ORCPT=rfc822;j+C3+B6rg+3D@example.com", "jörg=@example.com"),
+        ("ORCPT=rfc822;+FF@example.com", "\udcff@example.com"),
+    ],
+)
+def test_a_recipient_may_have_an_original(service: Service, endpoint: Endpoint, parameters: str, taken: str) -> None:
+    with service.client() as client:
+        client.begin()
+        assert client.say("RCPT TO:<x@inner.test>").startswith("550 5.1.1 ")
+        assert client.say(f"RCPT TO:<x@inner.test> {parameters}").startswith("250 ")
+        assert client.data(mail()) == ["250 2.0.0 delivered"]
+    assert f"Delivered-To: <{taken}>\r\n".encode("utf-8", "surrogateescape") in endpoint.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code"),
+    [
+        ("ORCPT=rfc822;", "555 5.5.4 "),
+        ("ORCPT=rfc822;a=b@example.com", "555 5.5.4 "),
+        ("ORCPT=rfc822;a+4x@example.com", "555 5.5.4 "),
+        ("ORCPT=x400;info@example.com", "555 5.5.4 "),
+        ("ORCPT=rfc822;info@example.com NOTIFY=NEVER", "555 5.5.4 "),
+        ("ORCPT=rfc822;info@example.com+0D+0AX:y", "550 5.1.1 "),  # no address has a control character
+    ],
+)
+def test_what_is_no_original_recipient_is_no_parameter(service: Service, parameters: str, code: str) -> None:
+    with service.client() as client:
+        assert client.say("MAIL FROM:<a@b.test> ORCPT=rfc822;info@example.com").startswith("555 5.5.4 ")
+        client.begin()
+        assert client.say(f"RCPT TO:<x@inner.test> {parameters}").startswith(code)
 
 
 def test_every_answer_has_its_status_code(service: Service) -> None:
