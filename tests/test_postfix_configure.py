@@ -177,9 +177,12 @@ def test_the_services_are_word_for_word_the_shipped_ones(postfix: Postfix) -> No
 def test_postfix_finds_no_fault_that_it_did_not_find_before(any_postfix: Postfix) -> None:
     def check() -> set[str]:
         any_postfix.settle()
-        (any_postfix.config / "log").unlink(missing_ok=True)
-        assert run("postfix", "-c", any_postfix.config, "check").returncode == 0
-        lines = (any_postfix.config / "log").read_text(errors="surrogateescape").splitlines()
+        log = any_postfix.config / "log"
+        log.write_text("")
+        checked = run("postfix", "-c", any_postfix.config, "check")
+        assert checked.returncode == 0
+        # Postfix 3.10 says it on standard error, older ones in the log
+        lines = (log.read_text(errors="surrogateescape") + checked.stderr).splitlines()
         return {re.sub(r"^.*?: |, line .*", "", line) for line in lines}
 
     (any_postfix.config / "not-roots").touch()  # something to complain of: the log is where we look
@@ -187,7 +190,7 @@ def test_postfix_finds_no_fault_that_it_did_not_find_before(any_postfix: Postfix
     before = check()
     any_postfix.configure()
     assert any("not-roots" in line for line in before)
-    assert check() == before
+    assert check() <= before
 
 
 def test_what_the_operator_writes_into_the_tables_is_found_through_the_lists(postfix: Postfix) -> None:
