@@ -2,6 +2,7 @@
 # make test        the tests that this machine allows; says at its end what it did not run, and why
 # make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
 # make test-mta    the tests with a real Postfix and a real Exim, and with a real Odoo behind them (as root)
+# make test-debian13  the tests and the trials on Debian 13, in a root of its own (as root, with mmdebstrap; no Odoo)
 # make soak        thousands of messages through Postfix while everything fails at random (as root; twenty minutes)
 # make check       types and style
 # make bench       CPU, memory and speed, as ratios, into docs/benchmarks.md (as root: with a real Postfix); five minutes
@@ -22,6 +23,9 @@ test-odoo: $(VENV)/made
 
 test-mta: $(VENV)/made
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
+
+test-debian13: $(VENV)/made
+	PYTHON=$(VENV)/bin/python .ci/debian13
 
 soak: $(VENV)/made
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
@@ -53,4 +57,4 @@ $(VENV)/made-dev: $(VENV)/made
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: demo test test-odoo test-mta soak check bench coverage clean
+.PHONY: demo test test-odoo test-mta test-debian13 soak check bench coverage clean

@@ -357,6 +357,18 @@ enable_long_queue_ids = yes
     def stop(self) -> None:
         run("postfix", "-c", self.config, "stop")
 
+    def settings(self, **settings: object) -> None:
+        super().settings(**settings)
+        self.touch()
+
+    def touch(self) -> None:
+        """Let main.cf have changed this second: Postfix 3.8 and later then don't know $config_directory."""
+        os.utime(self.config / "main.cf")
+
+    def reload(self) -> None:
+        """Have all processes start anew, each with the next message that it is for."""
+        run("postfix", "-c", self.config, "reload")
+
     def flush(self) -> None:
         run("postqueue", "-c", self.config, "-f")
 

@@ -16,7 +16,7 @@ from itertools import count, cycle
 
 import pytest
 from endpoint import Request, fault, http
-from mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix
+from mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix, wait_until
 from odoo.server import Odoo
 from smtp_sink import Sink, sink
 from trials import (
@@ -473,12 +473,15 @@ def test_what_can_not_be_held_is_asked_once(mta: Mta, database: Database, copies
 
 @contextmanager
 def ending_as_told(mta: Mta) -> Iterator[None]:
-    """Put something in the place of program or service that lets a message end as its recipient's name says."""
+    """Put something in the place of program or service that lets a message end as its recipient's name says.
+
+    With a name that is no ending it ends as neither of them would: the program dies, the service says 5.7.0.
+    """
     if mta.way == PIPE:
         script = "#!/bin/sh\nfor recipient; do :; done\ncase $recipient in\n"
         for outcome in Outcome:
             script += f"{outcome.name}@*) echo '{outcome.line}'; exit {outcome.exit_status};;\n"
-        mta.replace_program(script + "esac\n")
+        mta.replace_program(script + "*) exit 1;;\nesac\n")
         yield
         return
     with socketserver.ThreadingUnixStreamServer(str(mta.socket), Replies) as server:
@@ -493,16 +496,17 @@ class Replies(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.say("220 ready")
-        outcome = Outcome.FAILED
+        reply = ""
         for line in self.rfile:
             command, _, argument = line.decode().strip().partition(" ")
             if command == "RCPT":
-                outcome = Outcome[argument.partition("<")[2].partition("@")[0]]
+                name = argument.partition("<")[2].partition("@")[0]
+                reply = Outcome[name].reply if name in Outcome.__members__ else "554 5.7.0 an accident"
             if command == "DATA":
                 self.say("354 go ahead")
                 while self.rfile.readline() != b".\r\n":
                     pass
-                self.say(outcome.reply)
+                self.say(reply)
             else:
                 self.say("250 ok")
 
@@ -527,6 +531,27 @@ def test_each_ending_means_what_the_table_says(kind: type[Mta], way: str, bounce
             if bounced:
                 (text,) = [text for _, recipients, text in bounces.mails if sender in recipients]
                 assert outcome.text.encode() in text
+
+
+@pytest.mark.parametrize("way", [PIPE, LMTP])
+def test_a_process_that_starts_beside_a_change_of_main_cf_knows_the_tables(way: str, bounces: Sink) -> None:
+    """Postfix 3.8 and later read a file anew that is newer than two seconds, and then don't know $config_directory."""
+    with started(Postfix, bounces, way) as mta, ending_as_told(mta):
+        # from now on everything runs but what delivers to the gateway
+        sender, _, message = Mail().envelope(next(NUMBERS))
+        mta.send(sender, ("elsewhere@elsewhere.test",), message)
+        wait_until(lambda: any(sender in text.decode() for *_, text in bounces.mails), "what is not the gateway's")
+        mta.touch()
+        sender, _, message = Mail().envelope(next(NUMBERS))
+        mta.send(sender, ("accident@example.com",), message)
+        mta.attempt()
+        assert "accident@example.com" in mta.listing()
+        mta.reload()
+        mta.touch()
+        mta.send(sender, ("DELIVERED@example.com",), message)
+        mta.attempt()
+        assert "DELIVERED@example.com" not in mta.listing()
+        assert not any(sender in recipients for _, recipients, _ in bounces.mails)
 
 
 # --- the trials themselves ------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """What postfix/ and exim/ say is what the program does, and what their READMEs say is there."""
 
+import configparser
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from test_readme import ROOT, rows_below
+from test_readme import README, ROOT, rows_below
 
 from mailgate import DEADLINE
 from mailgate.arguments import TAKES_VALUE
@@ -70,6 +73,37 @@ def test_the_options_are_those_of_the_program(text: str) -> None:
     # an address is a stranger's, and may look like an option
     expanded = [word for word in arguments.split() if "$" in word and not re.search("_id}?$", word)]
     assert all(re.match(r"--[\w-]+=", word) for word in expanded)
+
+
+def test_what_the_readme_installs_runs_and_is_what_an_administrator_needs(tmp_path: Path) -> None:
+    """The lines of README.md are typed in a checkout that has been worked in: its venv has a hundred megabytes."""
+    (lines,) = re.findall(
+        r"(?m)^    mkdir -p /opt/mail-gateway\n    cp -r [^\\\n]*(?:\\\n[^\\\n]*)* /opt/mail-gateway\n", README
+    )
+    installed = tmp_path / "opt"
+    command = lines.replace("/opt/mail-gateway", str(installed))
+    subprocess.run(["sh", "-euc", command], cwd=ROOT, check=True)
+    assert not {".venv", ".git", "tests", "benchmarks"} & {path.name for path in installed.iterdir()}
+    said = subprocess.run(
+        [sys.executable, installed / "mail_gateway.py", "--env-file", "/dev/null", "info@example.com"],
+        input=b"",
+        capture_output=True,
+        env={},
+        check=False,
+    )
+    assert said.stdout.startswith(b"4.3.5 ")
+    named = re.findall(r"/opt/mail-gateway/((?:postfix|exim|systemd)/[\w./-]*|\.env\.example)", README)
+    setup = configparser.ConfigParser()
+    setup.read(installed / "setup.cfg")
+    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].split()]
+    assert all((installed / name).exists() for name in named)
+
+
+def test_nothing_that_is_shipped_meets_at_a_port() -> None:
+    """Any local user can take a loopback port while the service is down; nobody else can take a socket's path."""
+    files = [path for folder in (POSTFIX, EXIM, ROOT / "systemd") for path in folder.rglob("*") if path.is_file()]
+    shipped = [path for path in files if path.name != "README.md"]
+    assert not [path for path in shipped if re.search(r"127\.0\.0\.1|\blocalhost\b|\binet:", path.read_text())]
 
 
 @pytest.mark.parametrize("path", [*POSTFIX.rglob("*"), *EXIM.rglob("*")], ids=lambda path: str(path.relative_to(ROOT)))
