@@ -5,7 +5,8 @@ its Message-ID. Of several fields of a name it reads the first, so a better one 
 
 Delivered-To counts as To for the database: an alias in Cc would take an answer away from its thread, and the bounce
 address there would make an order vanish. So only who stands in no field that it reads anyway gets one. One field with
-a list is what every Odoo from 14 on reads whatever its Python.
+a list is what every Odoo from 14 on reads whatever its Python. Where the message has a field of its own, Odoo 14 joins
+the two with a blank, so that ours ends with a comma (RFC 5322, 4.4: a list may have empty elements).
 """
 
 import os
@@ -51,7 +52,8 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     if sender is not None:
         added.append(b"Return-Path: <%b>" % os.fsencode(join_address(*split_address(sender)) if sender else ""))
     if lacking:
-        added.append(b"Delivered-To: " + b", ".join(b"<%b>" % os.fsencode(address) for address in lacking))
+        end = b"," if any(name == b"delivered-to" for name, _ in fields(head)) else b""
+        added.append(b"Delivered-To: " + b", ".join(b"<%b>" % os.fsencode(address) for address in lacking) + end)
     if not is_there:
         added.append(b"Message-ID: " + message_id)
     if parents:

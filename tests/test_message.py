@@ -35,6 +35,9 @@ def spooled(data: bytes) -> Iterator[Raw]:
         (b"Message-ID: <a@b>", "a b@y", ['"a b"@x'], b'Return-Path: <"a b"@y>\nDelivered-To: <"a b"@x>\n'),
         (b"Message-ID: <a@b>", "\u00fc@y", ["\u00fc@x", "\udcff@x"],
          b"Return-Path: <\xc3\xbc@y>\nDelivered-To: <\xc3\xbc@x>, <\xff@x>\n"),
+        # Odoo 14 joins two fields with a blank
+        (b"Message-ID: <a@b>\ndelivered-to: joe@y\n\n", None, ["info@x", "jobs@x"],
+         b"Delivered-To: <info@x>, <jobs@x>,\n"),
         # nothing of an address acts in the header
         (b"Message-ID: <a@b>\n\n", "ann@y>, <z@x", ['"info@x>, <jobs"@x'],
          b'Return-Path: <"ann@y>, <z"@x>\nDelivered-To: <"info@x>, <jobs"@x>\n'),
