@@ -15,13 +15,13 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from endpoint import Endpoint, Gate, returns
+from endpoint import Endpoint, Gate, cut, returns
 from gateway import PASSWORD
 from prometheus_client.parser import text_string_to_metric_families
 from service import Client, Service, running
 from test_readme import README, ROOT, rows_below
 
-from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, STOP_WITHIN
+from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, RECIPIENTS, STOP_WITHIN
 from mailgate.metrics import CLIENTS
 from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
 
@@ -441,17 +441,15 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
 
 def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, endpoint: Endpoint) -> None:
     port = free_port()
+    endpoint.answers = [cut]  # to be told in many words
     with running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service:
         with service.client() as client:
-            recipients = [f"a{number}@example.com" for number in range(10_000)]
-            assert client.say("MAIL FROM:<a@b.test>").startswith("250 ")
-            for recipient in recipients:
-                assert client.say(f"RCPT TO:<{recipient}>").startswith("250 ")
+            client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
             assert client.say("DATA").startswith("354 ")
             client.send(MESSAGE + b".\r\n")
-            until(lambda: asked(port)["mail_gateway_messages_total", "delivered"])
-            gauges = asked(port)
-        assert gauges[("mail_gateway_running",)] == gauges[("mail_gateway_waiting",)] == 0
+            until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
+            until(lambda: not asked(port)[("mail_gateway_running",)])
+            assert asked(port)[("mail_gateway_waiting",)] == 0
 
 
 def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
