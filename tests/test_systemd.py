@@ -442,14 +442,16 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
 def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, endpoint: Endpoint) -> None:
     port = free_port()
     endpoint.answers = [cut]  # to be told in many words
-    with running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service:
-        with service.client() as client:
-            client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
-            assert client.say("DATA").startswith("354 ")
-            client.send(MESSAGE + b".\r\n")
-            until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
-            until(lambda: not asked(port)[("mail_gateway_running",)])
-            assert asked(port)[("mail_gateway_waiting",)] == 0
+    with (
+        running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service,
+        service.client() as client,
+    ):
+        client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
+        assert client.say("DATA").startswith("354 ")
+        client.send(MESSAGE + b".\r\n")
+        until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
+        until(lambda: not asked(port)[("mail_gateway_running",)])
+        assert asked(port)[("mail_gateway_waiting",)] == 0
 
 
 def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
