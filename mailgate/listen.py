@@ -1,6 +1,7 @@
 """The service's sockets: those that systemd hands over, or our own; who may use them; what systemd is told."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -29,18 +30,20 @@ def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
 def listen(address: str, mode: int) -> socket.socket:
     """Return a socket that listens at a path, with this mode, or at a loopback address and port.
 
-    A socket that a killed service left behind is replaced. Raises OSError, also where somebody listens already.
+    A socket that a killed service left behind is replaced. Raises OSError, also where somebody listens already: the
+    path's lock, a file beside it, is held until the process ends, so that of two that start one gets it.
     """
     if not os.path.isabs(address):
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if "[" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+    _lock(address + LOCK)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(address).st_mode):
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
                 probe.settimeout(1.0)
                 probe.connect(address)
-                raise OSError("another service listens there")
+                raise OSError(TAKEN)
             os.unlink(address)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o777)  # so that nobody gets in before the mode is set
@@ -53,6 +56,23 @@ def listen(address: str, mode: int) -> socket.socket:
     return listener
 
 
+def _lock(path: str) -> None:
+    """Lock a file for as long as this process lives. Raises OSError where another one has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return  # it stays open: the kernel lifts the lock when the process ends
+        except FileNotFoundError:  # a service that has stopped took it away meanwhile
+            pass
+        except BlockingIOError:
+            raise OSError(TAKEN) from None
+        os.close(descriptor)
+
+
+LOCK = ".lock"  # behind a socket's path
+TAKEN = "another service listens there"
 BACKLOG = 512  # connections that the kernel keeps until they are accepted
 
 

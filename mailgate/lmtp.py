@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import resource
 import signal
 import socket
@@ -29,8 +28,9 @@ from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
 from mailgate.connection import CONNECTIONS, STOPPING, XORCPT, Connection, Transaction, close
 from mailgate.database import Client
 from mailgate.directory import Directory, has
-from mailgate.envelope import Envelope, Recipient, fields, spooled, unfold
+from mailgate.envelope import Envelope, Recipient, spooled
 from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.queueid import queue_id
 from mailgate.settings import Settings
 from mailgate.workers import SLOW, Call, Workers, claim
 
@@ -44,8 +44,6 @@ STOP_WITHIN = 75.0  # seconds that the messages under way have when the service 
 WATCH = 10.0  # seconds between two looks at the workers
 DESCRIPTORS = 4096  # files and sockets: each connection may have a spool, each worker some more
 EX_CONFIG = 78  # sysexits.h
-
-_QUEUE_ID = re.compile(rb"\bid +([\w-]{5,50})\b")  # as Postfix and Exim write it into Received
 
 
 class Service:
@@ -232,13 +230,6 @@ def walk(
         return Verdict(Outcome.FAILED, log.where(error))
 
 
-def queue_id(head: bytes) -> str:
-    """Return the MTA's name for a message, from the Received field that it has put on top; LMTP has no place for it."""
-    received = next((unfold(field) for name, field in fields(head) if name == b"received"), b"")
-    found = _QUEUE_ID.search(received)
-    return found[1].decode() if found else ""
-
-
 # --- the process ---
 
 
@@ -312,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
             if address and name not in listeners:
                 listeners[name] = listen.listen(address, config.socket_mode)
                 if os.path.isabs(address):
-                    own.append((address, os.stat(address)))
+                    own += [(path, os.stat(path)) for path in (address, address + listen.LOCK)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, DESCRIPTORS)), hard))
         return asyncio.run(serve(config, facts, listeners, arguments.env_file))

@@ -1,10 +1,15 @@
 """What the service counts, for Prometheus, at http://ADDRESS/metrics or in a textfile for node_exporter."""
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Callable, Mapping
+from socketserver import ThreadingMixIn
 from typing import Any, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, write_to_textfile
 
 from mailgate.directory import Directory
 from mailgate.outcome import Outcome
@@ -12,6 +17,8 @@ from mailgate.workers import Workers
 
 STEPS = ("receive", "wait", "deliver")
 TEXTFILE_EVERY = 15.0  # seconds; as often as Prometheus asks by default
+CLIENTS = 10  # over HTTP, at a time
+CLIENT_TIMEOUT = 5.0  # seconds that one may take in all
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # seconds
 
 
@@ -60,7 +67,9 @@ class Metrics:
     def listen(self, address: str) -> None:
         """Serve them at a loopback address and port, in a thread of its own. Raises OSError."""
         host, _, port = address.rpartition(":")
-        start_http_server(int(port), host.strip("[]"), self.registry)
+        server = (_Server6 if "[" in host else _Server)((host.strip("[]"), int(port)), _Handler)
+        server.set_app(make_wsgi_app(self.registry))
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
     async def keep(self, path: str, report: Callable[[str], None]) -> None:
         """Write them to a file again and again, until cancelled; ``report`` is told what goes wrong."""
@@ -74,3 +83,51 @@ class Metrics:
                     failure = str(error)
                     report(f"the metrics can't be written: {failure}")
             await asyncio.sleep(TEXTFILE_EVERY)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """An HTTP server with a thread for each client; more than CLIENTS are turned away."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self.free = threading.Semaphore(CLIENTS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client who has gone, or was cut off."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    """One client, who is cut off after CLIENT_TIMEOUT, whatever he has said until then."""
+
+    def handle(self) -> None:
+        end = threading.Timer(CLIENT_TIMEOUT, self._cut_off)
+        end.start()
+        try:
+            super().handle()
+        finally:
+            end.cancel()
+
+    def _cut_off(self) -> None:
+        with contextlib.suppress(OSError):  # he has gone
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Log nothing."""

@@ -15,13 +15,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from endpoint import Endpoint, Gate, returns
+from endpoint import Endpoint, Gate, cut, returns
 from gateway import PASSWORD
 from prometheus_client.parser import text_string_to_metric_families
 from service import Client, Service, running
 from test_readme import README, ROOT, rows_below
 
-from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, STOP_WITHIN
+from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, RECIPIENTS, STOP_WITHIN
+from mailgate.metrics import CLIENTS
 from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
 
 UNITS = ROOT / "systemd"
@@ -289,6 +290,38 @@ def test_a_second_service_leaves_the_first_ones_socket_alone(service: Service) -
         assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
 
 
+def test_of_many_that_start_beside_a_stale_socket_one_listens_and_the_others_say_so(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    service = Service(tmp_path, URL=endpoint.url)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(service.address))
+    # each has seen that nobody answers before any goes on
+    race = (
+        "import os, time; from mailgate import listen, lmtp; unlink = os.unlink;"
+        "listen.os.unlink = lambda path: (time.sleep(1), unlink(path)); lmtp.run()"
+    )
+    service.command[1:3] = ["-c", race]
+    service.write_settings()
+    processes = [
+        subprocess.Popen(service.command, env=service.environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    try:
+        until(lambda: sum(process.poll() == EX_CONFIG for process in processes) == 2)
+        (listening,) = [process for process in processes if process.poll() is None]
+        until(lambda: "is ready" in service.text())
+        with service.client() as client:
+            assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
+        listening.send_signal(signal.SIGTERM)
+        assert listening.wait(60) == 0
+        assert not list(tmp_path.glob("lmtp.sock*"))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 def test_a_killed_services_socket_is_replaced_and_a_stopped_ones_is_gone(tmp_path: Path, endpoint: Endpoint) -> None:
     service = Service(tmp_path, URL=endpoint.url)
     service.start()
@@ -352,6 +385,13 @@ def test_the_metrics_are_those_of_the_readme_and_grow(tmp_path: Path, endpoint: 
     }
 
 
+def assert_closed(client: socket.socket) -> None:
+    """Wait until the other end has closed a connection."""
+    with contextlib.suppress(ConnectionError):
+        while client.recv(2**16):
+            pass
+
+
 def until(is_so: Callable[[], object]) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + 60
@@ -372,6 +412,46 @@ def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> Non
         service.wait_for("the alias list is read")
         until(lambda: asked(port)[key])
         assert began <= asked(port)[key] <= time.time()
+
+
+@pytest.mark.parametrize("text", [b"", b"GET /metrics HTTP/1.0\r\n", b"GET"])
+def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
+    tmp_path: Path, endpoint: Endpoint, text: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
+    port = free_port()
+    service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
+    service.command[1:3] = ["-c", "from mailgate import lmtp, metrics; metrics.CLIENT_TIMEOUT = 0.5; lmtp.run()"]
+    with running(service), contextlib.ExitStack() as closing:
+        for _ in range(2 * CLIENTS):
+            client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.settimeout(30)
+            with contextlib.suppress(ConnectionError):  # turned away
+                client.sendall(text)
+            closing.callback(assert_closed, client)
+    with running(service), socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(30)
+        with contextlib.suppress(ConnectionError):
+            while True:  # a bit at a time
+                client.sendall(b"X")
+                time.sleep(0.1)
+        assert asked(port)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, endpoint: Endpoint) -> None:
+    port = free_port()
+    endpoint.answers = [cut]  # to be told in many words
+    with (
+        running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service,
+        service.client() as client,
+    ):
+        client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
+        assert client.say("DATA").startswith("354 ")
+        client.send(MESSAGE + b".\r\n")
+        until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
+        until(lambda: not asked(port)[("mail_gateway_running",)])
+        assert asked(port)[("mail_gateway_waiting",)] == 0
 
 
 def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
