@@ -487,8 +487,10 @@ def ending_as_told(mta: Mta) -> Iterator[None]:
     with socketserver.ThreadingUnixStreamServer(str(mta.socket), Replies) as server:
         mta.socket.chmod(0o666)
         threading.Thread(target=server.serve_forever, args=[0.05]).start()
-        yield
-        server.shutdown()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 class Replies(socketserver.StreamRequestHandler):
