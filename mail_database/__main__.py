@@ -19,10 +19,10 @@ import threading
 from typing import Any
 
 import sqlalchemy as sa
-from waitress.server import create_server
 
 from mail_database import notices, show
-from mail_database.server import BODY_LIMIT, access, application
+from mail_database.listen import listen
+from mail_database.server import access, allows_login, application
 from mail_database.store import open_store, work
 
 SEND_EVERY = 5.0  # seconds between two looks for notices to be sent
@@ -85,14 +85,8 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
         print(f"password for {login}: {password}", flush=True)
     with work(engine) as store:
         store.begin(f"{database}.example")
-    server: Any = create_server(  # of two kinds: a host name may have several addresses
-        application(engine, access(database, login, password)),
-        host=options.host,
-        port=options.port,
-        threads=16,
-        max_request_body_size=BODY_LIMIT + 1,  # bytes from which on it answers 413
-        ident="mail_database",
-    )
+    allowed = access(database, login, password)
+    server = listen(application(engine, allowed), allows_login(allowed), options.host, options.port)
     stopped = threading.Event()
     if options.smtp:
         threading.Thread(target=_send_notices, args=[engine, options.smtp, stopped], daemon=True).start()

@@ -1,35 +1,50 @@
-"""Read a report: who failed, why, and which message it is about.
+"""Read a report on mail that came back: who failed, why, and which message it is about.
 
 Who failed is told by the first of these that names anybody:
 
-1. the per-recipient blocks of its delivery-status parts (RFC 3464, RFC 6533), then those of a report that it forwards;
-2. such blocks in its text, where a gateway has flattened or quoted them;
-3. flufl.bounce, which knows the words of many mail systems;
-4. its text above the copy of the message: the addresses there that the database has sent the message to;
-5. the whole of it, the copy's recipient fields included, where one such address is there and no other.
+1. a provider's events in JSON (provider_events.py): these, and nothing else;
+2. the per-recipient blocks of its delivery-status parts (RFC 3464, RFC 6533), then those of a report that it forwards;
+3. such blocks in its text, where a gateway has flattened or quoted them;
+4. flufl.bounce, which knows the words of many mail systems;
+5. its text above the copy of the message: the addresses there that the database has sent the message to;
+6. the whole of it, the copy's recipient fields included, where one such address is there and no other.
 
-What 3 to 5 guess is never who wrote or received the report itself. Every address named stands in the report, and
-nothing here raises, whatever the bytes: a report is written by strangers.
+5 and 6 are guesses: they count only in a delivery report, or where a daemon says in the text that delivery has failed.
+Absence notes, confirmations and the like name nobody. What 4 to 6 name is never who wrote or received the report
+itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where mail was
+forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises, whatever
+the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge`` has
+sets to compare.
 """
 
-import html
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from email.errors import MissingHeaderBodySeparatorDefect
-from email.message import Message
+from collections.abc import Callable, Iterable
+from email.message import Message as Parsed
 from itertools import chain
 from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
-from mail_database.message import decoded
+from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, says_failure, says_no_failure
+from mail_database.message import Message
+from mail_database.provider_events import Event, Events, read_events
+from mail_database.report import (
+    MESSAGE_IDS,
+    STATUS_TYPES,
+    Opened,
+    content_type,
+    fields_of,
+    first,
+    open_reports,
+    unquoted,
+    values,
+)
 
-# What the types of a report's parts begin with.
-STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
-RETURNED_TYPES = ("message/", "text/rfc822-header")  # any other message: the one that came back, or its header
-# What they contain in complaints and read receipts, which name nobody who has failed.
+# What the types of complaints and read receipts contain, which name nobody who has failed.
 NO_BOUNCE_TYPES = ("feedback-report", "disposition-notification")
+# The kinds of multipart/report that are about mail of ours (RFC 3462); complaints and TLS reports are ordinary mail.
+REPORT_TYPES = ("delivery-status", "disposition-notification")
 
 # Whether the recipient failed. Where the action is missing, or none of these, the status tells.
 ACTIONS = {
@@ -44,30 +59,19 @@ ACTIONS = {
     "deliverable": False,  # sendmail -bv
 }
 
-# What the subject or the first lines of a report say that tells of no failure, so that any guess would be wrong.
-NO_FAILURE = re.compile(
-    "|".join((
-        r"^Subject:\s*(?:delayed|warning\b|delivery status notification\W+(?:delay|warning))",  # it'll be tried again
-        r"\b(?:warning only|only a temporary failure)\b",
-        r"^Subject:\s*(?:success|relayed|delivered|delivery status notification\W+(?:success|relay))",
-        r"^Subject:\s*(?:auto(?:matic)?[ -]?reply|out of (?:the )?office)",
-        r"^Subject:\s*complaint",
-        r'"notificationType":"(?:Complaint|Delivery)"',  # Amazon SES
-    )),
-    re.IGNORECASE | re.MULTILINE,
-)  # fmt: skip
-FIRST_LINES = 1000  # characters
-
 # Fields of the report's header; not X-Original-To, in which DragonFly's agent names who failed.
 CORRESPONDENTS = ("from", "sender", "reply-to", "return-path", "to", "cc", "delivered-to")
 # Fields of the message that came back.
 RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resent-to", "resent-cc")
-MESSAGE_IDS = ("message-id", "x-microsoft-original-message-id")
 # Fields that tell a copy of the message in the text from words that look like fields ("To: ...", "Reason: ...").
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
 
-LOOKED_AT = 2**20  # characters of text that are looked at
-FLUFL_LIMIT = 2**16  # and those that flufl.bounce sees, which takes up to 20 s for a megabyte
+KIND_LIMIT = 2**17  # bytes of a message that tell whether it is a report
+FLUFL_LIMIT = 2**15  # characters that flufl.bounce sees, which takes quadratic time
+FLUFL_LINE_LIMIT = 1000  # characters of a line of these
+FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
+IDS_LIMIT = 64
+LED_LIMIT = 80  # characters that a line may have before an address
 REASON_LIMIT = 10_000  # characters
 NO_REASON = "no error"  # as the documentation has it
 
@@ -76,18 +80,14 @@ _ATOM = r'[^\x00-\x20\x7f<>()\[\]\\,;:"@\s\ufffd]'
 _ADDRESS = re.compile(rf'(?<!{_ATOM})(?:"[^"\\\s@]+"|{_ATOM}+)@(?:\[[\w.:]+\]|[\w-]+(?:\.[\w-]+)*)')
 _TYPE = re.compile(r"^[\w.-]*[ \t]*;")  # of an address or a diagnostic: rfc822; utf-8; smtp;
 _STATUS = re.compile(r"\b[245]\.\d{1,3}\.\d{1,3}\b")
-_CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([\w.:-]+)")
-_FIELD = re.compile(r"^([!-9;-~]+)[ \t]*:(.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 _FIELD_LINE = re.compile(r"[>|\s]*([\w-]+)[ \t]*:(?:\s|<|$)")
 _ID = re.compile(r"<[^<>]+>")
 _QUOTED_ID = re.compile(rf"^[>| \t]*(?:{'|'.join(MESSAGE_IDS)})[ \t]*:[>|\s]*(<[^<>]+>)", re.MULTILINE | re.IGNORECASE)
-_HIDDEN = re.compile(r"<!--(?:(?!-->).)*(?:-->)?|<(style|script|title)\b(?:(?!</\1).)*", re.DOTALL | re.IGNORECASE)
-_LINE_END = re.compile(r"<(?:br|/p|/div|/tr|/table|/li|/h\d)\b[^<>]*>", re.IGNORECASE)
-_TAG = re.compile(r"<[/!?]?[a-z][\w:-]*(?:[\s/][^<>]*)?>", re.IGNORECASE)  # but not <ann@b.test>
+_LED = re.compile(r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$")  # what a line has before an address
+_TO_LED = re.compile(r"[\s>*]*(?:to|cc|bcc|an|kopie|\u00e0|para|a|aan|do|\u5b9b\u5148)\s*:", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?])\s|\n\s*\n|[\u3002\uff01\uff1f]")
 
 logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL)  # it logs a traceback of what it raises; we handle that
-
-Fields = dict[str, list[str]]  # names are in lower case
 
 
 class Bounce(NamedTuple):
@@ -100,133 +100,292 @@ class Bounce(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a report says; the ids are those of the message that it is about, best first.
+    """Who failed, who surely did not, and what a person should read about it.
 
     ``is_silent``: it is a delivery report that names nobody, neither one who failed nor one who did not.
+    ``is_understood``: it names somebody, or is of a report's type, or says that all is well.
     """
 
     failures: tuple[Bounce, ...]
-    message_ids: tuple[str, ...]
+    spared: frozenset[str]
     reason: str
     is_silent: bool
+    is_understood: bool
 
 
-class _Opened(NamedTuple):
-    """A report's header, the types of it and its parts, the texts that people read, the statuses, what came back."""
+class _Block(NamedTuple):
+    """What a report states of one recipient: by which addresses he goes, whether he failed, and its words."""
 
-    header: Fields
-    types: list[str]
-    texts: list[str]
-    statuses: list[str]
-    returned: list[Fields]
+    addresses: tuple[str, ...]
+    is_failure: bool
+    action: str
+    status: str
+    diagnostic: str
 
 
-def read_report(message: Message, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
-    """Return who failed, which message that was, and what a person should read about it.
+class _Words(NamedTuple):
+    """The addresses of a text above the copy of the message, by where they stand."""
 
-    ``message`` comes from ``email.message_from_bytes(raw, policy=email.policy.compat32)``, which itself raises
-    RecursionError for a thousand nested parts. ``notified`` returns the addresses that the messages with these
-    ids were sent to.
+    led: frozenset[str]  # at the beginning of a line, maybe behind a label
+    sentences: tuple[frozenset[str], ...]  # within a sentence
+    listed: frozenset[str]  # behind To: or Cc:
+
+
+class Said(NamedTuple):
+    """What a report says, before anybody is asked whom the database knows.
+
+    ``message_ids`` are those of what came back, best first; ``other_ids`` those that it names besides, to be asked
+    for where none of these is known.
     """
-    reports = _open(message)
+
+    message_ids: tuple[str, ...]
+    other_ids: tuple[str, ...]
+    reason: str
+    stated: tuple[tuple[_Block, ...], ...]  # by source, the best first
+    for_now: frozenset[str]  # who failed for now, as flufl.bounce reads it
+    for_good: frozenset[str]  # and for good
+    words: _Words
+    everywhere: frozenset[str]  # the addresses in its texts and among the recipients of what came back
+    impossible: frozenset[str]  # who wrote or received the report, and ids, which look like addresses
+    is_other: bool  # a complaint, a read receipt
+    may_guess: bool  # whether words and everywhere count
+    has_status: bool
+    says_no_failure: bool
+
+    def addresses(self) -> set[str]:
+        """Return all addresses of which the report states something."""
+        return {address for blocks in self.stated for block in blocks for address in block.addresses}
+
+
+def is_report(message: Message, at_bounce_address: bool) -> bool:
+    """Tell whether a message reports on mail that came back, or was read. It never takes long.
+
+    A multipart/report is one by its type, whoever sent it, and MAILER-DAEMON sends nothing else. A text of another
+    daemon is one at the bounce address; elsewhere, and where only its form is that of a bounce, its sender must be the
+    null sender, or a machine that writes to the bounce address: people quote bounces.
+    """
+    if message.sender_address and message.return_path and not at_bounce_address and not message.is_report:
+        if not is_machine({"from": [message.sender_address]}):
+            return False  # as nearly all mail is, which need not be read for that
+    opened = open_reports(message.raw[:KIND_LIMIT])[0]
+    if content_type(opened.header).startswith("multipart/report"):
+        return any(kind in found for kind in REPORT_TYPES for found in opened.types)
+    if message.sender_address.partition("@")[0] == "mailer-daemon":
+        return True
+    from_null = message.return_path == ""
+    if is_daemon(opened.header):
+        return from_null or at_bounce_address
+    if is_machine(opened.header) and _events(opened):
+        return True
+    if not from_null and not (at_bounce_address and (is_machine(opened.header) or message.is_automatic)):
+        return False
+    has_status = any(found.startswith(STATUS_TYPES) for found in opened.types)
+    return has_status or _events(opened) is not None or any(_flufl_failures(opened)) or _returns_mail(opened)
+
+
+def read_report(raw: bytes, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
+    """Return who failed. ``notified`` returns the addresses that the messages with these ids were sent to."""
+    said = read(raw)
+    written_to = {address.strip().lower() for address in notified(said.message_ids)}
+    return judge(said, written_to, written_to)
+
+
+def read(raw: bytes) -> Said:
+    """Return what a report says. Takes linear time."""
+    reports = open_reports(raw)
     report = reports[0]
-    message_ids = _message_ids(reports)
-    failures: tuple[Bounce, ...] = ()
-    spared: set[str] = set()
-    if not any(kind in found for kind in NO_BOUNCE_TYPES for found in report.types):
-        known = {address.strip().lower() for address in notified(message_ids)}
-        failures, spared = _failures(reports, message_ids, known)
-    is_silent = not failures and not spared and bool(report.statuses)
-    readable = chain((text.strip() for text in report.texts), (failure.diagnostic for failure in failures))
-    return Report(failures, message_ids, next(filter(None, readable), NO_REASON)[:REASON_LIMIT], is_silent)
+    events = _events(report)
+    message_ids, other_ids = _message_ids(reports, events)
+    if events:
+        stated = (tuple(_event_block(event) for event in events.events),)
+    else:
+        sources = [*(opened.statuses for opened in reports), unquoted(report.texts)]
+        stated = tuple(tuple(_blocks(source)) for source in sources)
+    readable = chain((text.strip() for text in report.texts), (block.diagnostic for each in stated for block in each))
+    heads = [f"Subject:{first(report.header, 'subject')}", *report.texts]
+    above = [_above_copy(text) for text in report.texts]
+    copy = chain.from_iterable(values(header, *RECIPIENTS) for header in report.returned)
+    for_now, for_good = (set(), set()) if events else _flufl_failures(report)
+    seen = _addresses([*chain.from_iterable(report.header.values()), *report.texts])
+    own = {found[1:-1].lower() for found in (*message_ids, *other_ids)}
+    is_failing = is_daemon(report.header) and says_failure([heads[0], *above])
+    return Said(
+        message_ids,
+        other_ids,
+        next(filter(None, readable), NO_REASON)[:REASON_LIMIT],
+        stated,
+        frozenset(for_now),
+        frozenset(for_good & seen),
+        _words_of(above),
+        frozenset(_addresses([*report.texts, *copy] if "".join(report.texts).strip() else [])),
+        frozenset(_addresses(values(report.header, *CORRESPONDENTS)) | own),
+        is_other=any(kind in found for kind in NO_BOUNCE_TYPES for found in report.types),
+        may_guess=not events and (bool(report.statuses) or is_failing or _returns_mail(report)),
+        has_status=bool(report.statuses),
+        says_no_failure=says_no_failure(heads),
+    )
 
 
-def _message_ids(reports: list[_Opened]) -> tuple[str, ...]:
-    """Return the ids of what came back, else those that the text quotes, else the report's own references."""
-    report = reports[0]
-    own = set(_ids(_values(report.header, "message-id")))
-    for values in (
-        [value for opened in reports for header in opened.returned for value in _values(header, *MESSAGE_IDS)],
-        [quoted for text in report.texts for quoted in _QUOTED_ID.findall(text)],
-        _values(report.header, "in-reply-to"),
-        _ids(_values(report.header, "references"))[::-1],  # the last is the nearest
-    ):
-        if message_ids := [found for found in dict.fromkeys(_ids(values)) if found not in own]:
-            return tuple(message_ids)
-    return ()
+def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
+    """Return who failed.
+
+    ``written_to``: whom the message that it is about was sent to. ``ours``: who of the report's addresses is known.
+    """
+    if said.is_other:
+        return Report((), frozenset(), said.reason, is_silent=False, is_understood=True)
+    failed, spared, is_told = _stated(said.stated, written_to)
+    candidates = written_to - said.impossible - spared
+    if failed and ours.isdisjoint(failed):  # inner names, or where mail was forwarded to
+        more = _of_words(said.words, candidates, at_most=len(failed))
+        like = next(iter(failed.values()))
+        failed |= {address: like._replace(final_recipient=address) for address in more}
+    elif not failed and not is_told and not said.says_no_failure:
+        failed = {address: Bounce(address) for address in sorted(_guessed(said, candidates, spared))}
+    is_silent = said.has_status and not (failed or is_told or said.says_no_failure)
+    is_understood = bool(failed or is_told or said.has_status or said.says_no_failure or said.for_now)
+    return Report(tuple(failed.values()), frozenset(spared), said.reason, is_silent, is_understood)
 
 
-def _failures(
-    reports: list[_Opened], message_ids: tuple[str, ...], known: set[str]
-) -> tuple[tuple[Bounce, ...], set[str]]:
-    """Return those who failed, by the first of the ways in the module's docstring that tells, and who did not."""
-    spared: set[str] = set()
-    unquoted = [re.sub(r"^>+ ?", "", text, flags=re.MULTILINE) for text in reports[0].texts]
-    for texts in (*(report.statuses for report in reports), unquoted):
-        failed, others, unreadable = _stated(texts, known)
-        spared |= others
-        if failed or (others and not unreadable):
-            return failed, spared
-    correspondents = _addresses(_values(reports[0].header, *CORRESPONDENTS))
-    impossible = spared | correspondents | {found[1:-1].lower() for found in message_ids}
-    return tuple(Bounce(address) for address in sorted(_guessed(reports[0], known, impossible))), spared
-
-
-def _stated(texts: Iterable[str], known: set[str]) -> tuple[tuple[Bounce, ...], set[str], bool]:
-    """Return who failed, who did not, and whether somebody failed whose address can't be read.
+def _stated(sources: Iterable[Iterable[_Block]], known: set[str]) -> tuple[dict[str, Bounce], set[str], bool]:
+    """Return who failed, by the first source that says so, who did not, and whether one has told at all.
 
     The address is the final one, unless the database knows only the original one (the mail was forwarded) or only
     the recipient's own system knows the final one (``|command``, ``ann@localhost``).
     """
-    failed: dict[str, Bounce] = {}
-    spared, unreadable = set(), False
+    spared: set[str] = set()
+    for blocks in sources:
+        failed: dict[str, Bounce] = {}
+        is_told = unreadable = False
+        for block in blocks:
+            address = max(block.addresses, key=lambda each: (each in known, "." in each.rpartition("@")[2]), default="")
+            if not block.is_failure:
+                is_told = True
+                spared.add(address)
+            elif address:
+                failed.setdefault(address, Bounce(address, block.action, block.status, block.diagnostic))
+            else:
+                unreadable = True
+        if failed or (is_told and not unreadable):
+            return failed, spared - {""}, True
+    return {}, spared - {""}, False
+
+
+def _blocks(texts: Iterable[str]) -> Iterable[_Block]:
+    """Yield what is stated of each recipient in the blocks of a status, or in words that look like them."""
     for block in chain.from_iterable(re.split(r"\n[ \t]*\n", text) for text in texts):
-        fields = _fields(block)
-        recipients = _values(fields, "final-recipient", "original-recipient")
+        if "ecipient" not in block and "ECIPIENT" not in block:
+            continue  # as most of a text is
+        fields = fields_of(block)
+        recipients = values(fields, "final-recipient", "original-recipient")
         if not recipients or not fields.keys() & {"final-recipient", "action"}:
             continue
-        addresses = [address for recipient in recipients if (address := _address(recipient))]
-        address = max(addresses, key=lambda address: (address in known, "." in address.rpartition("@")[2]), default="")
-        action = _first(fields, "action").partition("(")[0].strip().lower()
-        status = _STATUS.search(_first(fields, "status"))
-        status_code = status[0] if status else ""
-        if not ACTIONS.get(action, status_code.startswith("5") or not (action or status)):
-            spared.add(address)
-        elif address:
-            diagnostic = " ".join(_TYPE.sub("", _first(fields, "diagnostic-code"), count=1).split())[:REASON_LIMIT]
-            failed.setdefault(address, Bounce(address, action, status_code, diagnostic))
+        action = first(fields, "action").partition("(")[0].strip().lower()
+        status = _STATUS.search(first(fields, "status"))
+        code = status[0] if status else ""
+        is_failure = ACTIONS.get(action, code.startswith("5") or not (action or status))
+        diagnostic = " ".join(_TYPE.sub("", first(fields, "diagnostic-code")[:REASON_LIMIT], count=1).split())
+        yield _Block(tuple(filter(None, map(_address, recipients))), is_failure, action, code, diagnostic)
+
+
+def _event_block(event: Event) -> _Block:
+    diagnostic = " ".join(_TYPE.sub("", event.diagnostic[:REASON_LIMIT], count=1).split())
+    return _Block(tuple(filter(None, [_address(event.recipient)])), event.is_failure, "", event.status, diagnostic)
+
+
+def _events(report: Opened) -> Events | None:
+    return next((events for text in report.texts[:1] if (events := read_events(text))), None)
+
+
+def _message_ids(reports: list[Opened], events: Events | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of what came back, else those that the text quotes, else the report's own references; and, behind
+    the best of these, the others and what the returned messages themselves refer to: providers rewrite our ids."""
+    report = reports[0]
+    own = set(_ids(values(report.header, "message-id")))
+    returned = [header for opened in reports for header in opened.returned]
+    groups = (
+        events.message_ids if events else (),
+        [value for header in returned for value in values(header, *MESSAGE_IDS)],
+        [quoted for opened in reports for text in opened.statuses for quoted in _QUOTED_ID.findall(text)],
+        [quoted for text in report.texts for quoted in _QUOTED_ID.findall(text)],
+        values(report.header, "in-reply-to", "x-original-message-id"),
+        _ids(values(report.header, "references"))[::-1],  # the last is the nearest
+        [found for header in returned for found in _ids(values(header, "references"))[::-1]],
+    )
+    best: tuple[str, ...] = ()
+    others: dict[str, None] = {}
+    for place, group in enumerate(groups):
+        found = [found for found in dict.fromkeys(_ids(group)) if found not in own][:IDS_LIMIT]
+        if not best and place < len(groups) - 1:
+            best = tuple(found)
         else:
-            unreadable = True
-    return tuple(failed.values()), spared, unreadable
+            others |= dict.fromkeys(found)
+    return best, tuple(others)[:IDS_LIMIT]
 
 
-def _guessed(report: _Opened, known: set[str], impossible: set[str]) -> set[str]:
+def _guessed(said: Said, candidates: set[str], spared: set[str]) -> set[str]:
     """Return the addresses that failed as far as a report's words tell."""
-    first_lines = [f"Subject:{_first(report.header, 'subject')}", *(text[:FIRST_LINES] for text in report.texts)]
-    if any(map(NO_FAILURE.search, first_lines)):
+    failed = set(said.for_good - said.impossible - spared)
+    if failed or said.for_now:
+        return failed
+    if not said.may_guess:
         return set()
-    temporary, permanent = _flufl_failures(report)
-    seen = _addresses([*chain.from_iterable(report.header.values()), *report.texts])
-    failed = permanent & seen - impossible
-    if failed or temporary:
-        return failed
-    if failed := known & _addresses(map(_above_copy, report.texts)) - impossible:
-        return failed
-    copy = chain.from_iterable(_values(header, *RECIPIENTS) for header in report.returned)
-    only = known & _addresses([*report.texts, *copy]) - impossible
-    return only if len(only) == 1 and "".join(report.texts).strip() else set()
+    only = candidates & said.everywhere
+    return _of_words(said.words, candidates) or (only if len(only) == 1 else set())
 
 
-def _flufl_failures(report: _Opened) -> tuple[set[str], set[str]]:
+def _of_words(words: _Words, candidates: set[str], at_most: int | None = None) -> set[str]:
+    """Return those whom a text names as failed: those on lines of their own, else those that one sentence names."""
+    sentences = [found for sentence in words.sentences if (found := sentence & candidates)]
+    named = set().union(*sentences)
+    listed = words.listed & candidates
+    for found, is_clear in (
+        (words.led & candidates, True),
+        (named, len(sentences) == 1 or len(named) == 1 or at_most is not None),
+        (listed, len(listed) == 1),
+    ):
+        if found:
+            return set(found) if is_clear and len(found) <= (at_most or len(found)) else set()
+    return set()
+
+
+def _words_of(texts: Iterable[str]) -> _Words:
+    led, listed, sentences = set(), set(), []
+    for sentence in chain.from_iterable(_SENTENCE.split(text) for text in texts):
+        within = set()
+        for line in sentence.split("\n"):
+            found = _ADDRESS.search(line)
+            if not found:
+                continue
+            addresses = _addresses([line])
+            if _TO_LED.match(line):
+                listed |= addresses
+            elif _LED.fullmatch(line[: found.start()][-LED_LIMIT:]):
+                led |= _addresses([found[0]])
+                within |= addresses
+            else:
+                within |= addresses
+        if within:
+            sentences.append(frozenset(within))
+    return _Words(frozenset(led), tuple(sentences), frozenset(listed))
+
+
+def _returns_mail(report: Opened) -> bool:
+    """Tell whether a machine returns a message and says that it was not delivered."""
+    by_machine = is_machine(report.header) or has_null_sender(report.header)
+    return by_machine and bool(report.returned) and says_failure(map(_above_copy, report.texts))
+
+
+def _flufl_failures(report: Opened) -> tuple[set[str], set[str]]:
     """Return the addresses that failed for now, and for good, by the header and the text: all that it has to see."""
-    copy = Message()
-    for name, values in report.header.items():
+    copy = Parsed()
+    for name, found in list(report.header.items())[:FLUFL_FIELDS_LIMIT]:
         if not name.startswith("content-"):
-            copy[name] = " ".join(values[0].split())
-    text = "\n\n".join(report.texts)[:FLUFL_LIMIT]
+            copy[name] = " ".join(found[0][:FLUFL_LINE_LIMIT].split())
+    lines = "\n\n".join(report.texts)[:FLUFL_LIMIT].split("\n")
+    text = "\n".join(line[:FLUFL_LINE_LIMIT] for line in lines)
     if report.types[0].startswith("multipart/"):  # some of its detectors want a part, and some the message itself
         copy["Content-Type"] = "multipart/mixed"
-        part = Message()
+        part = Parsed()
         part.set_payload(text)
         copy.attach(part)
     else:
@@ -255,104 +414,8 @@ def _above_copy(text: str) -> str:
     return text
 
 
-def _open(message: Message) -> list[_Opened]:
-    """Return the report, and behind it the reports that it returns or forwards."""
-    reports = []
-    waiting = [message]
-    for report in waiting:
-        header = _fields(_head(report))
-        opened = _Opened(header, [_content_type(header)], [], [], [])
-        room = LOOKED_AT
-        for part, fields, content_type in _parts(report):
-            opened.types.append(content_type)
-            if not content_type.startswith(("text/", "message/", "multipart/")):
-                continue
-            text = _text(part, fields, LOOKED_AT)
-            if content_type.startswith(STATUS_TYPES):
-                opened.statuses.append(text)
-            elif content_type.startswith(RETURNED_TYPES):
-                opened.returned.append(_fields(text.partition("\n\n")[0]))
-                waiting += [
-                    child for child in _children(part) if "multipart/report" in _content_type(_fields(_head(child)))
-                ]
-            else:  # text, or a multipart so broken that it has no parts
-                opened.texts.append((_plain(text) if "html" in content_type else text)[:room])
-                room -= len(opened.texts[-1])
-                if part is not report and fields.keys() & set(MESSAGE_IDS):  # the message came back without a wrapper
-                    opened.returned.append(fields)
-        reports.append(opened)
-    return reports
-
-
-def _parts(message: Message) -> Iterator[tuple[Message, Fields, str]]:
-    """Yield the parts that aren't made of parts, their fields and types; attached messages are not entered."""
-    waiting = [message]
-    while waiting:  # Message.walk() fails for deeply nested parts
-        part = waiting.pop()
-        fields = _fields(_head(part))
-        children = _children(part)
-        if children and not _content_type(fields).startswith("message/"):
-            waiting += reversed(children)
-        else:
-            yield part, fields, _content_type(fields)
-
-
-def _children(part: Message) -> list[Message]:
-    return [child for child in part.get_payload() if isinstance(child, Message)] if part.is_multipart() else []
-
-
-def _text(part: Message, fields: Fields, limit: int) -> str:
-    """Return the text of a part; of an attached message or a status the source, as far as it has no parts itself."""
-    content = _body(part)
-    if children := _children(part):
-        content = b"\n".join(_source(child) for child in children)[: 2 * limit]
-        encoding = _first(fields, "content-transfer-encoding")
-        if encoding.lower() != "base64" or not any(child.keys() for child in children):  # or fields could be read
-            carrier = Message()  # the parser has taken the encoded text for a message
-            carrier["Content-Transfer-Encoding"] = encoding
-            carrier.set_payload(content.decode("ascii", "surrogateescape"))
-            content = _body(carrier)
-    charset = _CHARSET.search(_content_type(fields))
-    return _decoded(content[:limit], charset[1] if charset else "utf-8")
-
-
-def _source(message: Message) -> bytes:
-    broken = any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in message.defects)
-    return _head(message).encode() + b"\n" * (not broken) + _body(message)
-
-
-def _body(part: Message) -> bytes:
-    content = part.get_payload(decode=True)
-    return content if isinstance(content, bytes) else b""
-
-
-def _head(part: Message) -> str:
-    head = "".join(f"{name}: {value}\n" for name, value in part.raw_items())
-    return _decoded(head.encode("utf-8", "surrogateescape"), "utf-8")
-
-
-def _fields(head: str) -> Fields:
-    fields: Fields = {}
-    for name, value in _FIELD.findall(head):
-        fields.setdefault(name.lower(), []).append(value.strip())
-    return fields
-
-
-def _values(fields: Fields, *names: str) -> list[str]:
-    return [value for name in names for value in fields.get(name, [])]
-
-
-def _first(fields: Fields, name: str) -> str:
-    return fields.get(name, [""])[0]
-
-
-def _content_type(fields: Fields) -> str:
-    """Return type and parameters in lower case; the email package's own reading of them raises for some."""
-    return _first(fields, "content-type").lower() or "text/plain"
-
-
-def _ids(values: Iterable[str]) -> list[str]:
-    return ["".join(found.split()) for value in values for found in _ID.findall(value)]
+def _ids(found: Iterable[str]) -> list[str]:
+    return ["".join(each.split()) for value in found for each in _ID.findall(value)]
 
 
 def _address(recipient: str) -> str:
@@ -364,13 +427,3 @@ def _address(recipient: str) -> str:
 def _addresses(texts: Iterable[str]) -> set[str]:
     found = {address.lower() for text in texts for address in _ADDRESS.findall(text)}
     return found | {address.lstrip("'`*|=/") for address in found}
-
-
-def _plain(source: str) -> str:
-    """Return what HTML shows, without any claim to beauty."""
-    text = html.unescape(_TAG.sub("", _LINE_END.sub("\n", _HIDDEN.sub("", source))))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip() for line in text.split("\n")))
-
-
-def _decoded(data: bytes, charset: str) -> str:
-    return decoded(data, charset)[0].replace("\r\n", "\n").replace("\r", "\n")

@@ -1,15 +1,11 @@
 """message_process: one message from its bytes to records, threads, bounces and notices, in one transaction."""
 
-import email
-import email.policy
-import functools
 import uuid
-from email.parser import BytesHeaderParser
 
 import sqlalchemy as sa
 
 from mail_database import notices
-from mail_database.bounce import read_report
+from mail_database.bounce import Said, is_report, judge, read
 from mail_database.message import Message, parse
 from mail_database.routing import MODELS, Fallback, Fault, Route, is_bounce, is_loop, route
 from mail_database.store import Row, Work, work
@@ -30,13 +26,15 @@ def process(
         message = message._replace(attachments=())
     if not message.message_id:  # nobody can know it again
         message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
+    # Read before the transaction, which others wait for: a report may name thousands.
+    said = read(raw) if is_report(message, at_bounce_address=True) else None
     try:
         with work(engine) as store:
             store.alone_with(message.message_id, message.sender_address)
             if store.is_known(message.message_id):
                 return False
             store.accept(message.message_id)
-            return _deliver(store, message, fallback, user_id)
+            return _deliver(store, message, fallback, user_id, said)
     except Misconfigured as error:
         with work(engine) as store:
             notice = notices.Notice(notices.MISCONFIGURED, error.address, error.alias["domain"])
@@ -54,11 +52,14 @@ class Misconfigured(Fault):
         self.address = f"{alias['local_part']}@{alias['domain']}"
 
 
-def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int) -> int | bool | None:
+def _deliver(
+    store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None
+) -> int | bool | None:
     if message.answers_our_notice:
         return None
     if is_bounce(store, message):
-        _bounce(store, message)
+        if said:
+            _bounce(store, said)
         return False
     routes, told = route(store, message, fallback)
     if routes and is_loop(store, message, routes):
@@ -138,27 +139,22 @@ def _parent(store: Work, message: Message, model: str, thread_id: int) -> Row | 
     return direct or ancestor or store.newest_of_thread(model, thread_id)
 
 
-def _bounce(store: Work, message: Message) -> None:
-    """Mark what a report is about as failed, for every recipient that it says has failed."""
-    try:
-        parsed = email.message_from_bytes(message.raw, policy=email.policy.compat32)
-    except RecursionError:  # a thousand parts within each other
-        parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(message.raw)
+def _bounce(store: Work, said: Said) -> bool:
+    """Mark what a report is about as failed, for every recipient that it says has failed.
 
-    @functools.cache  # asked for by the report's reader, and twice here
-    def original(message_ids: tuple[str, ...]) -> Row | None:
-        return next(filter(None, (store.newest_message([message_id]) for message_id in message_ids)), None)
-
-    def notified(message_ids: tuple[str, ...]) -> list[Row]:
-        about = original(message_ids)
-        return list(store.notified(about["id"])) if about else []
-
-    report = read_report(parsed, lambda message_ids: [row["email"] for row in notified(message_ids)])
-    found = notified(report.message_ids)
+    Returns whether it was about a message or a person of ours, so far as it was understood.
+    """
+    known = (store.newest_message([message_id]) for message_id in (*said.message_ids, *said.other_ids))
+    about = next(filter(None, known), None)
+    found = store.notified(about["id"]) if about else []
+    written_to = {row["email"] for row in found}
+    ours = store.known_addresses(said.addresses() | said.for_good) | written_to
+    report = judge(said, written_to, ours)
     failed = {failure.final_recipient for failure in report.failures}
     rows = [row for row in found if row["email"] in failed]
-    if not rows and len(found) == 1 and (failed or report.is_silent):
+    if not rows and len(found) == 1 and found[0]["email"] not in report.spared and (failed or report.is_silent):
         rows = found  # it came back from where his mail is forwarded to, or the report names nobody
-    for row in rows:
-        store.fail_notification(row["id"], report.reason)
-    store.count_bounces(failed | {row["email"] for row in rows}, original(report.message_ids))
+    failed |= {row["email"] for row in rows}
+    store.fail_notifications([row["id"] for row in rows], report.reason)
+    store.count_bounces(failed & ours, about)
+    return bool(report.is_understood and (about or ours & (failed | report.spared)))

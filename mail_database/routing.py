@@ -4,7 +4,7 @@ In the order in which it is asked:
 
 1. **Known.** A message whose Message-ID was accepted before is done: nothing.
 2. **Answer to a notice.** References or In-Reply-To name one of ours that carries the mark: ignored.
-3. **Bounce.** To a bounce address, from a mailer-daemon, or a report: bounce.py reads it, notifications fail.
+3. **Bounce.** To a bounce address, from a daemon, or a report: bounce.py reads it, notifications fail.
 4. **Reply.** The newest message that References (else In-Reply-To) name has a record: its thread. An alias of another
    kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of the record's own kind
    among the recipients has its say about who may write.
@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mail_database import notices
+from mail_database.bounce import is_report
 from mail_database.message import Message
 from mail_database.store import Row, Work
 
@@ -84,8 +85,8 @@ class Fallback(NamedTuple):
 def is_bounce(store: Work, message: Message) -> bool:
     """Tell whether a message is about mail that came back (step 3)."""
     bounces = {f"{row['bounce']}@{row['name']}".lower() for row in store.alias_domains()}
-    from_daemon = message.sender_address.partition("@")[0] == "mailer-daemon"
-    return message.is_report or from_daemon or not bounces.isdisjoint(message.to)
+    at_bounce_address = not bounces.isdisjoint(message.to)
+    return at_bounce_address or is_report(message, at_bounce_address)
 
 
 def route(store: Work, message: Message, fallback: Fallback) -> Routes:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from mail_database import models
+from mail_database.calls import LOGIN_LIMIT, pieces_of, read_call, read_login
 from mail_database.delivery import process
 from mail_database.routing import MODELS, Fallback, Fault
 from mail_database.store import Work, work
 
-BODY_LIMIT = 128 * 2**20  # bytes; Odoo's; a larger body is for the WSGI server to refuse
 USER_ID = 2  # of whoever logs in
 VERSION = {"server_version": "17.0", "server_version_info": [17, 0, 0, "final", 0, ""], "protocol_version": 1}
 log = logging.getLogger("mail_database")
@@ -61,7 +61,7 @@ def application(engine: sa.Engine, allowed: Access) -> Callable[[dict[str, Any],
             return _text(start_response, "404 Not Found")
         if environ["REQUEST_METHOD"] != "POST":
             return _text(start_response, "405 Method Not Allowed")
-        body = _answer(service, environ["wsgi.input"].read())
+        body = _answer(service, allowed, environ["wsgi.input"].read)
         start_response("200 OK", [("Content-Type", "text/xml; charset=utf-8"), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -74,14 +74,42 @@ def _text(start_response: StartResponse, status: str) -> Iterable[bytes]:
     return [body]
 
 
-def _answer(service: Callable[[str, Sequence[Any]], Any], body: bytes) -> bytes:
+def allows_login(allowed: Access) -> Callable[[bytes], bool]:
+    """Return what tells whether the beginning of a body has the right login."""
+
+    def allows(head: bytes) -> bool:
+        try:
+            _check_login(allowed, head)
+        except Fault:
+            return False
+        return True
+
+    return allows
+
+
+def _check_login(allowed: Access, head: bytes) -> None:
+    """Raise the fault for who is not to be heard any further."""
+    database, user_id, password = [*read_login(head), "", "", ""][:3]
+    if not database or not allowed.allows(password):
+        raise Fault(3, "Access Denied")
+    _check_database(allowed, database)
+    if user_id.strip() != str(USER_ID):
+        raise Fault(3, "Access Denied")
+
+
+def _answer(service: Callable[[str, Sequence[Any]], Any], allowed: Access, read: Callable[[int], bytes]) -> bytes:
     """Return the XML of a call's answer. What goes wrong, and is not the caller's fault, is logged, not told."""
+    head = read(LOGIN_LIMIT)
     try:
-        arguments, method = xmlrpc.client.loads(body, use_builtin_types=True)
+        if len(head) == LOGIN_LIMIT:
+            _check_login(allowed, head)
+        method, arguments = read_call(pieces_of(head, read))
+    except Fault as fault:
+        return _fault(fault.code, fault.text)
     except Exception:  # the parser raises many kinds
         return _fault(1, "xml.parsers.expat.ExpatError: not well-formed (invalid token)")
     try:
-        return _xml(xmlrpc.client.dumps((service(method or "", arguments),), methodresponse=True))
+        return _xml(xmlrpc.client.dumps((service(method, arguments),), methodresponse=True))
     except Fault as fault:
         return _fault(fault.code, fault.text)
     except TypeError as error:

@@ -165,6 +165,7 @@ LISTS = {
 DERIVED = {"email_normalized", "message_key"}
 # Models on whose records, and partners, Odoo counts bounces.
 COUNTED = ("crm.lead", "res.partner")
+BATCH = 1000  # values in one statement
 
 
 def key_of(message_id: str) -> str:
@@ -381,10 +382,9 @@ class Work:
 
     def aliases_named(self, local_parts: Iterable[str]) -> Sequence[Row]:
         """Return the aliases with one of these local-parts, in the order of their models and names."""
-        names = list(local_parts)
         found = []
-        for start in range(0, len(names), 1000):  # of which no store takes any number at once
-            found += self._all(sa.select(aliases).where(aliases.c.local_part.in_(names[start : start + 1000])))
+        for names in _batches(local_parts):
+            found += self._all(sa.select(aliases).where(aliases.c.local_part.in_(names)))
         return sorted(found, key=lambda alias: (alias["model"], alias["local_part"], alias["id"]))
 
     def set_alias_status(self, alias_id: int, status: str) -> None:
@@ -518,33 +518,38 @@ class Work:
         statement = statement.join(partners, partners.c.id == notifications.c.partner_id)
         return self._all(statement.where(notifications.c.message == message).order_by(notifications.c.id))
 
-    def fail_notification(self, notification: int, reason: str) -> None:
-        """Mark a notification as failed: Odoo's red envelope."""
-        found = notifications.c.id == notification
-        self._connection.execute(notifications.update().where(found).values(status="bounce", reason=reason))
+    def fail_notifications(self, found: Iterable[int], reason: str) -> None:
+        """Mark notifications as failed: Odoo's red envelope."""
+        for some in _batches(found):
+            failed = notifications.update().where(notifications.c.id.in_(some))
+            self._connection.execute(failed.values(status="bounce", reason=reason))
+
+    def known_addresses(self, addresses: Iterable[str]) -> set[str]:
+        """Return those of these addresses that a partner or a record has."""
+        known: set[str] = set()
+        for some in _batches(addresses):
+            for column, found in _bounced(some):
+                known |= set(self._connection.execute(sa.select(column).where(found)).scalars())
+        return known
 
     def count_bounces(self, addresses: set[str], about: Row | None) -> None:
         """Count a bounce on the partners and records of these addresses, and on the record of the message ``about``."""
-        for address in addresses:
-            self._set_bounces(address, lambda table: table.c.bounce_count + 1)
+        for some in _batches(addresses):
+            for column, found in _bounced(some):
+                counted = column.table.update().where(found)
+                self._connection.execute(counted.values(bounce_count=column.table.c.bounce_count + 1))
         if about and about["model"] in COUNTED and addresses:
             found = (records.c.model == about["model"], records.c.id == about["thread_id"])
-            uncounted = (*found, records.c.email_normalized.not_in(addresses))
-            more = records.update().where(*uncounted).values(bounce_count=records.c.bounce_count + 1)
-            self._connection.execute(more)
+            record = self._one(sa.select(records.c.email_normalized).where(*found))
+            if record and record["email_normalized"] not in addresses:  # else it was counted above
+                more = records.update().where(*found).values(bounce_count=records.c.bounce_count + 1)
+                self._connection.execute(more)
 
     def reset_bounces(self, address: str) -> None:
         """Forget the bounces of an address, which is alive: it has written to us."""
-        self._set_bounces(address, lambda table: 0)
-
-    def _set_bounces(self, address: str, value: Any) -> None:
-        if address:
-            for table, found in (
-                (partners, partners.c.email_normalized == address),
-                (records, sa.and_(records.c.model.in_(COUNTED), records.c.email_normalized == address)),
-            ):
-                changed = sa.and_(found, table.c.bounce_count != value(table))
-                self._connection.execute(table.update().where(changed).values(bounce_count=value(table)))
+        for column, found in _bounced([address] if address else []):
+            changed = sa.and_(found, column.table.c.bounce_count != 0)
+            self._connection.execute(column.table.update().where(changed).values(bounce_count=0))
 
     # --- notices ---
 
@@ -565,6 +570,22 @@ class Work:
 
     def set_notice_state(self, notice: int, state: str) -> None:
         self._connection.execute(notices.update().where(notices.c.id == notice).values(state=state))
+
+
+def _bounced(addresses: Sequence[str]) -> list[tuple[Any, Any]]:
+    """Return the column of addresses and the condition, of the partners and of the records where bounces count."""
+    of_records = records.c.email_normalized
+    return [
+        (partners.c.email_normalized, partners.c.email_normalized.in_(addresses)),
+        (of_records, sa.and_(records.c.model.in_(COUNTED), of_records.in_(addresses))),
+    ]
+
+
+def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield values by the thousand; no store takes any number of them in one statement."""
+    found = list(values)
+    for start in range(0, len(found), BATCH):
+        yield found[start : start + BATCH]
 
 
 def _dumped(row: Row) -> dict[str, Any]:

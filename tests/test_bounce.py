@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mail_database.bounce import LOOKED_AT, REASON_LIMIT, Bounce, Report, read_report
+from mail_database import bounce
+from mail_database.bounce import REASON_LIMIT, Bounce, Report, read_report
+from mail_database.report import TEXT_LIMIT
 
 BOUNCES = Path(__file__).parents[2] / "shared" / "bounces"  # not ours to copy; a folder beside the checkout
 
@@ -24,7 +26,7 @@ RETURNED = "From: ida@example.com\nTo: ann@b.test\nMessage-ID: <original@example
 
 def read(data: str | bytes, notified: Iterable[str] = ()) -> Report:
     raw = data if isinstance(data, bytes) else data.encode()
-    return read_report(email.message_from_bytes(raw, policy=email.policy.compat32), lambda message_ids: notified)
+    return read_report(raw, lambda message_ids: notified)
 
 
 def report(*parts: str, header: str = HEADER, kind: str = "report") -> str:
@@ -153,26 +155,26 @@ def test_a_report_that_came_back_counts_only_where_its_report_says_nothing() -> 
         ("Hi. This is the qmail-send program at b.test.\n\n<ann@b.test>:\nno such user\n", [], ["ann@b.test"]),
         ("Hi. This is the qmail-send program at b.test.\n\n<ann@b.test>:\nno\n", ["bob@b.test"], ["ann@b.test"]),
         # and not these: an address that was notified, anywhere in them
-        ("No luck with Ann@B.test.", ["ann@b.test"], ["ann@b.test"]),
-        ("No luck with Ann@B.test.", [" Ann@B.test "], ["ann@b.test"]),
-        ("No luck with <ann@b.test>, 'bob@b.test'", ["ann@b.test", "bob@b.test"], ["ann@b.test", "bob@b.test"]),
-        ("No luck with <ann@b.test>", ["ann@b.test", "bob@b.test"], ["ann@b.test"]),
-        ("No luck with <ann@b.test>", [], []),
-        ("No luck with <ann@b.test>", ["bob@b.test"], []),
-        ("No luck with <joann@b.test>", ["ann@b.test"], []),
-        ("No luck with <ann@b.test.example>", ["ann@b.test"], []),
-        ("No luck with <ann@b.tests>", ["ann@b.test"], []),
-        ("No luck with <jo.ann@b.test>", ["ann@b.test"], []),
-        ("No luck", ["ann@b.test"], []),
+        ("550 No luck with Ann@B.test.", ["ann@b.test"], ["ann@b.test"]),
+        ("550 No luck with Ann@B.test.", [" Ann@B.test "], ["ann@b.test"]),
+        ("550 No luck with <ann@b.test>, 'bob@b.test'", ["ann@b.test", "bob@b.test"], ["ann@b.test", "bob@b.test"]),
+        ("550 No luck with <ann@b.test>", ["ann@b.test", "bob@b.test"], ["ann@b.test"]),
+        ("550 No luck with <ann@b.test>", [], []),
+        ("550 No luck with <ann@b.test>", ["bob@b.test"], []),
+        ("550 No luck with <joann@b.test>", ["ann@b.test"], []),
+        ("550 No luck with <ann@b.test.example>", ["ann@b.test"], []),
+        ("550 No luck with <ann@b.tests>", ["ann@b.test"], []),
+        ("550 No luck with <jo.ann@b.test>", ["ann@b.test"], []),
+        ("550 No luck", ["ann@b.test"], []),
         # those that stand in the copy only: one is clear, two are not
-        ("No luck with <ann@b.test>\n\nReceived: by x\nTo: ann@b.test, bob@b.test\n",
+        ("550 No luck with <ann@b.test>\n\nReceived: by x\nTo: ann@b.test, bob@b.test\n",
          ["ann@b.test", "bob@b.test"], ["ann@b.test"]),
-        ("No luck\n\nFrom: x\nReceived: by x\nTo: ann@b.test\n", ["ann@b.test", "bob@b.test"], ["ann@b.test"]),
-        ("No luck\n\nFrom: x\nReceived: by x\nTo: ann@b.test, bob@b.test\n", ["ann@b.test", "bob@b.test"], []),
+        ("550 No luck\n\nFrom: x\nReceived: by x\nTo: ann@b.test\n", ["ann@b.test", "bob@b.test"], ["ann@b.test"]),
+        ("550 No luck\n\nFrom: x\nReceived: by x\nTo: ann@b.test, bob@b.test\n", ["ann@b.test", "bob@b.test"], []),
         # who wrote or received the report has not failed
-        ("No luck with <ann@b.test>. Questions? postmaster@mx.test, mailer-daemon@mx.test",
+        ("550 No luck with <ann@b.test>. Questions? postmaster@mx.test, mailer-daemon@mx.test",
          ["ann@b.test", "mailer-daemon@mx.test"], ["ann@b.test"]),
-        ("Your message from bounce@example.com to ann@b.test", ["ann@b.test", "bounce@example.com"], ["ann@b.test"]),
+        ("Your message from bounce@example.com to ann@b.test was not delivered", ["ann@b.test", "bounce@example.com"], ["ann@b.test"]),
     ],
 )  # fmt: skip
 def test_other_bounces_are_read_by_their_words(text: str, notified: list[str], expected: list[str]) -> None:
@@ -268,7 +270,7 @@ ID = "Message-ID: <original@example.com>"
     ],
 )  # fmt: skip
 def test_the_message_that_a_report_is_about(data: str, expected: list[str]) -> None:
-    assert list(read(data).message_ids) == expected
+    assert list(bounce.read(data.encode()).message_ids) == expected
 
 
 def test_the_database_is_asked_for_the_message_that_the_report_is_about() -> None:
@@ -278,7 +280,7 @@ def test_the_database_is_asked_for_the_message_that_the_report_is_about() -> Non
         asked.append(message_ids)
         return []
 
-    read_report(email.message_from_string(dsn(BLOCK)), notified)
+    read_report(dsn(BLOCK).encode(), notified)
     assert asked == [("<original@example.com>",)]
 
 
@@ -310,19 +312,16 @@ def test_the_reason_is_what_a_person_should_read(data: str | bytes, expected: st
     assert read(data).reason == expected
 
 
-def test_any_depth_is_read() -> None:
-    """The parser gives up at a thousand; parts that were put together otherwise may be deeper."""
-    inner = email.message_from_string(dsn(BLOCK))
-    for depth in range(1200):
-        outer = Message()
-        outer["Content-Type"] = "message/rfc822" if depth % 2 else "multipart/report"
-        outer.attach(inner)
-        inner = outer
-    assert [failure.final_recipient for failure in read_report(inner).failures] == ["ann@b.test"]
+def test_reports_within_reports_are_read_to_a_depth() -> None:
+    for depth, expected in ((1, ["ann@b.test"]), (5, ["ann@b.test"]), (20, [])):
+        raw = dsn(BLOCK)
+        for number in range(depth):
+            raw = report(f"message/rfc822\n\n{raw}").replace("boundary=B", f"boundary=N{number}").replace("--B", f"--N{number}")
+        assert failed(raw) == expected
 
 
 def test_what_comes_back_may_be_large() -> None:
-    data = dsn(BLOCK).replace("Hi.", f"{'x' * 70}\n" * (3 * LOOKED_AT // 70))
+    data = dsn(BLOCK).replace("Hi.", f"{'x' * 70}\n" * (3 * TEXT_LIMIT // 70))
     assert failed(data) == ["ann@b.test"]
 
 
@@ -348,7 +347,7 @@ messages = st.one_of(st.binary(max_size=300), st.lists(lines, max_size=40).map(b
 @given(raw=messages, notified=st.lists(st.sampled_from(["ann@b.test", "", "eve@b.test"])))
 def test_no_bytes_make_it_fail(raw: bytes, notified: list[str]) -> None:
     result = read(raw, notified)
-    words = [result.reason, *result.message_ids, *(word for failure in result.failures for word in failure)]
+    words = [result.reason, *bounce.read(raw).message_ids, *(word for failure in result.failures for word in failure)]
     "".join(words).encode()  # no lone surrogates
     assert not any("\0" in word for word in words)
     assert result.reason
@@ -377,9 +376,9 @@ TELL_OF_NO_FAILURE = {
 }
 # ... and those that don't name who failed in a way that we understand.
 NAME_NOBODY = {
-    "lhost-amazonses-09": "JSON, which quotes neither To nor Message-ID",
     "lhost-ezweb-03": "words of its own, without a copy that would say who was notified",
     "lhost-ezweb-08": "the same",
+    "lhost-fml-03": "a list's loop alert, from no daemon",
     "lhost-mfilter-04": "the same; its copy has a Message-ID, but no To",
     "lhost-mimecast-01": "the same",
     "lhost-opensmtpd-02": "the same; its copy has neither",
@@ -439,7 +438,7 @@ def test_real_bounces_are_about_the_message_that_they_quote() -> None:
         head, _, body = decoded(path.read_bytes()).partition("\n\n")
         own = re.findall(r"<[^<>\s]+>", " ".join(quoted(head, "message-id")))
         ids = set(re.findall(r"<[^<>\s]+>", " ".join(quoted(body, "message-id")))) - set(own)
-        found = set(read(path.read_bytes()).message_ids)
+        found = set(bounce.read(path.read_bytes()).message_ids)
         if ids:
             quoting += 1
             assert found & ids, path

@@ -1,0 +1,109 @@
+"""The HTTP server, and what a caller may cost before the database knows him.
+
+- A body that goes on behind LOGIN_LIMIT bytes without the right login is received, for HTTP wants it so, and dropped.
+- A request that is not complete in time, by the seconds and the rate below, is cut off.
+- Where there are too many connections, the one whose request has been incomplete for longest gives way. So slow
+  clients, however many, keep nobody from being served.
+"""
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import BaseWSGIServer, create_server
+
+from mail_database.calls import LOGIN_LIMIT
+
+BODY_LIMIT = 128 * 2**20  # bytes; Odoo's; a larger body is answered with 413
+HEADER_LIMIT = 2**14  # bytes
+THREADS = 16
+CONNECTIONS = 400  # at once; each is a file, and a process has 1,024
+REQUEST_SECONDS = 15.0  # for a request, and besides
+BYTES_PER_SECOND = 2**14  # at least, for a body
+IDLE_SECONDS = 120  # between two requests
+
+
+class _Dropped:
+    """A buffer that keeps what it has, and takes no more."""
+
+    def __init__(self, kept: bytes) -> None:
+        self._kept = kept
+
+    def append(self, _: bytes) -> None:
+        """Drop it."""
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def getfile(self) -> io.BytesIO:
+        return io.BytesIO(self._kept)
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """A connection that has a time for each request."""
+
+    def __init__(self, server: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(server, *arguments, **named)
+        self._begun: float | None = time.monotonic()
+        others = [each for each in server.active_channels.values() if each._begun is not None and each is not self]
+        if others and len(server.active_channels) > CONNECTIONS:
+            min(others, key=lambda channel: channel._begun).will_close = True
+
+    def received(self, data: bytes) -> Any:
+        if self._begun is None:
+            self._begun = time.monotonic()
+        result = super().received(data)
+        if self.request is None:  # it is complete
+            self._begun = None
+        return result
+
+    def readable(self) -> Any:
+        if self._begun is not None and not self.requests:  # asked at least once a second
+            taken = self.request.body_bytes_received if self.request else 0
+            if time.monotonic() - self._begun > REQUEST_SECONDS + taken / BYTES_PER_SECOND:
+                self.will_close = True
+        return super().readable()
+
+
+def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: int) -> Any:
+    """Return a server; ``allows`` tells whether the beginning of a body has the right login."""
+
+    class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+        is_judged = False
+
+        def received(self, data: bytes) -> Any:
+            consumed = super().received(data)
+            if self.body_rcv is not None and not self.is_judged and len(self.body_rcv) >= LOGIN_LIMIT:
+                self.is_judged = True
+                head = self.body_rcv.getbuf().get(LOGIN_LIMIT)
+                if not allows(head):
+                    self.body_rcv.getbuf().close()
+                    self.body_rcv.buf = _Dropped(head)
+            return consumed
+
+    sockets: dict[int, Any] = {}  # of two kinds of servers: a host name may have several addresses
+    server = create_server(
+        application,
+        map=sockets,
+        host=host,
+        port=port,
+        threads=THREADS,
+        max_request_body_size=BODY_LIMIT + 1,  # bytes from which on it answers 413
+        max_request_header_size=HEADER_LIMIT,
+        connection_limit=CONNECTIONS + 50,
+        channel_timeout=IDLE_SECONDS,
+        asyncore_use_poll=True,  # select knows no more than 1,024 files
+        backlog=CONNECTIONS,
+        ident="mail_database",
+    )
+    channel = type("Channel", (_Channel,), {"parser_class": Request})
+    for each in sockets.values():
+        if isinstance(each, BaseWSGIServer):
+            each.channel_class = channel
+    return server

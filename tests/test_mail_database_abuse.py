@@ -1,0 +1,149 @@
+"""What a caller may cost mail_database before it knows him: memory, connections, time."""
+
+import gzip
+import socket
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mail_database_server import PASSWORD, Server
+
+from mail_database import calls, listen
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(f"sqlite:///{tmp_path_factory.mktemp('abuse')}/mail.db")
+    yield server
+    server.stop()
+
+
+def peak(server: Server) -> float:
+    """The most memory that the server has ever had, in MB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def connect(server: Server) -> socket.socket:
+    host, port = server.url.rpartition("/")[2].split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def post(server: Server, body: bytes, path: str = "object", head: str = "") -> bytes:
+    """Post a body and return the whole answer."""
+    with connect(server) as connection:
+        fields = f"Host: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{head}"
+        connection.sendall(f"POST /xmlrpc/2/{path} HTTP/1.1\r\n{fields}\r\n".encode() + body)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    return answer
+
+
+def call(password: str = PASSWORD, database: str = "mydatabase", user: int = 2, size: int = 0) -> bytes:
+    raw = xmlrpc.client.Binary(b"x" * size)
+    values = (database, user, password, "mail.thread", "message_process", [False, raw])
+    return xmlrpc.client.dumps(values, "execute_kw").encode()
+
+
+DENIED = b"<string>Access Denied</string>"
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "answer"),
+    [
+        (b"<a>" * 4_000_000, "object", DENIED),  # each element costs forty times its size
+        (b"<methodCall><params>" + b"<param><value>x</value></param>" * 400_000, "object", DENIED),
+        (call("wrong", size=9 * MEGABYTE), "object", DENIED),
+        (call(user=1, size=9 * MEGABYTE), "object", DENIED),
+        (call(database="other", size=9 * MEGABYTE), "object", b"does not exist"),
+        (b"<a>" * 4_000_000, "common", DENIED),
+        (b"x" * 12 * MEGABYTE, "object", DENIED),
+        (gzip.compress(bytes(200 * MEGABYTE)), "object", DENIED),
+        (gzip.compress(b"<a>" * 4_000_000), "object", b"not well-formed"),  # small: it is not unpacked
+    ],
+    ids=lambda value: value[:12] if isinstance(value, bytes) else value,
+)  # fmt: skip
+def test_a_stranger_costs_no_memory(server: Server, body: bytes, path: str, answer: bytes) -> None:
+    before = peak(server)
+    assert answer in post(server, body, path, "Content-Encoding: gzip\r\n" if body[:2] == b"\x1f\x8b" else "")
+    assert peak(server) - before < 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<!DOCTYPE a [<!ENTITY b "' + b"x" * 1000 + b'"><!ENTITY c "' + b"&b;" * 1000 + b'">]><a>' + b"&c;" * 1000,
+        b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><methodCall><methodName>&b;</methodName></methodCall>',
+        b"<methodCall><methodName>version</methodName><params>" + b"<a>" * 1000,
+    ],
+)
+def test_no_entity_is_expanded_and_no_depth_is_built(server: Server, body: bytes) -> None:
+    before = peak(server)
+    assert b"not well-formed" in post(server, body, "common")
+    assert peak(server) - before < 4
+
+
+def test_a_large_call_is_read_in_a_few_times_its_size(server: Server) -> None:
+    """The message is kept as base64 and as bytes for a moment, and each for the handing over."""
+    before, size = peak(server), 30
+    body = call(size=size * MEGABYTE).replace(b"message_process", b"no_such_method_")
+    assert b"doesn't exist" in post(server, body)
+    assert peak(server) - before < 6 * size
+
+
+def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
+    """More than the server has room for: some have said nothing, some a little, some a part of a body."""
+    begun = [b"", b"POST /xmlrpc/2/object HTTP/1.1\r\nHost", b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n<"]
+    slow = []
+    for number in range(listen.CONNECTIONS + 50):
+        slow.append(connect(server))
+        slow[-1].sendall(begun[number % 3])
+        if number % 100 == 99:
+            start = time.monotonic()
+            assert server.search("res.company", [], "name")
+            assert time.monotonic() - start < 5
+    start = time.monotonic()
+    assert server.search("res.company", [], "name")
+    assert time.monotonic() - start < 5
+    for connection in slow:
+        connection.close()
+
+
+def test_a_request_that_drips_is_cut_off(server: Server) -> None:
+    start = time.monotonic()
+    with connect(server) as connection:
+        connection.sendall(b"POST /xmlrpc/2/object HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
+        connection.settimeout(0.5)
+        while time.monotonic() - start < 3 * listen.REQUEST_SECONDS:
+            try:
+                connection.sendall(b"<")
+                if not connection.recv(100):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    assert listen.REQUEST_SECONDS - 1 < time.monotonic() - start < 2 * listen.REQUEST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (call(), ("mydatabase", "2", PASSWORD)),
+        (b"<?xml version='1.0'?><methodCall>\n <methodName>execute</methodName>\n <params>\n"
+         b"  <param>\n<value>mydatabase</value>\n</param><param><value><i4>2</i4></value></param>"
+         b"<param><value> <string>a&amp;b&#228;<![CDATA[<]]></string> </value></param>", ("mydatabase", "2", "a&b\u00e4<")),
+        (b"<methodCall><params><param><value>mydatabase</value></param><param><value>2", ("mydatabase",)),
+        (b"<methodCall><params><param><value><array>", ()),
+        (b"<methodCall><params><param><value>" + b"x" * calls.LOGIN_LIMIT + b"</value></param>", ()),
+        (b"\xff", ()),
+        (b"", ()),
+    ],
+)  # fmt: skip
+def test_the_login_is_read_from_the_beginning_of_a_call(body: bytes, expected: tuple[str, ...]) -> None:
+    assert calls.read_login(body) == expected
