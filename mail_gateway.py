@@ -104,22 +104,25 @@ def deliver(
     settled: "Callable[[], None]",
     dry_run: bool = False,
     claiming: "Callable[..., AbstractContextManager[Claim]] | None" = None,
+    known: "Settings | None" = None,
 ) -> "Verdict | None":
     """Take a message that has been read to its ending; ``settled`` is called when the database has answered.
 
-    The pipe comes here with its one message, the LMTP service with each of its own, and with what it does at
-    state.claim() in ``claiming``. Returns and raises as walk().
+    The pipe comes here with its one message, the LMTP service with each of its own, with what it does at
+    state.claim() in ``claiming``, and with the addresses that the database has in ``known``. Returns and raises as walk().
     """
     import time
 
-    from mailgate import hold, log, message, rules, state
+    from mailgate import addresses, hold, log, message, rules, state
     from mailgate.judge import judge
     from mailgate.outcome import Outcome, Verdict
 
     # match
     facts["sender"] = envelope.sender
     facts["recipients"] = [recipient.address for recipient in envelope.recipients]
-    matches = rules.match(config, envelope.recipients)
+    matches = rules.match(config, envelope.recipients, known)
+    if not dry_run:
+        matches = addresses.settled(client, config, matches)
     choices = rules.choices(matches)
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]
 
@@ -137,9 +140,9 @@ def deliver(
     until = time.monotonic() + config.patience
     with (claiming or state.claim)(config, message_id, str(facts["queue_id"]), added, until) as claim:
         verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
-        for addresses in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
+        for others in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
             if verdict.outcome is Outcome.UNKNOWN_RECIPIENT:
-                added, _ = message.prepare(raw, envelope.sender, addresses)
+                added, _ = message.prepare(raw, envelope.sender, others)
                 verdict = judge(client.post(added, raw, until, claim.begin))
         settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)

@@ -149,8 +149,11 @@ class Service:
             put_off = [refusal for refusal in asked if refusal and refusal.exit_status == mail_gateway.EX_TEMPFAIL]
             if put_off:
                 verdict = verdict or Verdict(put_off[0], "it is not known whether a recipient is the database's")
-            rules = directory.rules  # one list for the answers and for the walk, whichever comes while it waits
-            refusals = [None if has(rules, recipient) else Outcome.UNKNOWN_RECIPIENT for recipient in recipients]
+            known = directory.known  # one list for the answers and for the walk, whichever comes while it waits
+            refusals = [
+                None if has(directory.settings, recipient, known) else Outcome.UNKNOWN_RECIPIENT
+                for recipient in recipients
+            ]
             sender = "" if transaction.mail_from == "<>" else transaction.mail_from
             envelope = Envelope(sender, recipients)
             facts = {
@@ -171,7 +174,7 @@ class Service:
             def deliver(is_last: bool, call: Call) -> Verdict:
                 started = time.monotonic()
                 file.seek(size)  # where the message ends
-                verdict = walk(rules, client, envelope, file, facts, call)
+                verdict = walk(directory.settings, known, client, envelope, file, facts, call)
                 if is_last or not call.is_early:
                     seconds.update(wait=started - received, deliver=time.monotonic() - started)
                     finish(verdict)
@@ -214,14 +217,20 @@ class Service:
 
 
 def walk(
-    config: Settings, client: Client, envelope: Envelope, file: IO[bytes], facts: dict[str, Any], call: Call
+    config: Settings,
+    known: Settings | None,
+    client: Client,
+    envelope: Envelope,
+    file: IO[bytes],
+    facts: dict[str, Any],
+    call: Call,
 ) -> Verdict:
     """Take one message to its ending; nothing gets out but the verdict."""
     try:
         raw = spooled(file)
         facts["queue_id"] = queue_id(raw.head())
         verdict = mail_gateway.deliver(
-            config, client, envelope, raw, facts, lambda: None, claiming=partial(claim, call)
+            config, client, envelope, raw, facts, lambda: None, claiming=partial(claim, call), known=known
         )
         return verdict or Verdict(Outcome.FAILED, "a dry run")  # which it never is
     except Ended as ended:

@@ -63,9 +63,18 @@ DOMAIN_RULES: dict[str, Rule] = {
 RULES = ADDRESS_RULES | DOMAIN_RULES
 
 
-def match(settings: Settings, recipients: Iterable[Recipient]) -> list[Match]:
-    """Return a Match for each recipient: it matches when it or its original recipient does."""
-    return [_match(settings, recipient) for recipient in recipients]
+def match(settings: Settings, recipients: Iterable[Recipient], known: Settings | None = None) -> list[Match]:
+    """Return a Match for each recipient: it matches when it or its original recipient does.
+
+    ``known`` has the database's own addresses, where it has said them: then only these count.
+    """
+    matches = [_match(settings, recipient) for recipient in recipients]
+    return [_among(known, match) for match in matches] if known else matches
+
+
+def _among(known: Settings, match: Match) -> Match:
+    found = (_find(known, match.recipient, address) for address in match.addresses)
+    return next((each for each in found if each.rule), Match(match.recipient))
 
 
 def choices(matches: Iterable[Match]) -> list[list[str]]:

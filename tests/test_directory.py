@@ -16,7 +16,8 @@ from mail_database_server import PASSWORD, Server, command
 from odoo.server import Odoo
 from service import Client, Service, running
 
-from mailgate.directory import PAGE, PATIENCE, QUESTIONS
+from mailgate.addresses import PAGE
+from mailgate.directory import PATIENCE, QUESTIONS
 from mailgate.outcome import Outcome
 
 KNOWN = "250 2.1.5 one of ours"
