@@ -10,13 +10,14 @@ from typing import Any
 
 from mailgate import rules
 from mailgate.database import Client
-from mailgate.envelope import Recipient, canonical_address, split_address
+from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
 from mailgate.rules import Match
 from mailgate.settings import Settings
 
 PAGE = 1000  # rows of a list in one answer: some 400 bytes each, of the megabyte that an answer may have
 LISTS = ("alias_domains", "allowed_domains", "aliases", "local_parts", "catchall", "bounce")  # of Settings
+WITH_DOMAIN = LISTS[:3]  # the others are of local-parts
 DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
 ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
 ALLOWED = "mail.catchall.domain.allowed"
@@ -40,15 +41,22 @@ def read(client: Client, settings: Settings) -> Settings:
     return settings._replace(**lists)
 
 
-def ask(client: Client, settings: Settings, recipients: Iterable[Recipient]) -> dict[str, frozenset[str]]:
-    """Return what the database has of the recipients' addresses, as in its list. Raises Ended."""
+def ask(
+    client: Client, settings: Settings, recipients: Iterable[Recipient], until: float = float("inf")
+) -> dict[str, frozenset[str]]:
+    """Return what the database has of the recipients' addresses, as in its list.
+
+    Raises Ended, also when nobody waits any more: from ``until`` on, by the monotonic clock.
+    """
+    if time.monotonic() > until:
+        raise Ended(Outcome.NO_ANSWER, "it does not answer in time")
     local_parts, names = set(), set()
     delimiter = settings.recipient_delimiter
-    addresses = [canonical_address(address) for recipient in recipients for address in recipient]
+    addresses = [address for recipient in recipients for address in recipient]
     for address in filter(str.isprintable, addresses):  # what is not can't be asked for, and is no alias
-        local_part, domain = split_address(address)
+        local_part, domain = split_address(address.lower())
         local_parts |= {local_part, local_part.partition(delimiter)[0] if delimiter else local_part}
-        names.add(domain)
+        names |= {domain, ascii_domain(domain)}
     # by what both Odoo and mail_database store; what else of that name comes with it is the database's, too
     aliases = _search(client, "mail.alias", ALIAS_FIELDS, ("alias_name", "in", sorted(local_parts)))
     domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS, ("name", "in", sorted(names)))
@@ -103,7 +111,10 @@ def _lists(domains: Rows, aliases: Rows, allowed: frozenset[str]) -> dict[str, f
         (),  # among the addresses: each domain has its own
         (split_address(bounce)[0] for bounce in bounces),  # here too, for those with an extension
     )
-    return {name: frozenset(map(canonical_address, items)) for name, items in zip(LISTS, lists, strict=True)}
+    return {
+        name: frozenset(map(canonical_address if name in WITH_DOMAIN else str.lower, items))
+        for name, items in zip(LISTS, lists, strict=True)
+    }
 
 
 def merged(settings: Settings, lists: dict[str, frozenset[str]]) -> Settings:
@@ -125,6 +136,4 @@ def settled(client: Client, settings: Settings, matches: list[Match]) -> list[Ma
     except Ended:  # it is too old, or our user may not ask: then what is likely is tried first
         return matches
     found = rules.match(settings, [match.recipient for match in matches], known)
-    return [
-        new if len(match.addresses) > 1 and new.rule else match for match, new in zip(matches, found, strict=True)
-    ]
+    return [new if len(match.addresses) > 1 and new.rule else match for match, new in zip(matches, found, strict=True)]

@@ -54,7 +54,7 @@ class Directory:
         if before and before.listed and before.listed[:2] == settings[:2]:  # the same URL and database
             lists: dict[str, Any] = {name: getattr(before.listed, name) for name in LISTS}
             self.listed, self.read_at = settings._replace(**lists), before.read_at
-        self._asked_at, self._answered = float("-inf"), False  # the last reading: when it began, and whether it was one
+        self._read_last = float("-inf")  # when the last reading began, or was given up
         self._found = ""  # what was said of it
         self._meanwhile: list[dict[str, frozenset[str]]] = []  # what was asked for since the last reading began
         self._is_away = True  # until it has answered
@@ -78,23 +78,21 @@ class Directory:
             await self.refresh()
             await asyncio.sleep(REFRESH)
 
-    async def refresh(self) -> bool:
-        """Read the list, with others who want it, but wait not for long; return whether it is read.
+    async def refresh(self) -> None:
+        """Read the list, with others who want it, but wait not for long.
 
-        A reading that had begun before is not what is wanted: the address may have come since.
+        A reading that had begun before is not what is wanted: an address may have come since.
         """
         began = time.monotonic()
-        while self._asked_at < began:
+        while self._read_last < began:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read())
             done, _ = await asyncio.wait({self._reading}, timeout=began + PATIENCE - time.monotonic())
             if not done:  # for the next ones too, for a while
-                self._asked_at, self._answered = time.monotonic(), False
-        return self._answered
+                self._read_last = time.monotonic()
 
     async def _read(self) -> None:
-        began, answered = time.monotonic(), False
-        self._reading_since = began
+        self._reading_since = began = time.monotonic()
         self._meanwhile.clear()
         try:
             loop = asyncio.get_running_loop()
@@ -102,7 +100,7 @@ class Directory:
             for lists in self._meanwhile:
                 listed = merged(listed, lists)
             self.listed = listed
-            self.read_at, answered = time.time(), True
+            self.read_at = time.time()
             found = f"the alias list is read: {len(self.listed.aliases)} addresses"
         except Ended as ended:
             self._is_away = ended.verdict.outcome in AWAY
@@ -111,7 +109,7 @@ class Directory:
             found = f"the alias list can't be read: {where(error)}"
         self._reading_since = float("inf")
         self._tell(found)
-        self._asked_at, self._answered = began, answered
+        self._read_last = began
 
     @property
     def known(self) -> Settings | None:
@@ -124,7 +122,7 @@ class Directory:
             return Outcome.UNKNOWN_RECIPIENT
         if self.settings.model:
             return None
-        if self.listed is None and self._is_away and time.monotonic() - self._asked_at > FRESH:
+        if self.listed is None and self._is_away and time.monotonic() - self._read_last > FRESH:
             await self.refresh()
         if has(self.settings, recipient, self.listed):
             return None
@@ -138,7 +136,7 @@ class Directory:
         if len(self._asking) >= QUESTIONS:
             return Outcome.BUSY
         self._next_at = max(now, self._next_at + 1 / QUESTIONS)
-        question = asyncio.create_task(self._question(recipient, self._next_at - now))
+        question = asyncio.create_task(self._question(recipient, self._next_at - now, now + PATIENCE))
         self._asking[question] = self._next_at
         question.add_done_callback(self._asking.pop)
         done, _ = await asyncio.wait({question}, timeout=PATIENCE)
@@ -147,11 +145,11 @@ class Directory:
             self._silent_until = time.monotonic() + FRESH
         return answer
 
-    async def _question(self, recipient: Recipient, pause: float) -> Outcome | None:
+    async def _question(self, recipient: Recipient, pause: float, until: float) -> Outcome | None:
         await asyncio.sleep(pause)
         loop = asyncio.get_running_loop()
         try:
-            lists = await loop.run_in_executor(self._asker, ask, self._client, self.settings, [recipient])
+            lists = await loop.run_in_executor(self._asker, ask, self._client, self.settings, [recipient], until)
         except Exception as error:  # our own bug among them: nobody is refused for it
             cause = error.verdict.cause if isinstance(error, Ended) else where(error)
             self._tell(f"the database can't be asked for an address: {cause}")

@@ -25,8 +25,10 @@ UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
 PUT_OFF = Outcome.NO_ANSWER.reply
 WORLD = """{
   "alias_domains": [{"name": "example.com", "catchall": "catchall", "bounce": "bounce"},
-                    {"name": "second.example", "catchall": "all", "bounce": "returns"}],
+                    {"name": "second.example", "catchall": "all", "bounce": "returns"},
+                    {"name": "xn--mller-kva.example", "catchall": "catchall", "bounce": "bounce"}],
   "aliases": [{"local_part": "info", "domain": "example.com", "model": "crm.lead"},
+              {"local_part": "info", "domain": "xn--mller-kva.example", "model": "crm.lead"},
               {"local_part": "commercial", "domain": "example.com", "model": "crm.lead", "local_part_detection": true}],
   "parameters": {"mail.catchall.domain.allowed": "allowed.example"}
 }"""
@@ -40,6 +42,12 @@ ADDRESSES = {
     "catchall@second.example": UNKNOWN,
     "bounce@example.com": KNOWN,
     "returns@second.example": KNOWN,
+    "bounce+12-crm.lead-1@example.com": KNOWN,  # as Odoo 14 wrote it
+    "returns+12-crm.lead-1@second.example": KNOWN,
+    "bounce+1@elsewhere.example": UNKNOWN,
+    "info@müller.example": KNOWN,
+    "Info@XN--Mller-KVA.example": KNOWN,
+    "nobody@müller.example": UNKNOWN,
     "notifications@example.com": KNOWN,  # what notifications come from: some answer to that
     "commercial@second.example": KNOWN,
     "commercial@allowed.example": KNOWN,
