@@ -108,8 +108,8 @@ def deliver(
 ) -> "Verdict | None":
     """Take a message that has been read to its ending; ``settled`` is called when the database has answered.
 
-    The pipe comes here with its one message, the LMTP service with each of its own, with what it does at
-    state.claim() in ``claiming``, and with the addresses that the database has in ``known``. Returns and raises as walk().
+    The pipe comes here with its one message, the LMTP service with each of its own; ``claiming`` is what it does at
+    state.claim(), ``known`` has the addresses that the database has. Returns and raises as walk().
     """
     import time
 

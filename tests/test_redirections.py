@@ -25,10 +25,11 @@ class Routing:
     def __init__(self, known: str) -> None:
         self.known = known.split()
         self.records: list[str] = []
-        self.calls = 0
 
     def __call__(self, connection: socket.socket, request: Request) -> None:
-        self.calls += 1
+        if request.call[0][4] != "message_process":  # it has no list of its addresses for us
+            connection.sendall(fault(4, "not allowed"))
+            return
         (field,) = re.findall(rb"(?m)^Delivered-To: (.*)$", request.message)
         named = [name.decode().lower() for name in re.findall(rb"<([^<>]*)>", field)]
         found = [name.partition("@")[0] for name in named if name.partition("@")[0] in self.known]
