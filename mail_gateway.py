@@ -108,7 +108,7 @@ def deliver(
     """
     import time
 
-    from mailgate import hold, log, message, rules, state
+    from mailgate import hold, log, message, rules, shapes, state
     from mailgate.judge import judge
     from mailgate.outcome import Outcome, Verdict
 
@@ -132,7 +132,9 @@ def deliver(
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
     with state.claim(config, message_id, str(facts["queue_id"]), added, until) as claim:
-        verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
+        cause = "" if claim.answer else shapes.too_slow(raw.head())
+        slow = cause and not client.reads_all_shapes() and Verdict(Outcome.HELD, cause)
+        verdict = claim.answer or slow or judge(client.post(added, raw, until, claim.begin))
         settled()  # it has happened, and no late signal shall say otherwise
         claim.end(verdict)
         if verdict.outcome is Outcome.HELD:
