@@ -69,12 +69,18 @@ def spool(source: IO[bytes], max_size: int) -> Raw:
     """
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
-    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # closed, and gone, with the process
+    # closed, and gone, with the process
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY, dir=spool_folder(os.environ))
     while chunk := source.read(CHUNK):
         file.write(chunk)
         if file.tell() > max_size:
             raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
     return spooled(file)
+
+
+def spool_folder(environ: Mapping[str, str]) -> str | None:
+    """Return where large messages go, None for where TMPDIR says: /tmp may be memory."""
+    return None if environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"
 
 
 def spooled(file: IO[bytes]) -> Raw:
