@@ -78,18 +78,32 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
 
     Returns None after a dry run. Raises Ended wherever there is no going on.
     """
-    from mailgate import database, settings
-    from mailgate.envelope import envelope_of, spool
+    import contextlib
+
+    from mailgate import database, log, settings
+    from mailgate.envelope import HEADER_LIMIT, envelope_of, spool
+    from mailgate.outcome import Ended, Outcome
 
     # read
-    values, wrong = settings.read(os.environ, arguments.env_file)
-    facts["log"] = values.get("LOG", "syslog"), values.get("LOG_FORMAT", "text")
-    if arguments.model:
-        values["MODEL"] = arguments.model
-    config = settings.build(values, wrong)
+    source = open(0, "rb", closefd=False)
+    try:
+        values, wrong = settings.read(os.environ, arguments.env_file)
+        facts["log"] = values.get("LOG", "syslog"), values.get("LOG_FORMAT", "text")
+        if arguments.model:
+            values["MODEL"] = arguments.model
+        config = settings.build(values, wrong)
+    except Ended:
+        head = b""
+        with contextlib.suppress(Ended, OSError):
+            head = spool(source, HEADER_LIMIT).head()  # the log shall tell whose mail waits
+        facts.update(log.known(envelope_of(arguments, os.environ, head), head))
+        raise
     facts["secret"] = config.password
-    raw = spool(open(0, "rb", closefd=False), config.max_size)
+    raw = spool(source, config.max_size)
     envelope = envelope_of(arguments, os.environ, raw.head())
+    facts.update(log.known(envelope, raw.head()))
+    if raw.size > config.max_size:
+        raise Ended(Outcome.TOO_LARGE, f"more than {config.max_size} bytes")
     return deliver(config, database.Client(config), envelope, raw, facts, ignore_signals, arguments.dry_run)
 
 
@@ -113,8 +127,7 @@ def deliver(
     from mailgate.outcome import Outcome, Verdict
 
     # match
-    facts["sender"] = envelope.sender
-    facts["recipients"] = [recipient.address for recipient in envelope.recipients]
+    facts.update(log.known(envelope, raw.head()), model=config.model)
     matches = rules.match(config, envelope.recipients)
     addresses = list(dict.fromkeys(match.address for match in matches if match.rule))
     facts["unmatched"] = [match.recipient.address for match in matches if not match.rule]

@@ -65,7 +65,8 @@ class Raw(NamedTuple):
 def spool(source: IO[bytes], max_size: int) -> Raw:
     """Return the message that ``source`` holds, on disk when it is large; the file has no name.
 
-    Raises Ended(TOO_LARGE) beyond ``max_size`` bytes, as ``spooled`` does, and OSError where the disk is full.
+    Beyond ``max_size`` bytes it is read no further, so what is larger than that is not whole. Raises Ended as
+    ``spooled`` does, and OSError where the disk is full.
     """
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
@@ -74,7 +75,7 @@ def spool(source: IO[bytes], max_size: int) -> Raw:
     while chunk := source.read(CHUNK):
         file.write(chunk)
         if file.tell() > max_size:
-            raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
+            break
     return spooled(file)
 
 
