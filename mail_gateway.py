@@ -80,18 +80,32 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
 
     Returns None after a dry run. Raises Ended wherever there is no going on.
     """
-    from mailgate import database, settings
-    from mailgate.envelope import envelope_of, spool
+    import contextlib
+
+    from mailgate import database, log, settings
+    from mailgate.envelope import HEADER_LIMIT, envelope_of, spool
+    from mailgate.outcome import Ended, Outcome
 
     # read
-    values, wrong = settings.read(os.environ, arguments.env_file)
-    facts["log"] = values.get("LOG", "syslog"), values.get("LOG_FORMAT", "text")
-    if arguments.model:
-        values["MODEL"] = arguments.model
-    config = settings.build(values, wrong)
+    source = open(0, "rb", closefd=False)
+    try:
+        values, wrong = settings.read(os.environ, arguments.env_file)
+        facts["log"] = values.get("LOG", "syslog"), values.get("LOG_FORMAT", "text")
+        if arguments.model:
+            values["MODEL"] = arguments.model
+        config = settings.build(values, wrong)
+    except Ended:
+        head = b""
+        with contextlib.suppress(Ended, OSError):
+            head = spool(source, HEADER_LIMIT).head()  # the log shall tell whose mail waits
+        facts.update(log.known(envelope_of(arguments, os.environ, head), head))
+        raise
     facts["secret"] = config.password
-    raw = spool(open(0, "rb", closefd=False), config.max_size)
+    raw = spool(source, config.max_size)
     envelope = envelope_of(arguments, os.environ, raw.head())
+    facts.update(log.known(envelope, raw.head()))
+    if raw.size > config.max_size:
+        raise Ended(Outcome.TOO_LARGE, f"more than {config.max_size} bytes")
     return deliver(config, database.Client(config), envelope, raw, facts, ignore_signals, arguments.dry_run)
 
 
@@ -113,13 +127,12 @@ def deliver(
     """
     import time
 
-    from mailgate import addresses, hold, log, message, rules, state
+    from mailgate import addresses, hold, log, message, rules, shapes, state
     from mailgate.judge import judge
     from mailgate.outcome import Outcome, Verdict
 
     # match
-    facts["sender"] = envelope.sender
-    facts["recipients"] = [recipient.address for recipient in envelope.recipients]
+    facts.update(log.known(envelope, raw.head()), model=config.model)
     matches = rules.match(config, envelope.recipients, known)
     if not dry_run:
         matches = addresses.settled(client, config, matches)
@@ -139,7 +152,9 @@ def deliver(
     # post and judge, unless another delivery of this message runs, or the database has answered this one already
     until = time.monotonic() + config.patience
     with (claiming or state.claim)(config, message_id, str(facts["queue_id"]), added, until) as claim:
-        verdict = claim.answer or judge(client.post(added, raw, until, claim.begin))
+        cause = "" if claim.answer else shapes.too_slow(raw.head())
+        slow = cause and not client.reads_all_shapes() and Verdict(Outcome.HELD, cause)
+        verdict = claim.answer or slow or judge(client.post(added, raw, until, claim.begin))
         for others in choices[1:]:  # where it knows none of these, nothing is stored, and it may know the others
             if verdict.outcome is Outcome.UNKNOWN_RECIPIENT:
                 added, _ = message.prepare(raw, envelope.sender, others)

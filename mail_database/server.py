@@ -18,7 +18,12 @@ from mail_database.routing import MODELS, Fallback, Fault
 from mail_database.store import Work, work
 
 USER_ID = 2  # of whoever logs in
-VERSION = {"server_version": "17.0", "server_version_info": [17, 0, 0, "final", 0, ""], "protocol_version": 1}
+VERSION = {
+    "server_version": "17.0",
+    "server_version_info": [17, 0, 0, "final", 0, ""],
+    "protocol_version": 1,
+    "reads_all_shapes": True,  # tells the gateway not to hold what would keep an Odoo busy
+}
 log = logging.getLogger("mail_database")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import time
@@ -13,7 +14,7 @@ from aiosmtpd import smtp
 from aiosmtpd.lmtp import LMTP
 
 from mailgate import DEADLINE, __version__, log
-from mailgate.envelope import Recipient
+from mailgate.envelope import Recipient, spool_folder
 from mailgate.outcome import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Connection(LMTP):
             return
         await self.push("354 End data with <CR><LF>.<CR><LF>")
         began = time.monotonic()
-        file = SpooledTemporaryFile(max_size=IN_MEMORY)
+        file = SpooledTemporaryFile(max_size=IN_MEMORY, dir=spool_folder(os.environ))
         try:
             verdict = await self._receive(file)
         except BaseException:  # the client went away

@@ -143,6 +143,14 @@ class Client:
 
         return value_of(self._send("common", _body(dumps((), "version")), until))
 
+    def reads_all_shapes(self) -> bool:
+        """Tell whether the server says that any header is read in linear time, as mail_database does; no Odoo does."""
+        try:
+            version = self.version(time.monotonic())
+        except Ended:  # who can't be asked is taken for the one that can't
+            return False
+        return isinstance(version, dict) and version.get("reads_all_shapes") is True
+
     def _call(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> str:
         from xmlrpc.client import dumps
 

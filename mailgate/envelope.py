@@ -67,16 +67,23 @@ class Raw(NamedTuple):
 def spool(source: IO[bytes], max_size: int) -> Raw:
     """Return the message that ``source`` holds, on disk when it is large; the file has no name.
 
-    Raises Ended(TOO_LARGE) beyond ``max_size`` bytes, as ``spooled`` does, and OSError where the disk is full.
+    Beyond ``max_size`` bytes it is read no further, so what is larger than that is not whole. Raises Ended as
+    ``spooled`` does, and OSError where the disk is full.
     """
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
-    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY)  # closed, and gone, with the process
+    # closed, and gone, with the process
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY, dir=spool_folder(os.environ))
     while chunk := source.read(CHUNK):
         file.write(chunk)
         if file.tell() > max_size:
-            raise Ended(Outcome.TOO_LARGE, f"more than {max_size} bytes")
+            break
     return spooled(file)
+
+
+def spool_folder(environ: Mapping[str, str]) -> str | None:
+    """Return where large messages go, None for where TMPDIR says: /tmp may be memory."""
+    return None if environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK | os.X_OK) else "/var/tmp"
 
 
 def spooled(file: IO[bytes]) -> Raw:

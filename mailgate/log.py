@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mailgate import trusted
+from mailgate.envelope import Envelope, fields, unfold
 from mailgate.outcome import Outcome, Verdict
 from mailgate.rules import Match
 
@@ -18,15 +19,18 @@ KEYS = (
     "message_id",
     "sender",
     "recipients",
+    "original_recipients",
     "unmatched",
     "outcome",
     "status_code",
     "record_id",
+    "model",
     "seconds",
     "cause",
 )
-# What an operator has to look at is an error.
+# What an operator has to look at is an error; what he may want to know of, a notice.
 PRIORITIES = {
+    Outcome.DROPPED: "LOG_NOTICE",
     Outcome.HELD: "LOG_ERR",
     Outcome.SETTINGS: "LOG_ERR",
     Outcome.ACCESS_DENIED: "LOG_ERR",
@@ -35,6 +39,21 @@ PRIORITIES = {
 PRIORITY_BY_STATUS = {0: "LOG_INFO", 65: "LOG_NOTICE", 67: "LOG_NOTICE", 75: "LOG_WARNING"}
 ITEM_LIMIT = 50  # items of a list in JSON
 VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
+
+
+def known(envelope: Envelope, head: bytes) -> dict[str, object]:
+    """Return what the log tells of a message before anything is done with it, by the keys of its line.
+
+    The Message-ID is the header's, as it stands. ``original_recipients`` has the places of ``recipients``, and nothing
+    where the MTA gave none.
+    """
+    originals = [recipient.original_recipient for recipient in envelope.recipients]
+    return {
+        "sender": envelope.sender,
+        "recipients": [recipient.address for recipient in envelope.recipients],
+        "original_recipients": originals if any(originals) else [],
+        "message_id": next((os.fsdecode(unfold(field)) for name, field in fields(head) if name == b"message-id"), ""),
+    }
 
 
 def quoted(value: object) -> str:
@@ -65,6 +84,7 @@ def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: st
     outcome, cause, record_id = verdict
     values = {
         **facts,
+        "sender": "<>" if facts.get("sender") == "" else facts.get("sender"),  # nobody; None is not known
         "outcome": outcome.name.lower(),
         "status_code": outcome.status_code,
         "record_id": record_id,
@@ -86,16 +106,23 @@ def write(facts: Mapping[str, Any], verdict: Verdict, seconds: float) -> None:
     with contextlib.suppress(Exception):
         target, form = facts["log"]
         if facts.get("secret"):
-            verdict = verdict._replace(cause=verdict.cause.replace(str(facts["secret"]), "********"))
+            verdict = verdict._replace(cause=masked(verdict.cause, facts["secret"]))
         text = line(facts, verdict, seconds, form)
         write_to(target, PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status], text)
+
+
+def masked(text: str, secret: str) -> str:
+    """Return the text without the secret where that stands alone: the password ``admin`` is no administrator's."""
+    before = r"(?<!\w)" if re.match(r"\w", secret) else ""
+    after = r"(?!\w)" if re.search(r"\w\Z", secret) else ""
+    return re.sub(f"{before}{re.escape(secret)}{after}", "********", text)
 
 
 def event(facts: Mapping[str, Any], priority: str, text: str) -> None:
     """Write a line about the service itself. Raises nothing."""
     with contextlib.suppress(Exception):
         target, form = facts["log"]
-        text = text.replace(str(facts["secret"]), "********")
+        text = masked(text, facts["secret"])
         if form == "json":
             from json import dumps
 

@@ -23,10 +23,12 @@ KEYS = [
     "message_id",
     "sender",
     "recipients",
+    "original_recipients",
     "unmatched",
     "outcome",
     "status_code",
     "record_id",
+    "model",
     "seconds",
     "cause",
 ]

@@ -316,7 +316,11 @@ def test_reports_within_reports_are_read_to_a_depth() -> None:
     for depth, expected in ((1, ["ann@b.test"]), (5, ["ann@b.test"]), (20, [])):
         raw = dsn(BLOCK)
         for number in range(depth):
-            raw = report(f"message/rfc822\n\n{raw}").replace("boundary=B", f"boundary=N{number}").replace("--B", f"--N{number}")
+            raw = (
+                report(f"message/rfc822\n\n{raw}")
+                .replace("boundary=B", f"boundary=N{number}")
+                .replace("--B", f"--N{number}")
+            )
         assert failed(raw) == expected
 
 

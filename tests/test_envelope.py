@@ -1,11 +1,17 @@
 """Read: the arguments, the envelope and the message as an MTA gives them."""
 
 import io
+import os
 import re
+import socket
+import subprocess
 from email import message_from_bytes
 from email.policy import SMTP
+from pathlib import Path
 
 import pytest
+from endpoint import Endpoint, Request, returns
+from gateway import ENVIRONMENT, Gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -232,3 +238,25 @@ def test_joining_is_the_reverse_of_splitting(local_part: str, domain: str) -> No
 def test_what_can_be_no_domain_does_not_stand_unquoted(local_part: str, domain: str) -> None:
     joined = join_address(local_part, domain)
     assert re.fullmatch(r'"(?:[^"\\]|\\.)*"(?:@\[\])?', joined, re.DOTALL) or domain == "[]", joined
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+def test_a_large_message_is_spooled_where_tmpdir_says_or_in_var_tmp(
+    gateway: Gateway, endpoint: Endpoint, tmp_path: Path, temporary: bool
+) -> None:
+    """The file has no name any more, but the kernel knows in which folder it was made."""
+    folder = str(tmp_path) if temporary else "/var/tmp"
+    environ = ENVIRONMENT | ({"TMPDIR": str(tmp_path)} if temporary else {})
+    seen: list[str] = []
+
+    def look(connection: socket.socket, request: Request) -> None:
+        files = Path(f"/proc/{process.pid}/fd")
+        seen.extend(os.readlink(path) for path in files.iterdir())
+        connection.sendall(returns(7))
+
+    endpoint.answers = [look]
+    process = subprocess.Popen(
+        gateway.command("info@example.com"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+    )
+    assert process.communicate(b"a: b\n\n" + b"x" * 2**21)[0] == b"2.0.0 delivered\n"
+    assert [name for name in seen if "(deleted)" in name and name.startswith(f"{folder}/")]

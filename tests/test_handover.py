@@ -41,7 +41,10 @@ def test_the_service_delivers_and_the_pipe_says_so(gateway: Gateway, service: Se
     assert (result.status, result.out, result.err, result.log) == (0, b"2.0.0 delivered\n", b"", "")
     added = b"Return-Path: <ann@b.test>\r\nDelivered-To: <info@example.com>\r\n"
     assert endpoint.messages == [added + MESSAGE.replace(b"\n", b"\r\n")]
-    assert "sender=ann@b.test recipients=info@example.com unmatched= outcome=delivered" in service.text()
+    assert (
+        "sender=ann@b.test recipients=info@example.com original_recipients= unmatched= outcome=delivered"
+        in service.text()
+    )
 
 
 @pytest.mark.parametrize(

@@ -389,4 +389,7 @@ def test_who_was_refused_is_in_the_log_of_the_message(service: Service) -> None:
     with service.client() as client:
         client.begin("x@elsewhere.test", "info@example.com")
         client.data(mail())
-    assert "recipients=info@example.com unmatched=x@elsewhere.test outcome=delivered" in service.text()
+    assert (
+        "recipients=info@example.com original_recipients= unmatched=x@elsewhere.test outcome=delivered"
+        in service.text()
+    )

@@ -11,7 +11,7 @@ from gateway import ENVIRONMENT, PASSWORD, Gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.log import KEYS, VALUE_LIMIT, line, quoted
+from mailgate.log import KEYS, PRIORITIES, VALUE_LIMIT, line, masked, quoted
 from mailgate.outcome import Outcome, Verdict
 
 
@@ -25,10 +25,12 @@ def test_the_line_of_a_delivered_message(gateway: Gateway, endpoint: Endpoint) -
         "message_id": "<a@b>",
         "sender": "ann@b.test",
         "recipients": "x@y,info@example.com,z@y",
+        "original_recipients": "",
         "unmatched": "x@y,z@y",
         "outcome": "delivered",
         "status_code": "2.0.0",
         "record_id": "7",
+        "model": "",
         "cause": "",
     }
 
@@ -146,3 +148,91 @@ def test_a_hold_folder_gets_the_folders_of_a_maildir(gateway: Gateway, endpoint:
         assert len(list((hold / "new").iterdir())) == number + 1
     assert sorted(path.name for path in hold.iterdir()) == ["cur", "new", "tmp"]
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in hold.iterdir())
+
+
+ORIGINALS = ("--original-recipient=Sales@Example.com", "--original-recipient=")
+
+
+def test_the_line_has_what_the_recipients_were_and_the_model_that_was_asked_for(gateway: Gateway) -> None:
+    facts = gateway.run("--model=crm.lead", *ORIGINALS, "--", "info@example.com", "z@y").facts
+    assert facts["recipients"] == "info@example.com,z@y"
+    assert facts["original_recipients"] == "Sales@Example.com,"
+    assert (facts["record_id"], facts["model"]) == ("7", "crm.lead")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sender"),
+    [
+        (["--sender="], "<>"),
+        (["--sender=<>"], "<>"),
+        (["--sender=MAILER-DAEMON"], "<>"),
+        ([], ""),
+        (["--sender=a@b"], "a@b"),
+    ],
+)
+def test_nobody_is_another_sender_than_one_that_is_not_known(
+    gateway: Gateway, arguments: list[str], sender: str
+) -> None:
+    assert gateway.run(*arguments, "info@example.com").facts["sender"] == sender
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        ({"MAX_SIZE": 100}, "too_large"),
+        ({"URL": None}, "settings"),
+        ({"ALAISES": "x"}, "settings"),
+        ({"HOLD": "/no/such/folder"}, "settings"),
+    ],
+)
+def test_the_line_names_the_message_that_was_not_read_to_its_end(
+    gateway: Gateway, settings: dict, outcome: str
+) -> None:
+    message = b"From: Ann <ann@b.test>\nMessage-ID:\n <a@b>\n\n" + b"x" * 2**21
+    facts = gateway.run(
+        "--sender=ann@b.test", *ORIGINALS, "--", "a@example.com", "b@example.com", message=message, **settings
+    ).facts
+    assert facts["outcome"] == outcome
+    assert facts["message_id"] == "<a@b>"
+    assert facts["sender"] == "ann@b.test"
+    assert facts["recipients"] == "a@example.com,b@example.com"
+    assert facts["original_recipients"] == "Sales@Example.com,"
+
+
+def test_wrong_settings_and_no_message_are_wrong_settings(gateway: Gateway) -> None:
+    assert gateway.run("info@example.com", message=b"", URL=None).ending == (75, "4.3.5", "settings")
+
+
+@pytest.mark.parametrize("name", ["HOLD", "STATE", "PASSWORD_FILE", "CA_FILE"])
+def test_a_path_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path, name: str) -> None:
+    result = gateway.run("info@example.com", **{name: tmp_path / "missing"})
+    assert result.ending == (75, "4.3.5", "settings")
+    assert f"{tmp_path}/missing" in result.facts["cause"]
+
+
+def test_a_log_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path) -> None:
+    result = gateway.run("--dry-run", "info@example.com", LOG=tmp_path / "missing" / "log")
+    assert f"MAIL_GATEWAY_LOG can't be used: No such file or directory: {tmp_path}/missing" in result.out.decode()
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "masked_text"),
+    [
+        (
+            "admin",
+            "the administrator admin said 'admin' (admin).",
+            "the administrator ******** said '********' (********).",
+        ),
+        ("admin", "admin", "********"),
+        ("admin", "admins, myadmin, admin_1, admin-1", "admins, myadmin, admin_1, ********-1"),
+        ("$ecret", "x$ecret $ecrets", "x******** $ecrets"),
+        ("a.c", "abc a.c", "abc ********"),
+        ("p\u00e4ss", "p\u00e4ssen p\u00e4ss", "p\u00e4ssen ********"),
+    ],
+)
+def test_a_secret_is_masked_where_it_stands_alone(secret: str, text: str, masked_text: str) -> None:
+    assert masked(text, secret) == masked_text
+
+
+def test_what_the_database_drops_is_a_notice() -> None:
+    assert PRIORITIES[Outcome.DROPPED] == "LOG_NOTICE"

@@ -350,12 +350,12 @@ def test_a_state_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gatewa
 
 
 def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
-    deliver(gateway)
-    path = state_file(gateway)
-    path.unlink()
-    path.symlink_to("/dev/full")
-    assert deliver(gateway) == "failed"
-    assert len(endpoint.messages) == 1
+    """A limit on the size of files stands for the full disk: the write fails in the same way."""
+    command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *gateway.command("info@example.com", LOG="stderr")]
+    finished = subprocess.run(command, input=MESSAGE, capture_output=True, env=ENVIRONMENT, check=False)
+    assert (finished.returncode, finished.stdout) == (75, b"4.3.0 mail gateway failed, will try again\n")
+    assert b"File too large: " + os.fsencode(str(gateway.settings["STATE"])) in finished.stderr
+    assert endpoint.messages == []
 
 
 def test_nobody_else_can_read_the_state(gateway: Gateway, endpoint: Endpoint) -> None:
