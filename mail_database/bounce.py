@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
+from mail_database import message as mail
 from mail_database.message import decoded
 
 # What the types of a report's parts begin with.
@@ -119,6 +120,13 @@ class _Opened(NamedTuple):
     texts: list[str]
     statuses: list[str]
     returned: list[Fields]
+
+
+def is_report(message: mail.Message, at_bounce_address: bool) -> bool:
+    """Tell whether a mail reports on mail that came back."""
+    from_daemon = message.sender_address.partition("@")[0] == "mailer-daemon"
+    by_machine = message.is_automatic or message.return_path == ""
+    return message.is_report or from_daemon or (at_bounce_address and by_machine)
 
 
 def read_report(message: Message, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
