@@ -30,7 +30,7 @@ ODOOBOT = 2  # the partner who is the author of mail without a sender
 
 # What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
 ANSWER = ("notice", "a machine answers a notice of ours")
-REPORT = ("report", "it reports on no mail of ours")
+REPORT = ("report", "it names no mail of ours that failed")
 
 
 def process(
@@ -171,7 +171,7 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
 def _bounce(store: Work, message: Message) -> bool:
     """Mark what a report is about as failed, for every recipient that it says has failed.
 
-    Return whether it was about mail of ours.
+    Return whether mail of ours was marked.
     """
     try:
         parsed = email.message_from_bytes(message.raw, policy=email.policy.compat32)
@@ -195,4 +195,4 @@ def _bounce(store: Work, message: Message) -> bool:
     for row in rows:
         store.fail_notification(row["id"], report.reason)
     store.count_bounces(failed | {row["email"] for row in rows}, original(report.message_ids))
-    return original(report.message_ids) is not None
+    return bool(rows)

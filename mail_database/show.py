@@ -24,7 +24,7 @@ def lines(store: Work, model: str | None = None, record_id: int | None = None) -
         number = store.count_unplaced()
         if number:
             nothing = False
-            yield f"{number} messages are on no record: show --unplaced"
+            yield f"placed nowhere: {number} (show --unplaced lists them)"
     if nothing:
         yield "nothing here"
 

@@ -343,6 +343,13 @@ def test_a_report_about_no_mail_of_ours_is_kept_as_it_came(database: Database) -
     assert row["original"].encode("latin-1") == report
 
 
+def test_a_report_that_marks_nothing_is_kept(database: Database) -> None:
+    delay = (REPORT % b"<lead@ours.example>").replace(b"failed\nStatus: 5", b"delayed\nStatus: 4")
+    assert database.deliver(delay) is False
+    assert [row["status"] for row in database.dump()["notifications"]] == ["sent"]
+    assert database.unplaced() == [("report", "it names no mail of ours that failed")]
+
+
 def test_a_report_about_mail_of_ours_is_no_message_without_a_place(database: Database) -> None:
     assert database.deliver(REPORT % b"<lead@ours.example>") is False
     assert database.unplaced() == []
@@ -410,7 +417,7 @@ def test_a_person_sees_what_is_placed_nowhere(database: Database) -> None:
     listed = command(database.store, "show", "--unplaced")
     assert "1  " in listed
     assert '"Gina" <gina@stranger.example>: mail 1 (denied: a machine or a list sent it' in listed
-    assert "1 messages are on no record: show --unplaced" in command(database.store, "show")
+    assert "placed nowhere: 1 (show --unplaced lists them)" in command(database.store, "show")
     shown = command(database.store, "show", "--unplaced", "1")
     assert "Precedence: list\n" in shown
     assert shown.endswith("\nbody\n")
