@@ -4,6 +4,7 @@ python -m mail_database serve [--host 127.0.0.1] [--port 8069] [--smtp HOST:PORT
 python -m mail_database load WORLD.json
 python -m mail_database dump
 python -m mail_database show [MODEL [ID]]
+python -m mail_database show --unplaced [ID]
 
 Each takes --store sqlite:///mail.db or postgresql://... (else MAIL_DATABASE_STORE, else sqlite:///mail.db).
 """
@@ -58,12 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help="0: a free one")
     serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
-    load = commands.add_parser("load", help="add companies, domains, aliases, partners, records from JSON")
+    load = commands.add_parser("load", help="fill a new store with companies, domains, aliases, partners, records")
     load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
     commands.add_parser("dump", help="print everything that is stored, as JSON")
     shown = commands.add_parser("show", help="print records and their threads, for a person")
     shown.add_argument("model", nargs="?")
     shown.add_argument("id", nargs="?", type=int)
+    unplaced = "what was accepted and is on no record, and why; with an ID, that message as it came"
+    shown.add_argument("--unplaced", nargs="?", type=int, const=0, metavar="ID", help=unplaced)
     for command in commands.choices.values():
         command.add_argument("--store", default=os.environ.get("MAIL_DATABASE_STORE") or "sqlite:///mail.db")
     return parser
@@ -111,7 +114,11 @@ def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.E
 def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
     try:
         with options.world, work(engine) as store:
-            store.load(json.load(options.world))
+            world = json.load(options.world)
+            if not store.is_new():
+                print("mail_database: the store is not new: nothing was loaded into it", file=sys.stderr)
+                return 1
+            store.load(world)
     except (AttributeError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {reason}", file=sys.stderr)
@@ -128,7 +135,9 @@ def _dump(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 def _show(engine: sa.Engine, options: argparse.Namespace) -> int:
     with work(engine, reads=True) as store:
-        for line in show.lines(store, options.model, options.id):
+        asked = options.model, options.id
+        lines = show.lines(store, *asked) if options.unplaced is None else show.unplaced(store, options.unplaced)
+        for line in lines:
             print("".join(character if character.isprintable() else "\ufffd" for character in line))
     sys.stdout.flush()
     return 0

@@ -83,7 +83,9 @@ _STATUS = re.compile(r"\b[245]\.\d{1,3}\.\d{1,3}\b")
 _FIELD_LINE = re.compile(r"[>|\s]*([\w-]+)[ \t]*:(?:\s|<|$)")
 _ID = re.compile(r"<[^<>]+>")
 _QUOTED_ID = re.compile(rf"^[>| \t]*(?:{'|'.join(MESSAGE_IDS)})[ \t]*:[>|\s]*(<[^<>]+>)", re.MULTILINE | re.IGNORECASE)
-_LED = re.compile(r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$")  # what a line has before an address
+_LED = re.compile(
+    r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$"
+)  # what a line has before an address
 _TO_LED = re.compile(r"[\s>*]*(?:to|cc|bcc|an|kopie|\u00e0|para|a|aan|do|\u5b9b\u5148)\s*:", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s|\n\s*\n|[\u3002\uff01\uff1f]")
 

@@ -6,12 +6,27 @@ import sqlalchemy as sa
 
 from mail_database import notices
 from mail_database.bounce import Said, is_report, judge, read
-from mail_database.message import Message, parse
-from mail_database.routing import MODELS, Fallback, Fault, Route, is_bounce, is_loop, route
+from mail_database.message import Message, identify, parse
+from mail_database.routing import (
+    MODELS,
+    Fallback,
+    Fault,
+    Route,
+    address_of,
+    ancestor,
+    in_whose_name,
+    is_at_bounce_address,
+    is_loop,
+    route,
+)
 from mail_database.store import Row, Work, work
 
 TYPES = {"name": str, "email_from": str, "active": bool, "partner_id": int}  # of what defaults may set
 ODOOBOT = 2  # the partner who is the author of mail without a sender
+
+# What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
+ANSWER = ("notice", "a machine answers a notice of ours")
+REPORT = ("report", "it is about no mail of ours")
 
 
 def process(
@@ -21,6 +36,10 @@ def process(
 
     Raises Fault when there is no route; then nothing of it stays, but for what its sender was told.
     """
+    if known := identify(raw):  # before anything expensive is read
+        with work(engine, reads=True) as store:
+            if store.is_known(known):
+                return False
     message = parse(raw)
     if strip_attachments:
         message = message._replace(attachments=())
@@ -30,6 +49,7 @@ def process(
     said = read(raw) if is_report(message, at_bounce_address=True) else None
     try:
         with work(engine) as store:
+            message = in_whose_name(store, message)
             store.alone_with(message.message_id, message.sender_address)
             if store.is_known(message.message_id):
                 return False
@@ -49,24 +69,25 @@ class Misconfigured(Fault):
     def __init__(self, code: int, text: str, alias: Row) -> None:
         super().__init__(code, text)
         self.alias = alias
-        self.address = f"{alias['local_part']}@{alias['domain']}"
+        self.address = address_of(alias)
 
 
-def _deliver(
-    store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None
-) -> int | bool | None:
-    if message.answers_our_notice:
+def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
+    if message.answers_our_notice and (message.is_automatic or message.return_path == ""):
+        _keep(store, message, *ANSWER)
         return None
-    if is_bounce(store, message):
-        if said:
-            _bounce(store, said)
+    if said and is_report(message, is_at_bounce_address(store, message)):
+        if not _bounce(store, said):
+            _keep(store, message, *REPORT)
         return False
     routes, told = route(store, message, fallback)
-    if routes and is_loop(store, message, routes):
-        routes, told = (), (notices.Notice(notices.LOOP, ", ".join(message.to), _domain_of(routes)),)
-    for notice in told:
-        notices.tell(store, message, notice, user_id)
-    if told and told[-1].about == notices.LOOP:
+    stopped = bool(routes) and is_loop(store, message, routes)
+    if stopped:
+        routes, told = (), (_loop_notice(routes),)
+    not_told = [notices.tell(store, message, notice, user_id) for notice in told]
+    if told and not routes and all(not_told):
+        _keep(store, message, told[0].about, not_told[0])
+    if stopped:
         return None
     store.reset_bounces(message.sender_address)
     record_id: int | bool = False
@@ -75,15 +96,29 @@ def _deliver(
     return record_id
 
 
-def _domain_of(routes: tuple[Route, ...]) -> str | None:
-    return next((destination.alias["domain"] for destination in routes if destination.alias), None)
+def _loop_notice(routes: tuple[Route, ...]) -> notices.Notice:
+    alias = next((destination.alias for destination in routes if destination.alias), None)
+    return notices.Notice(notices.LOOP, address_of(alias) if alias else "us", alias["domain"] if alias else None)
+
+
+def _keep(store: Work, message: Message, about: str, reason: str) -> None:
+    """Keep a message that is placed nowhere, where a person finds it."""
+    store.keep_unplaced(
+        about=about,
+        reason=reason,
+        sender=message.sender,
+        subject=message.subject,
+        message_id=message.message_id,
+        original=message.raw,
+    )
 
 
 def _post(store: Work, message: Message, destination: Route) -> int:
     """Put the message on its record's thread, a new record where there is none, and return the record's id."""
     model, thread_id, alias = destination.model, destination.thread_id, destination.alias
-    parent = _parent(store, message, model, thread_id) if thread_id else None
+    parent = None
     if thread_id:
+        parent = ancestor(store, message) or store.newest_of_thread(model, thread_id)
         known = [row["id"] for row in store.partners_with(message.sender_address)]
         following = store.followers(model, thread_id)
         author = next((partner for partner in known if partner in following), known[0] if known else None)
@@ -131,21 +166,12 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
     return author, store.create_record(model, **({"partner_id": author} | chosen), defaults=defaults)
 
 
-def _parent(store: Work, message: Message, model: str, thread_id: int) -> Row | None:
-    """Return the message that this one answers: what In-Reply-To names, else the newest of References, else the
-    record's newest mail."""
-    direct = store.newest_message([message.in_reply_to]) if message.in_reply_to else None
-    ancestor = store.newest_message(message.references) if message.names_ancestors else None
-    return direct or ancestor or store.newest_of_thread(model, thread_id)
-
-
 def _bounce(store: Work, said: Said) -> bool:
     """Mark what a report is about as failed, for every recipient that it says has failed.
 
     Returns whether it was about a message or a person of ours, so far as it was understood.
     """
-    known = (store.newest_message([message_id]) for message_id in (*said.message_ids, *said.other_ids))
-    about = next(filter(None, known), None)
+    about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
     found = store.notified(about["id"]) if about else []
     written_to = {row["email"] for row in found}
     ours = store.known_addresses(said.addresses() | said.for_good) | written_to

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import nh3
 
-REFERENCES_LIMIT = 32  # Odoo takes the last ones, the nearest ancestors
+from mail_database.automatic import is_automatic
+from mail_database.references import ancestors, answers_our_notice
+
 ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
 SUBJECT_LIMIT = 2**20  # characters
-SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
-OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender; an answer to it is no mail for us
 
-# Mail that a machine made is never answered: RFC 3834 (2), and what was in use before it.
-AUTOMATIC_PRECEDENCE = ("bulk", "junk", "list")
+# Who wrote what a group or a form has sent in its own name; the second and third are those of Google's groups.
+BEHIND = ("Reply-To", "X-Original-From", "X-Original-Sender")
 
 # Codecs that Python has and mail has not; the first two take quadratic time.
 NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
@@ -33,6 +33,7 @@ HTML_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
 ORIGINAL = "original.eml"
 
 _MESSAGE_ID = re.compile(r"<[^<>]+>")
+_HEADER_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")  # as the parser has them, which takes any line end
 
 
 class Attachment(NamedTuple):
@@ -47,12 +48,11 @@ class Message(NamedTuple):
     """A message as the rules see it. Addresses are bare and in lower case; "" and () are what is missing."""
 
     message_id: str
-    in_reply_to: str
-    references: tuple[str, ...]  # of References, else of In-Reply-To
-    names_ancestors: bool  # there is a References field
+    ancestors: tuple[str, ...]  # ids of what it answers, the nearest first
     answers_our_notice: bool
     sender: str  # as it is shown: "Name" <address>
     sender_address: str
+    behind: tuple[tuple[str, str], ...]  # who may stand behind the sender, as they are shown, and their addresses
     return_path: str | None  # "" is the null sender, None: no such field
     to: tuple[str, ...]  # To and Delivered-To
     recipients: tuple[str, ...]  # these, Cc, Resent-To and Resent-Cc
@@ -64,24 +64,26 @@ class Message(NamedTuple):
     raw: bytes
 
 
+def identify(raw: bytes) -> str:
+    """Return the Message-ID as it was written, "" where there is none. Only the header is read."""
+    return _message_id(_header(raw))
+
+
 def parse(raw: bytes) -> Message:
     """Return the message that the bytes are."""
-    parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(raw)
+    parsed = _header(raw)
     body, attachments, is_report = _read(raw)
-    references = " ".join(_values(parsed, "References"))
-    in_reply_to = " ".join(_values(parsed, "In-Reply-To"))
-    ids = ["".join(found.split()) for found in _MESSAGE_ID.findall(references or in_reply_to)]
+    named = " ".join(_values(parsed, "In-Reply-To")), " ".join(_values(parsed, "References"))
     sender, sender_address = _sender(_first(parsed, "From"))
     return_path = next(iter(_split(_first(parsed, "Return-Path"))), ("", ""))[1]
     to = _addresses(parsed, "To", "Delivered-To")
     return Message(
         message_id=_message_id(parsed),
-        in_reply_to=in_reply_to.strip(),
-        references=tuple(found for found in ids if SEPARATE_ANCESTOR not in found)[-REFERENCES_LIMIT:],
-        names_ancestors=bool(references),
-        answers_our_notice=OUR_NOTICE in references + in_reply_to,
+        ancestors=ancestors(*named),
+        answers_our_notice=answers_our_notice(*named),
         sender=sender,
         sender_address=sender_address,
+        behind=tuple(found for name in BEHIND for value in _values(parsed, name) for found in _mailboxes(value)),
         return_path=normalize(return_path) if _values(parsed, "Return-Path") else None,
         to=to,
         recipients=tuple(dict.fromkeys(to + _addresses(parsed, "Cc", "Resent-To", "Resent-Cc"))),
@@ -89,12 +91,18 @@ def parse(raw: bytes) -> Message:
         body=body,
         attachments=tuple(attachments),
         is_report=is_report,
-        is_automatic=_is_automatic(parsed),
+        is_automatic=is_automatic(parsed.raw_items()),
         raw=raw,
     )
 
 
 # --- header fields --------------------------------------------------------------------------------------------
+
+
+def _header(raw: bytes) -> Parsed:
+    """Return the header, parsed; what is behind it is not looked at."""
+    end = _HEADER_END.search(raw)
+    return BytesHeaderParser(policy=email.policy.compat32).parsebytes(raw[: end.end()] if end else raw)
 
 
 def _values(parsed: Parsed, name: str) -> list[str]:
@@ -155,19 +163,19 @@ def normalize(address: str) -> str:
     return found[0].strip().lower() if found and len(found[0]) <= ADDRESS_LIMIT else ""
 
 
-def _sender(value: str) -> tuple[str, str]:
-    """Return the sender as he is shown, and his address. A value without an address is shown as it is."""
+def _mailboxes(value: str) -> list[tuple[str, str]]:
+    """Return who is named, each as he is shown, and his address."""
+    found = []
     for name, address in _split(value):
         if "@" in address:
             quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-            return (f'"{quoted}" <{address}>' if name else address), normalize(address)
-    return value, ""
+            found.append((f'"{quoted}" <{address}>' if name else address, normalize(address)))
+    return found
 
 
-def _is_automatic(parsed: Parsed) -> bool:
-    auto_submitted = _first(parsed, "Auto-Submitted").partition(";")[0].strip().lower()
-    precedence = _first(parsed, "Precedence").lower()
-    return auto_submitted not in ("", "no") or precedence in AUTOMATIC_PRECEDENCE or bool(_values(parsed, "List-Id"))
+def _sender(value: str) -> tuple[str, str]:
+    """Return the sender as he is shown, and his address. A value without an address is shown as it is."""
+    return next(iter(_mailboxes(value)), (value, ""))
 
 
 # --- content --------------------------------------------------------------------------------------------------

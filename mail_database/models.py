@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from mail_database import store
+from mail_database import store, tables
 from mail_database.message import normalize
 from mail_database.routing import KNOWN_MODELS, MODELS, Fault
 
@@ -61,7 +61,7 @@ _RECORD = {
 }
 TABLES = {
     "mail.alias": Model(
-        store.aliases,
+        tables.aliases,
         {
             "id": "id",
             "alias_name": "local_part",
@@ -78,10 +78,10 @@ TABLES = {
         },
     ),
     "mail.alias.domain": Model(
-        store.alias_domains, {"id": "id", "name": "name", "bounce_alias": "bounce", "catchall_alias": "catchall"}
+        tables.alias_domains, {"id": "id", "name": "name", "bounce_alias": "bounce", "catchall_alias": "catchall"}
     ),
     "res.partner": Model(
-        store.partners,
+        tables.partners,
         {
             "id": "id",
             "name": "name",
@@ -92,10 +92,10 @@ TABLES = {
         },
     ),
     "res.company": Model(
-        store.companies, {"id": "id", "name": "name", "email": "email", "alias_domain": "alias_domain"}
+        tables.companies, {"id": "id", "name": "name", "email": "email", "alias_domain": "alias_domain"}
     ),
     "mail.message": Model(
-        store.messages,
+        tables.messages,
         {
             "id": "id",
             "message_id": "message_id",
@@ -112,7 +112,7 @@ TABLES = {
         },
     ),
     "mail.notification": Model(
-        store.notifications,
+        tables.notifications,
         {
             "id": "id",
             "mail_message_id": "message",
@@ -122,7 +122,7 @@ TABLES = {
         },
     ),
     "mail.mail": Model(
-        store.notices,
+        tables.notices,
         {
             "id": "id",
             "email_to": "to",
@@ -135,9 +135,9 @@ TABLES = {
             "create_date": "created",
         },
     ),
-    "mail.gateway.allowed": Model(store.allowed_senders, {"id": "email", "email": "email"}),
-    "ir.config_parameter": Model(store.parameters, {"id": "key", "key": "key", "value": "value"}),
-    **{model: Model(store.records, _RECORD, {"model": model}) for model in MODELS if model != "res.partner"},
+    "mail.gateway.allowed": Model(tables.allowed_senders, {"id": "email", "email": "email"}),
+    "ir.config_parameter": Model(tables.parameters, {"id": "key", "key": "key", "value": "value"}),
+    **{model: Model(tables.records, _RECORD, {"model": model}) for model in MODELS if model != "res.partner"},
 }
 
 MODEL_IDS = {model: number for number, model in enumerate(sorted(KNOWN_MODELS), 1)}

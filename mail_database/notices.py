@@ -1,14 +1,17 @@
 """What a sender is told, and when he is not.
 
-A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2), and at most
-once per sender, reason and hour. It says Auto-Submitted: auto-replied and leaves with the null sender, so that it
-can't be answered by a machine; a mark in its Message-ID, and in the References of those that a machine might answer
-nevertheless, is how an answer is known (routing.py, step 2).
+A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2) or to an address
+that only machines have (RFC 5230, 4.6), and at most once per sender, reason, address and hour. It says
+Auto-Submitted: auto-replied and leaves with the null sender, so that no machine answers it. One that does
+nevertheless quotes the notice's Message-ID, as people do when they answer: the mark in it tells that it is a notice
+which is answered, and routing.py (step 2) stops the machines and hears the people. A notice of a loop has the mark in
+its References, too, for machines that quote nothing else; the others tell people what to do, and have it there not.
 """
 
 import contextlib
 import html
 import logging
+import re
 import smtplib
 import uuid
 from email.message import EmailMessage
@@ -17,7 +20,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from mail_database.message import OUR_NOTICE, Message, sanitize
+from mail_database.message import Message, sanitize
+from mail_database.references import OUR_NOTICE
 from mail_database.store import Row, Work, work
 
 log = logging.getLogger("mail_database")
@@ -36,7 +40,15 @@ TEXTS = {
     "Please try again later.",
 }
 ALLOWED = {"partners": "registered partners", "followers": "certain people"}
-MARKED = (CATCHALL, LOOP)
+MARKED_REFERENCES = {LOOP}
+
+# Addresses that are not told anything: nobody reads what comes there.
+MACHINES = re.compile(r"(?:mailer-daemon|listserv|majordomo|owner-.*|.*-request|(?:do[-_.]?)?not?[-_.]?reply.*)@.*")
+
+# Why a sender is not told.
+NOBODY = "there is no sender to be told"
+AUTOMATIC = "a machine or a list sent it, which is not answered"
+ALREADY_TOLD = f"the sender was told within the last {REPEAT_AFTER} minutes"
 
 
 class Notice(NamedTuple):
@@ -49,14 +61,16 @@ class Notice(NamedTuple):
     content: str = ""  # an alias's own text, HTML
 
 
-def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
-    """Keep a notice for the message's sender, unless he is not to be told."""
+def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
+    """Keep a notice for the message's sender and return "", or, where he is not to be told, why not."""
     to = message.sender_address if message.return_path is None else message.return_path
-    if not to or message.is_automatic:
-        return
+    if not to:
+        return NOBODY
+    if message.is_automatic or MACHINES.fullmatch(to):
+        return AUTOMATIC
     store.alone_with(f"what {to} is told")
-    if store.told_since(notice.about, to, REPEAT_AFTER):
-        return
+    if store.told_since(notice.about, to, notice.address, REPEAT_AFTER):
+        return ALREADY_TOLD
     company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
     domains = {row["name"]: row for row in store.alias_domains()}
     domain = domains.get(notice.domain or company["alias_domain"]) or next(iter(domains.values()), None)
@@ -64,9 +78,10 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
         address=notice.address, company=company["name"], email=company["email"], allowed=ALLOWED.get(notice.contact, "")
     )
     host = domain["name"] if domain else "localhost"
-    mark = f"<{uuid.uuid4()}{OUR_NOTICE}{host}>" if notice.about in MARKED else ""
+    mark = f"<{uuid.uuid4()}{OUR_NOTICE}{host}>" if notice.about in MARKED_REFERENCES else ""
     store.add_notice(
         about=notice.about,
+        address=notice.address,
         to=to,
         sender=f"{domain['bounce']}@{host}" if domain else "",
         subject=f"Re: {message.subject}",
@@ -75,6 +90,7 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> None:
         reply_to=company["email"] if notice.about == CATCHALL else _reply_to(store, user_id, domain),
         body=(sanitize(notice.content) or f"<p>{html.escape(text)}</p>") + f"<blockquote>{message.body}</blockquote>",
     )
+    return ""
 
 
 def _reply_to(store: Work, user_id: int, domain: Row | None) -> str:

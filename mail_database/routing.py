@@ -2,22 +2,28 @@
 
 In the order in which it is asked:
 
-1. **Known.** A message whose Message-ID was accepted before is done: nothing.
-2. **Answer to a notice.** References or In-Reply-To name one of ours that carries the mark: ignored.
-3. **Bounce.** To a bounce address, from a daemon, or a report: bounce.py reads it, notifications fail.
-4. **Reply.** The newest message that References (else In-Reply-To) name has a record: its thread. An alias of another
-   kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of the record's own kind
-   among the recipients has its say about who may write.
-5. **Catchall.** To (with Delivered-To) names nothing but catchall addresses: the sender is told.
+1. **Known.** A message whose Message-ID was accepted before is done: nothing. Only its header was read for that.
+2. **A machine's answer to a notice.** References or In-Reply-To name a notice of ours, and the message is automatic or
+   from the null sender: it is kept as unplaced. A person's answer goes on; the notice's id counts as none.
+3. **Report.** It says that mail came back (bounce.py): notifications fail. One that is about no mail of ours
+   is kept as unplaced.
+4. **Reply.** The nearest message that In-Reply-To, then References from their end, name and that has a record: its
+   thread. An alias of another kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of
+   the record's own kind among the recipients has its say about who may write.
+5. **Catchall.** To (with Delivered-To) names nothing but catchall and bounce addresses: the sender is told.
 6. **Aliases.** Each alias among the recipients opens a record, or posts to the one it names; a sender whom an alias
    does not take is told.
 7. **Fallback.** The caller's model takes what no alias took.
 8. **Catchall again**, beside addresses that lead nowhere: the sender is told. Else there is no route: a fault.
 
-Then the loop check: a sender who has made too many records is stopped, and told, for all routes or none.
+Then the loop check: a sender who has made too many records is stopped, and told, for all routes or none. What goes
+nowhere and whose sender can't be told (notices.py) is kept as unplaced.
+
+The sender is From. Where that is an address of ours and Reply-To (or what a group puts in its place) is not, a group or
+a form of ours has sent the message in somebody's name, and he is the sender.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mail_database import notices
@@ -26,6 +32,8 @@ from mail_database.message import Message
 from mail_database.store import Row, Work
 
 LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
+BEHIND_LIMIT = 10  # addresses that are looked at
+NOTIFICATIONS = "notifications"  # at an alias domain: in whose name the database writes where nobody else does
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
 FIELDS = (
@@ -82,28 +90,58 @@ class Fallback(NamedTuple):
     defaults: Mapping[str, Any] = {}
 
 
-def is_bounce(store: Work, message: Message) -> bool:
-    """Tell whether a message is about mail that came back (step 3)."""
-    bounces = {f"{row['bounce']}@{row['name']}".lower() for row in store.alias_domains()}
-    at_bounce_address = not bounces.isdisjoint(message.to)
-    return at_bounce_address or is_report(message, at_bounce_address)
+def in_whose_name(store: Work, message: Message) -> Message:
+    """Return the message with the sender in whose name a group or a form of ours has sent it, else as it is."""
+    if not message.behind or not is_ours(store, message.sender_address):
+        return message
+    others = (found for found in message.behind[:BEHIND_LIMIT] if found[1] and not is_ours(store, found[1]))
+    for sender, address in others:
+        told = message.return_path and address  # not the group itself; but the null sender stays what it is
+        return message._replace(sender=sender, sender_address=address, return_path=told)
+    return message
+
+
+def is_ours(store: Work, address: str) -> bool:
+    """Tell whether an address is an alias of ours, or another that the database itself has."""
+    domain = address.rpartition("@")[2]
+    domains = store.alias_domains()
+    if address in _collecting(domains) or address in {f"{NOTIFICATIONS}@{row['name']}" for row in domains}:
+        return True
+    has_domain = domain in {row["name"] for row in domains} | _allowed_domains(store)
+    return any(has_domain or alias["domain"] == domain for alias in matching_aliases(store, (address,)))
+
+
+def _collecting(domains: Sequence[Row]) -> dict[str, str]:
+    """Return the addresses that only collect answers, catchall and bounce, each with its alias domain."""
+    return {f"{row[name]}@{row['name']}".lower(): row["name"] for row in domains for name in ("catchall", "bounce")}
+
+
+def is_at_bounce_address(store: Work, message: Message) -> bool:
+    """Tell whether To (with Delivered-To) names a bounce address of ours."""
+    return any(f"{row['bounce']}@{row['name']}".lower() in message.to for row in store.alias_domains())
+
+
+def ancestor(store: Work, message: Message) -> Row | None:
+    """Return the nearest message that this one answers and that is on a record's thread."""
+    known = store.messages_named(message.ancestors)
+    return next((row for row in known if row["model"] and row["thread_id"]), None)
 
 
 def route(store: Work, message: Message, fallback: Fallback) -> Routes:
     """Return where a message goes (steps 4 to 8). Raises Fault when it goes nowhere."""
     addressed = matching_aliases(store, message.recipients)
-    parent = store.newest_message(message.references)
-    if parent and parent["model"] and parent["thread_id"]:
+    parent = ancestor(store, message)
+    if parent:
         to_others = [alias for alias in matching_aliases(store, message.to) if alias["model"] != parent["model"]]
         if not to_others:
             return _reply(store, message, parent, addressed)
         addressed = to_others
 
-    catchalls = {f"{row['catchall']}@{row['name']}".lower(): row["name"] for row in store.alias_domains()}
-    caught = [address for address in message.to if address in catchalls]
-    refusal = notices.Notice(notices.CATCHALL, ", ".join(message.to), catchalls[caught[0]] if caught else None)
+    collecting = _collecting(store.alias_domains())
+    caught = [address for address in message.to if address in collecting]
+    refusals = tuple(notices.Notice(notices.CATCHALL, address, collecting[address]) for address in caught[:1])
     if caught and len(caught) == len(message.to):
-        return Routes(told=(refusal,))
+        return Routes(told=refusals)
 
     if addressed:
         found = [_by_alias(store, message, alias) for alias in addressed]
@@ -119,7 +157,7 @@ def route(store: Work, message: Message, fallback: Fallback) -> Routes:
         thread_id = fallback.thread_id if known else None
         return Routes((Route(fallback.model, thread_id, fallback.defaults, loop_checked=False),))
     if caught:
-        return Routes(told=(refusal,))
+        return Routes(told=refusals)
     raise Fault(
         1,
         f"ValueError: No possible route found for incoming message from {message.sender} to "
@@ -134,7 +172,7 @@ def matching_aliases(store: Work, addresses: tuple[str, ...]) -> list[Row]:
     for address in addresses:
         local_part, _, domain = address.rpartition("@")
         by_local_part.setdefault(local_part, set()).add(domain)
-    allowed = {domain.strip() for domain in store.parameter("mail.catchall.domain.allowed").split(",")} - {""}
+    allowed = _allowed_domains(store)
     if allowed:
         allowed |= {row["name"] for row in store.alias_domains()}
     matching = []
@@ -144,6 +182,15 @@ def matching_aliases(store: Work, addresses: tuple[str, ...]) -> list[Row]:
         if by_full_address or (alias["local_part_detection"] and (not allowed or not allowed.isdisjoint(domains))):
             matching.append(alias)
     return matching
+
+
+def address_of(alias: Row) -> str:
+    """Return an alias's address, which is its local-part alone where it has no domain."""
+    return f"{alias['local_part']}@{alias['domain']}" if alias["domain"] else str(alias["local_part"])
+
+
+def _allowed_domains(store: Work) -> set[str]:
+    return {domain.strip() for domain in store.parameter("mail.catchall.domain.allowed").split(",")} - {""}
 
 
 def _reply(store: Work, message: Message, parent: Row, addressed: list[Row]) -> Routes:
@@ -176,7 +223,7 @@ def _check_model(model: str) -> None:
 def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
     """Return what the sender is told when the alias does not take mail from him."""
     contact = alias["contact"] or "everyone"
-    address = f"{alias['local_part']}@{alias['domain']}" if alias["domain"] else str(alias["local_part"])
+    address = address_of(alias)
     if contact == "followers":
         model, thread_id = record if record[1] else (alias["parent_model"], alias["parent_id"])
         if not thread_id:

@@ -1,4 +1,4 @@
-"""What a person sees: records and their threads, who wrote what, what failed and why."""
+"""What a person sees: records and their threads, who wrote what, what failed and why, what is placed nowhere."""
 
 import re
 from collections.abc import Iterator
@@ -21,6 +21,25 @@ def lines(store: Work, model: str | None = None, record_id: int | None = None) -
         for notice in store.told():
             nothing = False
             yield f"told {notice['to']} ({notice['about']}, {notice['state']}): {notice['subject']}"
+        number = store.count_unplaced()
+        if number:
+            nothing = False
+            yield f"placed nowhere: {number} (show --unplaced lists them)"
+    if nothing:
+        yield "nothing here"
+
+
+def unplaced(store: Work, key: int = 0) -> Iterator[str]:
+    """Yield a line for each message that is placed nowhere; or one message, as it came."""
+    nothing = True
+    for row in store.unplaced(key):
+        nothing = False
+        yield (
+            f"{row['id']}  {row['date']:%Y-%m-%d %H:%M} {row['sender'] or '(no sender)'}: "
+            f"{row['subject'] or '(no subject)'} ({row['about']}: {row['reason']})"
+        )
+        if key:
+            yield from row["original"].decode("utf-8", "replace").splitlines()
     if nothing:
         yield "nothing here"
 

@@ -8,164 +8,47 @@ a Message-ID is accepted once, and a count and the creation that depends on it a
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from mail_database.message import Attachment, normalize
+from mail_database.tables import (
+    DERIVED,
+    LISTS,
+    alias_domains,
+    aliases,
+    allowed_senders,
+    attachments,
+    companies,
+    counters,
+    deliveries,
+    followers,
+    messages,
+    metadata,
+    notices,
+    notifications,
+    now,
+    parameters,
+    partners,
+    records,
+    unplaced,
+    users,
+)
 
 Row = Mapping[str, Any]
-metadata = sa.MetaData()
-Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-
-def now() -> datetime:
-    """Return the time in UTC, as it is stored."""
-    return datetime.now(timezone.utc).replace(tzinfo=None)
-
-
-def _table(name: str, *columns: Any) -> sa.Table:
-    key = sa.Column("id", Id, primary_key=True, autoincrement=True)
-    return sa.Table(name, metadata, key, *columns, sqlite_autoincrement=True)
-
-
-def _text(name: str, default: str | None = None, **options: Any) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text, default=default, **options)
-
-
-def _flag(name: str, default: bool) -> sa.Column[Any]:
-    return sa.Column(name, sa.Boolean, nullable=False, default=default)
-
-
-def _count(name: str) -> sa.Column[Any]:
-    return sa.Column(name, sa.Integer, nullable=False, default=0)
-
-
-def _date(name: str) -> sa.Column[Any]:
-    return sa.Column(name, sa.DateTime, nullable=False, default=now)
-
-
-alias_domains = _table(
-    "alias_domains", _text("name", unique=True), _text("catchall", "catchall"), _text("bounce", "bounce")
-)
-companies = _table("companies", _text("name"), _text("email"), _text("alias_domain"))
-aliases = _table(
-    "aliases",
-    _text("local_part", index=True),
-    _text("domain"),
-    _text("model"),
-    sa.Column("defaults", sa.JSON, default=dict),
-    _text("contact", "everyone"),
-    _flag("local_part_detection", False),
-    sa.Column("thread_id", Id),
-    _text("parent_model"),
-    sa.Column("parent_id", Id),
-    _text("bounced_content"),
-    _text("status"),
-)
-partners = _table(
-    "partners",
-    _text("name"),
-    _text("email"),
-    _text("email_normalized", "", index=True),
-    _flag("active", True),
-    _count("bounce_count"),
-    _date("created"),
-)
-users = _table("users", _text("login"), sa.Column("partner_id", Id), _flag("active", True), _flag("internal", True))
-records = sa.Table(
-    "records",
-    metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("id", Id, primary_key=True, autoincrement=False),
-    _text("name"),
-    _text("email_from"),
-    _text("email_normalized", ""),
-    sa.Column("partner_id", Id),
-    _flag("active", True),
-    _count("bounce_count"),
-    sa.Column("defaults", sa.JSON, default=dict),
-    _date("created"),
-    sa.Index("records_of_sender", "model", "email_normalized", "created"),
-)
-counters = sa.Table("counters", metadata, sa.Column("model", sa.Text, primary_key=True), sa.Column("last", Id))
-followers = sa.Table(
-    "followers",
-    metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("id", Id, primary_key=True, autoincrement=False),
-    sa.Column("partner_id", Id, primary_key=True, autoincrement=False),
-)
-messages = _table(
-    "messages",
-    _text("message_id"),
-    sa.Column("message_key", sa.String(64), index=True),  # an index takes no id of any length
-    _text("model"),
-    sa.Column("thread_id", Id),
-    sa.Column("author_id", Id),
-    _text("email_from"),
-    _text("subject"),
-    _text("body", ""),
-    _text("kind", "email"),
-    _flag("internal_note", False),
-    sa.Column("parent_id", Id),
-    _date("date"),
-    sa.Index("messages_of_thread", "model", "thread_id", "id"),
-)
-attachments = _table(
-    "attachments",
-    sa.Column("message", Id, index=True),
-    _text("name"),
-    _text("mimetype"),
-    _count("size"),
-    _text("sha1"),
-    sa.Column("content", sa.LargeBinary),
-)
-notifications = _table(
-    "notifications",
-    sa.Column("message", Id, index=True),
-    sa.Column("partner_id", Id),
-    _text("status", "sent"),
-    _text("reason"),
-)
-parameters = sa.Table("parameters", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
-allowed_senders = sa.Table("allowed_senders", metadata, sa.Column("email", sa.Text, primary_key=True))
-notices = _table(
-    "notices",
-    _text("about"),
-    sa.Column("to", sa.Text, index=True),
-    _text("sender"),
-    _text("subject"),
-    _text("message_id"),
-    _text("references"),
-    _text("reply_to"),
-    _text("body"),
-    _text("state", "outgoing", index=True),
-    _date("created"),
-)
-# The Message-IDs that were accepted, also of what left nothing else behind: a bounce, a refusal, a stopped loop.
-deliveries = sa.Table(
-    "deliveries", metadata, sa.Column("message_key", sa.String(64), primary_key=True), _date("accepted")
-)
-
-# The lists of world.json: their tables, and the columns that go by another name or not at all.
-LISTS = {
-    "alias_domains": alias_domains,
-    "companies": companies,
-    "aliases": aliases,
-    "partners": partners,
-    "users": users,
-    "records": records,
-    "followers": followers,
-    "messages": messages,
-    "notifications": notifications,
-    "notices": notices,
-}
-DERIVED = {"email_normalized", "message_key"}
 # Models on whose records, and partners, Odoo counts bounces.
 COUNTED = ("crm.lead", "res.partner")
 BATCH = 1000  # values in one statement
+
+
+# How long a message that is placed nowhere is kept, and how many bytes of them in all: the oldest go first.
+UNPLACED_DAYS = 90
+UNPLACED_BYTES = 2**29
+UNPLACED_OVERHEAD = 2**10  # bytes that each takes beside the message itself
+UNPLACED_TEXT = 1000  # characters of its sender, subject and id
 
 
 def key_of(message_id: str) -> str:
@@ -217,12 +100,26 @@ class Work:
         return int(getattr(key, "id", 0))
 
     def make_tables(self) -> None:
-        """Make the tables that are missing."""
+        """Make the tables that are missing, and in those of an older version the columns, with their indexes."""
         metadata.create_all(self._connection)
+        there = sa.inspect(self._connection).get_multi_columns()
+        prepare = self._connection.dialect.identifier_preparer
+        for table in metadata.sorted_tables:
+            known = {column["name"] for column in there[None, table.name]}
+            for column in (column for column in table.c if column.name not in known):
+                kind = column.type.compile(self._connection.dialect)
+                name, new = prepare.format_table(table), prepare.format_column(column)
+                self._connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {new} {kind}")
+                for index in (index for index in table.indexes if column.name in index.c):
+                    index.create(self._connection, checkfirst=True)
+
+    def is_new(self) -> bool:
+        """Tell whether nothing has been put into the store yet."""
+        return not any(self._one(sa.select(table).limit(1)) for table in LISTS.values())
 
     def begin(self, domain: str) -> None:
         """Give a new store what a new Odoo has: a company with an alias domain, catchall and bounce ready."""
-        if not any(self._one(sa.select(table).limit(1)) for table in LISTS.values()):
+        if self.is_new():
             self.load(
                 {
                     "alias_domains": [{"id": 1, "name": domain, "catchall": "catchall", "bounce": "bounce"}],
@@ -279,6 +176,9 @@ class Work:
         for column in table.c:
             if isinstance(column.type, sa.DateTime) and column.name in item:
                 item[column.name] = datetime.fromisoformat(item[column.name])
+        if name == "unplaced":
+            self.keep_unplaced(**item | {"original": item["original"].encode("latin-1")})
+            return
         self._insert(table, item)
         for attachment in attached:
             self._insert(attachments, {"message": item["id"], **attachment})
@@ -471,7 +371,7 @@ class Work:
         statement = sa.select(found).order_by(found.c.model, found.c.id)
         statement = statement.where(found.c.model == model) if model else statement
         statement = statement.where(found.c.id == record_id) if record_id else statement
-        for row in self._connection.execution_options(yield_per=100).execute(statement).mappings():
+        for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
             yield dict(row)
 
     def thread(self, model: str, record_id: int) -> list[dict[str, Any]]:
@@ -488,11 +388,19 @@ class Work:
         """Return all notices, the oldest first."""
         return self._all(sa.select(notices).order_by(notices.c.id))
 
-    def newest_message(self, message_ids: Iterable[str]) -> Row | None:
-        """Return the newest message that has one of these ids."""
-        keys = [key_of(message_id) for message_id in message_ids]
-        found = sa.select(messages).where(messages.c.message_key.in_(keys))
-        return self._one(found.order_by(messages.c.id.desc()).limit(1)) if keys else None
+    def messages_named(self, message_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the messages that have one of these ids, without their texts, in the order of the ids.
+
+        An id is known with and without its brackets. Of several messages with one id, the newest is returned.
+        """
+        order: dict[str, int] = {}
+        for place, message_id in enumerate(message_ids):
+            order.setdefault(key_of(message_id), place)
+            order.setdefault(key_of(message_id.strip("<>")), place)
+        columns = ("id", "message_key", "model", "thread_id", "internal_note")
+        statement = sa.select(*(messages.c[name] for name in columns)).where(messages.c.message_key.in_(order))
+        known = {order[row["message_key"]]: row for row in self._all(statement.order_by(messages.c.id))}
+        return [known[place] for place in sorted(known)]
 
     def newest_of_thread(self, model: str, thread_id: int) -> Row | None:
         """Return the newest mail or comment of a record."""
@@ -553,11 +461,11 @@ class Work:
 
     # --- notices ---
 
-    def told_since(self, about: str, to: str, minutes: int) -> bool:
-        """Tell whether this address was told about this in the last so many minutes."""
+    def told_since(self, about: str, to: str, address: str, minutes: int) -> bool:
+        """Tell whether somebody was told this about an address of ours in the last so many minutes."""
         since = now() - timedelta(minutes=minutes)
-        found = (notices.c.to == to, notices.c.about == about, notices.c.created >= since)
-        return bool(self._one(sa.select(notices.c.id).where(*found).limit(1)))
+        found = (notices.c.to == to, notices.c.about == about, notices.c.address == address)
+        return bool(self._one(sa.select(notices.c.id).where(*found, notices.c.created >= since).limit(1)))
 
     def add_notice(self, **values: Any) -> int:
         """Keep a notice, to be sent when there is a mail server to take it."""
@@ -570,6 +478,30 @@ class Work:
 
     def set_notice_state(self, notice: int, state: str) -> None:
         self._connection.execute(notices.update().where(notices.c.id == notice).values(state=state))
+
+    # --- what is placed nowhere ---
+
+    def keep_unplaced(self, original: bytes, **values: Any) -> None:
+        """Keep a message that is placed nowhere, as it came; the oldest go when there are too many."""
+        for name in ("sender", "subject", "message_id"):
+            values[name] = values[name] and values[name][:UNPLACED_TEXT]
+        last = self._one(sa.select(sa.func.max(unplaced.c.bytes_so_far).label("bytes"))) or {}
+        total = (last.get("bytes") or 0) + len(original) + UNPLACED_OVERHEAD
+        self._insert(unplaced, {"original": original, "bytes_so_far": total, **values})
+        too_old = unplaced.c.date < now() - timedelta(days=UNPLACED_DAYS)
+        too_many = unplaced.c.bytes_so_far <= total - UNPLACED_BYTES
+        self._connection.execute(unplaced.delete().where(sa.or_(too_old, too_many)))
+
+    def count_unplaced(self) -> int:
+        return self._count(unplaced)
+
+    def unplaced(self, key: int = 0) -> Iterator[Row]:
+        """Yield what is placed nowhere, the oldest first, without the messages; or one, with it."""
+        columns = unplaced.c if key else [column for column in unplaced.c if column.name != "original"]
+        statement = sa.select(*columns).order_by(unplaced.c.id)
+        statement = statement.where(unplaced.c.id == key) if key else statement
+        for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
+            yield dict(row)
 
 
 def _bounced(addresses: Sequence[str]) -> list[tuple[Any, Any]]:
@@ -590,7 +522,14 @@ def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 def _dumped(row: Row) -> dict[str, Any]:
     values = {key: value for key, value in row.items() if key not in DERIVED}
-    return {key: value.isoformat(" ") if isinstance(value, datetime) else value for key, value in values.items()}
+    return {key: _json(value) for key, value in values.items()}
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON has it: bytes as text of U+0000 to U+00FF, a character for each (latin-1)."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value.isoformat(" ") if isinstance(value, datetime) else value
 
 
 @contextlib.contextmanager

@@ -29,21 +29,41 @@ AS_IT_CAME = f"{FAULT}a message within the message is attached as it came, not w
 AUTOMATIC = f"{ISSUE}automatic mail is not answered"
 FAILED = f"{ISSUE}a report is read for who failed, also where Odoo finds nobody"
 NO_FAILURE = f"{ISSUE}delays, successes and read receipts are no failures"
+UNMARKED = f"{ISSUE}a notice about a refusal has no mark in its References: people answer it"
+HEARD = f"{ISSUE}a person who answers a notice is heard; machines are stopped"
+NEAREST = f"{ISSUE}In-Reply-To comes first, then References from their end, far beyond 32; brackets may be missing"
+AT_BOUNCE = f"{ISSUE}a person at the bounce address is treated as at the catchall"
 KEPT = f"{ISSUE}a notice waits until a mail server takes it"
 
 # Where we differ, why, and what we answer to each mail of the case.
 DIFFERENT: dict[int, tuple[str, list[Any]]] = {
     145: (f"{RULE}mail for a record that is gone opens a new one", [5]),
+    212: (UNMARKED, [False]),
     214: (f"{RULE}a reply to a record that is gone opens a new one", [4]),
+    223: (NEAREST, [2]),
+    227: (NEAREST, [2]),
+    233: (NEAREST, [2]),
+    239: (UNMARKED, [False]),
+    241: (UNMARKED, [False]),
+    248: (f"{NEAREST}; the parent, too", [2]),
+    301: (UNMARKED, [False]),
+    302: (UNMARKED, [False]),
+    304: (UNMARKED, [False]),
+    307: (UNMARKED, [False]),
     310: (f"{RULE}each company answers in its own name", [False]),
+    311: (UNMARKED, [False]),
+    317: (UNMARKED, [False]),
+    319: (UNMARKED, [False]),
     322: (AUTOMATIC, [False]),
     407: (FAILED, [False]),
+    410: (AT_BOUNCE, [False]),
     413: (FAILED, [False]),
     415: (NO_FAILURE, [False]),
     416: (NO_FAILURE, [False]),
     422: (f"{ISSUE}without words of its own, the report's diagnostic is the reason", [False]),
     424: (NO_FAILURE, [False]),
     425: (NO_FAILURE, [False]),
+    434: (AT_BOUNCE, [4]),
     437: (FAILED, [False]),
     440: (FAILED, [False]),
     442: (STORED, [False]),
@@ -57,6 +77,8 @@ DIFFERENT: dict[int, tuple[str, list[Any]]] = {
     511: (UNLIMITED, [2] * 5),
     512: (UNLIMITED, [2] * 5),
     514: (UNLIMITED, [2] * 5),
+    515: (HEARD, [4]),
+    517: (HEARD, [2]),
     521: (f"{RULE}the same sender is the same address, not a part of it", [5, 6, 7]),
     535: (UNLIMITED, [2] * 22),
     536: (ONCE, [4, None, False]),
