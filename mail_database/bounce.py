@@ -67,8 +67,8 @@ RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resen
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
 
 KIND_LIMIT = 2**17  # bytes of a message that tell whether it is a report
-FLUFL_LIMIT = 2**15  # characters that flufl.bounce sees, which takes quadratic time
-FLUFL_LINE_LIMIT = 1000  # characters of a line of these
+FLUFL_LINES_LIMIT = 1000  # that flufl.bounce sees, which has fifty expressions for each, some of quadratic time
+FLUFL_LINE_LIMIT = 500  # characters of a line of these
 FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
 IDS_LIMIT = 64
 LED_LIMIT = 80  # characters that a line may have before an address
@@ -83,7 +83,9 @@ _STATUS = re.compile(r"\b[245]\.\d{1,3}\.\d{1,3}\b")
 _FIELD_LINE = re.compile(r"[>|\s]*([\w-]+)[ \t]*:(?:\s|<|$)")
 _ID = re.compile(r"<[^<>]+>")
 _QUOTED_ID = re.compile(rf"^[>| \t]*(?:{'|'.join(MESSAGE_IDS)})[ \t]*:[>|\s]*(<[^<>]+>)", re.MULTILINE | re.IGNORECASE)
-_LED = re.compile(r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$")  # what a line has before an address
+_LED = re.compile(
+    r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$"
+)  # what a line has before an address
 _TO_LED = re.compile(r"[\s>*]*(?:to|cc|bcc|an|kopie|\u00e0|para|a|aan|do|\u5b9b\u5148)\s*:", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s|\n\s*\n|[\u3002\uff01\uff1f]")
 
@@ -359,7 +361,7 @@ def _words_of(texts: Iterable[str]) -> _Words:
             addresses = _addresses([line])
             if _TO_LED.match(line):
                 listed |= addresses
-            elif _LED.fullmatch(line[: found.start()][-LED_LIMIT:]):
+            elif _is_led(line, found.start(), addresses):
                 led |= _addresses([found[0]])
                 within |= addresses
             else:
@@ -367,6 +369,12 @@ def _words_of(texts: Iterable[str]) -> _Words:
         if within:
             sentences.append(frozenset(within))
     return _Words(frozenset(led), tuple(sentences), frozenset(listed))
+
+
+def _is_led(line: str, start: int, addresses: set[str]) -> bool:
+    """Tell whether a line is about the one address that it begins with, maybe behind a label."""
+    is_alone = len({address.lstrip("'`*|=/") for address in addresses}) == 1
+    return is_alone and start <= LED_LIMIT and bool(_LED.fullmatch(line[:start]))
 
 
 def _returns_mail(report: Opened) -> bool:
@@ -381,7 +389,7 @@ def _flufl_failures(report: Opened) -> tuple[set[str], set[str]]:
     for name, found in list(report.header.items())[:FLUFL_FIELDS_LIMIT]:
         if not name.startswith("content-"):
             copy[name] = " ".join(found[0][:FLUFL_LINE_LIMIT].split())
-    lines = "\n\n".join(report.texts)[:FLUFL_LIMIT].split("\n")
+    lines = "\n\n".join(report.texts).split("\n", FLUFL_LINES_LIMIT)[:FLUFL_LINES_LIMIT]
     text = "\n".join(line[:FLUFL_LINE_LIMIT] for line in lines)
     if report.types[0].startswith("multipart/"):  # some of its detectors want a part, and some the message itself
         copy["Content-Type"] = "multipart/mixed"

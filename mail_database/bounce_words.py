@@ -4,6 +4,8 @@ All of it is policy as data: lists of words in many languages, matched in the su
 ever decide whether an address in a text is guessed at; where a list has a gap, nobody is named.
 """
 
+# ruff: noqa: E501  # lists of words read better unbroken
+
 import re
 from collections.abc import Iterable
 

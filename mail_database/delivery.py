@@ -52,9 +52,7 @@ class Misconfigured(Fault):
         self.address = f"{alias['local_part']}@{alias['domain']}"
 
 
-def _deliver(
-    store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None
-) -> int | bool | None:
+def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
     if message.answers_our_notice:
         return None
     if is_bounce(store, message):

@@ -10,7 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-EVENT_KEYS = ("notificationtype", "eventtype", "event", "type", "recordtype")  # Postmark: RecordType Bounce, Type what kind
+EVENT_KEYS = (
+    "notificationtype",
+    "eventtype",
+    "event",
+    "type",
+    "recordtype",
+)  # Postmark: RecordType Bounce, Type what kind
 # Events by which a recipient has failed; others (deliveries, delays, complaints) tell of no failure.
 FAILED_EVENTS = {"bounce", "bounced", "hard_bounce", "hardbounce", "failed", "dropped", "rejected", "reject"}
 EVENTS = FAILED_EVENTS | {
