@@ -100,6 +100,11 @@ def is_daemon(header: Fields) -> bool:
     )
 
 
+def is_nobody(header: Fields) -> bool:
+    """Tell whether From is empty, as in a bounce, but in other mail, too."""
+    return _senders(header)[0].strip() in ("", "<>")
+
+
 def is_machine(header: Fields) -> bool:
     """Tell whether nobody reads what is answered to a message: From is no-reply or the like, or a daemon."""
     local_part = _LOCAL.search(_senders(header)[0][:FIRST_LINES])

@@ -144,7 +144,7 @@ def _bounce(store: Work, said: Said) -> bool:
     """
     known = (store.newest_message([message_id]) for message_id in (*said.message_ids, *said.other_ids))
     about = next(filter(None, known), None)
-    found = store.notified(about["id"]) if about else []
+    found = list(store.notified(about["id"])) if about else []
     written_to = {row["email"] for row in found}
     ours = store.known_addresses(said.addresses() | said.for_good) | written_to
     report = judge(said, written_to, ours)

@@ -297,6 +297,8 @@ def test_text_bounces_are_reports_in_any_language(sender: str, subject: str, wor
         (text("postmaster@h.test", "Your DNS", "Hello", return_path="<postmaster@h.test>"), False, True),
         (text("MAILER-DAEMON@h.test", "x", "x", return_path="<x@h.test>"), True, True),
         (text("x@h.test", "failure", f"Hi. This is the qmail-send program\n\n<{DORA}>:\nno"), True, True),
+        (text("<>", "Failure", f"550 {DORA}"), True, True),
+        (text("<>", "Hello there", "Body text"), False, True),
         # people quote bounces, and forward them
         (text("ann@h.test", "Fwd: failure", f"See:\n\nHi. This is the qmail-send program\n\n<{DORA}>:\nno",
               return_path="<ann@h.test>"), False, False),
