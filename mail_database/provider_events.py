@@ -21,9 +21,10 @@ EVENT_KEYS = (
 # Events by which a recipient has failed; others (deliveries, delays, complaints) tell of no failure.
 FAILED_EVENTS = {"bounce", "bounced", "hard_bounce", "hardbounce", "failed", "dropped", "rejected", "reject"}
 EVENTS = FAILED_EVENTS | {
-    "complaint", "delivery", "deliverydelay", "deferred", "delivered", "soft_bounce", "softbounce", "delay", "processed",
+    "complaint", "delivery", "deliverydelay", "deferred", "delivered", "soft_bounce", "softbounce", "delay",
     "accepted", "spam", "spamreport", "spamcomplaint", "open", "opened", "click", "clicked", "blocked", "autoresponder",
-    "transient", "spamnotification", "addresschange", "challengeverification", "virusnotification", "unsubscribe",
+    "processed", "transient", "spamnotification", "addresschange", "challengeverification", "virusnotification",
+    "unsubscribe",
 }  # fmt: skip
 RECIPIENT_KEYS = ("emailaddress", "email", "recipient", "rcpt_to", "rcptto")
 STATUS_KEYS = ("status", "bounced_address_status", "error_code", "code")
