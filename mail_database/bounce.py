@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
-from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, says_failure, says_no_failure
+from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, is_nobody, says_failure, says_no_failure
 from mail_database.message import Message
 from mail_database.provider_events import Event, Events, read_events
 from mail_database.report import (
@@ -67,8 +67,8 @@ RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resen
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
 
 KIND_LIMIT = 2**17  # bytes of a message that tell whether it is a report
-FLUFL_LIMIT = 2**15  # characters that flufl.bounce sees, which takes quadratic time
-FLUFL_LINE_LIMIT = 1000  # characters of a line of these
+FLUFL_LINES_LIMIT = 1000  # that flufl.bounce sees, which has fifty expressions for each, some of quadratic time
+FLUFL_LINE_LIMIT = 500  # characters of a line of these
 FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
 IDS_LIMIT = 64
 LED_LIMIT = 80  # characters that a line may have before an address
@@ -166,23 +166,26 @@ def is_report(message: Message, at_bounce_address: bool) -> bool:
     daemon is one at the bounce address; elsewhere, and where only its form is that of a bounce, its sender must be the
     null sender, or a machine that writes to the bounce address: people quote bounces.
     """
-    if message.sender_address and message.return_path and not at_bounce_address and not message.is_report:
-        if not is_machine({"from": [message.sender_address]}):
-            return False  # as nearly all mail is, which need not be read for that
+    by_person = message.sender_address and not is_machine({"from": [message.sender_address]})
+    if by_person and message.return_path and not at_bounce_address and not message.is_report:
+        return False  # as nearly all mail is, which need not be read for that
     opened = open_reports(message.raw[:KIND_LIMIT])[0]
     if content_type(opened.header).startswith("multipart/report"):
         return any(kind in found for kind in REPORT_TYPES for found in opened.types)
     if message.sender_address.partition("@")[0] == "mailer-daemon":
         return True
     from_null = message.return_path == ""
-    if is_daemon(opened.header):
+    if is_daemon(opened.header) and (at_bounce_address or not is_nobody(opened.header)):
         return from_null or at_bounce_address
     if is_machine(opened.header) and _events(opened):
         return True
     if not from_null and not (at_bounce_address and (is_machine(opened.header) or message.is_automatic)):
         return False
-    has_status = any(found.startswith(STATUS_TYPES) for found in opened.types)
-    return has_status or _events(opened) is not None or any(_flufl_failures(opened)) or _returns_mail(opened)
+    if any(found.startswith(STATUS_TYPES) for found in opened.types):
+        return True
+    if is_nobody(opened.header) and says_failure([first(opened.header, "subject"), *opened.texts]):
+        return True
+    return _events(opened) is not None or any(_flufl_failures(opened)) or _returns_mail(opened)
 
 
 def read_report(raw: bytes, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
@@ -199,7 +202,7 @@ def read(raw: bytes) -> Said:
     events = _events(report)
     message_ids, other_ids = _message_ids(reports, events)
     if events:
-        stated = (tuple(_event_block(event) for event in events.events),)
+        stated: tuple[tuple[_Block, ...], ...] = (tuple(_event_block(event) for event in events.events),)
     else:
         sources = [*(opened.statuses for opened in reports), unquoted(report.texts)]
         stated = tuple(tuple(_blocks(source)) for source in sources)
@@ -337,16 +340,16 @@ def _guessed(said: Said, candidates: set[str], spared: set[str]) -> set[str]:
 
 def _of_words(words: _Words, candidates: set[str], at_most: int | None = None) -> set[str]:
     """Return those whom a text names as failed: those on lines of their own, else those that one sentence names."""
-    sentences = [found for sentence in words.sentences if (found := sentence & candidates)]
-    named = set().union(*sentences)
-    listed = words.listed & candidates
+    sentences = [found for sentence in words.sentences if (found := candidates & sentence)]
+    named = set(chain.from_iterable(sentences))
+    listed = candidates & words.listed
     for found, is_clear in (
-        (words.led & candidates, True),
+        (candidates & words.led, True),
         (named, len(sentences) == 1 or len(named) == 1 or at_most is not None),
         (listed, len(listed) == 1),
     ):
         if found:
-            return set(found) if is_clear and len(found) <= (at_most or len(found)) else set()
+            return found if is_clear and len(found) <= (at_most or len(found)) else set()
     return set()
 
 
@@ -361,7 +364,7 @@ def _words_of(texts: Iterable[str]) -> _Words:
             addresses = _addresses([line])
             if _TO_LED.match(line):
                 listed |= addresses
-            elif _LED.fullmatch(line[: found.start()][-LED_LIMIT:]):
+            elif _is_led(line, found.start(), addresses):
                 led |= _addresses([found[0]])
                 within |= addresses
             else:
@@ -369,6 +372,12 @@ def _words_of(texts: Iterable[str]) -> _Words:
         if within:
             sentences.append(frozenset(within))
     return _Words(frozenset(led), tuple(sentences), frozenset(listed))
+
+
+def _is_led(line: str, start: int, addresses: set[str]) -> bool:
+    """Tell whether a line is about the one address that it begins with, maybe behind a label."""
+    is_alone = len({address.lstrip("'`*|=/") for address in addresses}) == 1
+    return is_alone and start <= LED_LIMIT and bool(_LED.fullmatch(line[:start]))
 
 
 def _returns_mail(report: Opened) -> bool:
@@ -383,7 +392,7 @@ def _flufl_failures(report: Opened) -> tuple[set[str], set[str]]:
     for name, found in list(report.header.items())[:FLUFL_FIELDS_LIMIT]:
         if not name.startswith("content-"):
             copy[name] = " ".join(found[0][:FLUFL_LINE_LIMIT].split())
-    lines = "\n\n".join(report.texts)[:FLUFL_LIMIT].split("\n")
+    lines = "\n\n".join(report.texts).split("\n", FLUFL_LINES_LIMIT)[:FLUFL_LINES_LIMIT]
     text = "\n".join(line[:FLUFL_LINE_LIMIT] for line in lines)
     if report.types[0].startswith("multipart/"):  # some of its detectors want a part, and some the message itself
         copy["Content-Type"] = "multipart/mixed"

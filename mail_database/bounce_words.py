@@ -4,6 +4,8 @@ All of it is policy as data: lists of words in many languages, matched in the su
 ever decide whether an address in a text is guessed at; where a list has a gap, nobody is named.
 """
 
+# ruff: noqa: E501  # lists of words read better unbroken
+
 import re
 from collections.abc import Iterable
 
@@ -96,6 +98,11 @@ def is_daemon(header: Fields) -> bool:
         or (local_part and (not local_part[1] or DAEMONS.match(local_part[1])))
         or (name and DAEMON_NAMES.search(name[1]))
     )
+
+
+def is_nobody(header: Fields) -> bool:
+    """Tell whether From is empty, as in a bounce, but in other mail, too."""
+    return _senders(header)[0].strip() in ("", "<>")
 
 
 def is_machine(header: Fields) -> bool:

@@ -5,6 +5,7 @@ read in two steps: the first LOGIN_LIMIT bytes for database, uid and password, a
 caller who has given the right ones. There are no document types, so no entities, and depth has a limit.
 """
 
+import contextlib
 import xmlrpc.client
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,7 +37,7 @@ def _parser() -> Any:
 
 
 def read_login(head: bytes) -> tuple[str, ...]:
-    """Return the first three parameters of a call as text: database, uid, password; fewer where they aren't all there."""
+    """Return the first three parameters of a call as text (database, uid, password), those that are there."""
     found: list[str] = []
     text: list[str] = []
     is_open = False
@@ -63,10 +64,8 @@ def read_login(head: bytes) -> tuple[str, ...]:
 
     parser = _parser()
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, data
-    try:
+    with contextlib.suppress(_Enough, ValueError, expat.ExpatError):
         parser.Parse(head[:LOGIN_LIMIT], False)
-    except (_Enough, ValueError, expat.ExpatError):
-        pass
     return tuple(found)
 
 

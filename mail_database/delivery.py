@@ -172,7 +172,7 @@ def _bounce(store: Work, said: Said) -> bool:
     Returns whether it was about a message or a person of ours, so far as it was understood.
     """
     about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
-    found = store.notified(about["id"]) if about else []
+    found = list(store.notified(about["id"])) if about else []
     written_to = {row["email"] for row in found}
     ours = store.known_addresses(said.addresses() | said.for_good) | written_to
     report = judge(said, written_to, ours)

@@ -45,7 +45,7 @@ class _Dropped:
         """Have nothing to close."""
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+class _Channel(HTTPChannel):
     """A connection that has a time for each request."""
 
     def __init__(self, server: Any, *arguments: Any, **named: Any) -> None:
@@ -74,7 +74,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: int) -> Any:
     """Return a server; ``allows`` tells whether the beginning of a body has the right login."""
 
-    class Request(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    class Request(HTTPRequestParser):
         is_judged = False
 
         def received(self, data: bytes) -> Any:
@@ -84,7 +84,7 @@ def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: i
                 head = self.body_rcv.getbuf().get(LOGIN_LIMIT)
                 if not allows(head):
                     self.body_rcv.getbuf().close()
-                    self.body_rcv.buf = _Dropped(head)
+                    self.body_rcv.buf = _Dropped(head)  # type: ignore[assignment]  # it has what a receiver needs
             return consumed
 
     sockets: dict[int, Any] = {}  # of two kinds of servers: a host name may have several addresses

@@ -1,10 +1,11 @@
 """Read a provider's report in JSON: which recipients it says have failed, and which message that was.
 
-The forms are those of Amazon SES, by itself or wrapped by SNS, and of SendGrid, Mailgun, Postmark, Mandrill, SparkPost and
-Mailjet, as their documentation of webhooks has them. They differ in words, not in kind: an object that has a recipient
-belongs to the nearest event around it. Lists of destinations are no such objects, and so name nobody.
+The forms are those of Amazon SES, by itself or wrapped by SNS, and of SendGrid, Mailgun, Postmark, Mandrill,
+SparkPost and Mailjet, as their documentation of webhooks has them. They differ in words, not in kind: an object that
+has a recipient belongs to the nearest event around it. Lists of destinations are no such objects: they name nobody.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ EVENT_KEYS = (
     "event",
     "type",
     "recordtype",
-)  # Postmark: RecordType Bounce, Type what kind
+)
 # Events by which a recipient has failed; others (deliveries, delays, complaints) tell of no failure.
 FAILED_EVENTS = {"bounce", "bounced", "hard_bounce", "hardbounce", "failed", "dropped", "rejected", "reject"}
 EVENTS = FAILED_EVENTS | {
-    "complaint", "delivery", "deliverydelay", "deferred", "delivered", "soft_bounce", "softbounce", "delay", "processed",
+    "complaint", "delivery", "deliverydelay", "deferred", "delivered", "soft_bounce", "softbounce", "delay",
     "accepted", "spam", "spamreport", "spamcomplaint", "open", "opened", "click", "clicked", "blocked", "autoresponder",
-    "transient", "spamnotification", "addresschange", "challengeverification", "virusnotification", "unsubscribe",
+    "processed", "transient", "spamnotification", "addresschange", "challengeverification", "virusnotification",
+    "unsubscribe",
 }  # fmt: skip
 RECIPIENT_KEYS = ("emailaddress", "email", "recipient", "rcpt_to", "rcptto")
 STATUS_KEYS = ("status", "bounced_address_status", "error_code", "code")
@@ -93,10 +95,8 @@ def _events(value: Any, kind: str, kinds: list[str], ids: list[str], depth: int)
         yield Event(recipient, is_failure, status, reason)
     message = found.get("message")
     if isinstance(message, str) and message.lstrip().startswith("{"):  # SNS has the report as a text within its own
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             value = {**value, "Message": _DECODER.raw_decode(message.lstrip())[0]}
-        except (ValueError, RecursionError):
-            pass
     for each in value.values():
         if isinstance(each, (dict, list)):
             yield from _events(each, kind, kinds, ids, depth - 1)

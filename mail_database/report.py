@@ -102,7 +102,7 @@ class _Part(Message):
         kind = str(self.get("content-type", "")).partition(";")[0].strip().lower()
         return kind if kind.startswith("multipart/") else "text/plain"
 
-    def get_param(self, *_: object, **__: object) -> str:  # type: ignore[override]  # the stubs overload it
+    def get_param(self, *_: object, **__: object) -> str:
         """Return the only parameter that get_payload asks for: the charset that gives each byte as a character."""
         return "latin-1"
 

@@ -1,13 +1,14 @@
 """Bounces: who failed, why, and which message a report is about."""
 
+# ruff: noqa: E501  # mails and their words read better unbroken
+
 import base64
 import binascii
-import email
-import email.policy
+import json
 import quopri
 import re
+import time
 from collections.abc import Iterable
-from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from mail_database import bounce
 from mail_database.bounce import REASON_LIMIT, Bounce, Report, read_report
+from mail_database.message import parse
 from mail_database.report import TEXT_LIMIT
 
 BOUNCES = Path(__file__).parents[2] / "shared" / "bounces"  # not ours to copy; a folder beside the checkout
@@ -228,6 +230,185 @@ def test_nobody_has_failed_where_nobody_says_so() -> None:
 )  # fmt: skip
 def test_complaints_receipts_delays_and_answers_name_nobody(data: str) -> None:
     assert failed(data, ["ann@b.test"]) == []
+
+
+DORA, EMIL = "dora@other.test", "emil@third.test"  # both have got our mail
+NOTE = "Auto-Submitted: auto-replied\nIn-Reply-To: <task@example.com>\n"
+
+
+def text(sender: str, subject: str, words: str, marks: str = "", return_path: str = "<>") -> bytes:
+    header = f"Return-Path: {return_path}\nFrom: {sender}\nTo: bounce@example.com\nSubject: {subject}\n"
+    return f"{header}Message-ID: <text@mx.test>\n{marks}Content-Type: text/plain; charset=utf-8\n\n{words}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sender", "subject", "words"),
+    [
+        (f"Dora <{DORA}>", "R\u00e9ponse automatique", f"Je suis absente. Contactez {EMIL}"),
+        (f"Dora <{DORA}>", "Respuesta autom\u00e1tica", f"Estoy de vacaciones. Escriba a {EMIL}"),
+        (f"Dora <{DORA}>", "Away", f"I'm off. {EMIL} helps."),
+        ("no-reply@other.test", "Re: Lamp", f"Your message to {DORA} failed to reach a person; try {EMIL}"),
+        ("postmaster@other.test", "Afwezig", f"Mail naar {DORA} gaat naar {EMIL}"),
+        ("postmaster@other.test", "Nieobecno\u015b\u0107", f"Dora jest na urlopie. Prosz\u0119 pisa\u0107: {EMIL}"),
+        ("postmaster@other.test", "\u4e0d\u5728\u901a\u77e5", f"\u672c\u65e5\u306f\u4e0d\u5728\u3067\u3059\u3002{EMIL} \u307e\u3067"),
+        ("MAILER-DAEMON@other.test", "\u0410\u0432\u0442\u043e\u043e\u0442\u0432\u0435\u0442", f"\u042f \u0432 \u043e\u0442\u043f\u0443\u0441\u043a\u0435. \u041f\u0438\u0448\u0438\u0442\u0435 {EMIL}"),
+        ("MAILER-DAEMON@other.test", "Neue Adresse",
+         f"Dora ist ausgeschieden. Bitte an {EMIL} schreiben. Ihre Mail an {DORA} wurde nicht zugestellt."),
+        ("postmaster@other.test", "Changement d'adresse",
+         f"Dora a quitt\u00e9 la soci\u00e9t\u00e9. Ecrivez \u00e0 {EMIL}. Votre message \u00e0 {DORA} n'a pas \u00e9t\u00e9 remis."),
+        ("postmaster@other.test", "Message held", f"Your message to {DORA} is held in quarantine: score 5.1.1"),
+        ("postmaster@other.test", "Quarant\u00e4ne", f"Ihre Nachricht an {DORA} wurde zur\u00fcckgehalten. Fehler: keiner"),
+        ("postmaster@other.test", "Ticket #500 recibido", f"Hemos recibido su solicitud para {DORA}. CC: {EMIL}"),
+        ("postmaster@other.test", "Please confirm", f"Your message to {DORA} was not delivered yet."),
+        ("postmaster@other.test", "Fr\u00e5nvaro", f"Jag \u00e4r borta. Kontakta {EMIL}"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("marks", ["", NOTE])
+def test_notes_name_nobody_in_any_language(sender: str, subject: str, words: str, marks: str) -> None:
+    assert failed(text(sender, subject, words, marks), [DORA, EMIL]) == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "subject", "words"),
+    [
+        ("MAILER-DAEMON@h.test", "Unzustellbar", f"Ihre Nachricht an {DORA} konnte nicht zugestellt werden."),
+        ("postmaster@h.test", "Non remis", f"Votre message n'a pas pu \u00eatre remis :\n\n  {DORA}\n  550 5.1.1 inconnu"),
+        ("postmaster@h.test", "Mancata consegna", f"Impossibile consegnare a:\n<{DORA}>: utente sconosciuto"),
+        ("postmaster@h.test", "Zwrot", f"Wiadomo\u015b\u0107 do {DORA} nie zosta\u0142a dostarczona"),
+        ("MAILER-DAEMON@h.test", "\u914d\u4fe1\u30a8\u30e9\u30fc", f"\u5b9b\u5148: {DORA}\n\u9001\u4fe1\u3067\u304d\u307e\u305b\u3093\u3067\u3057\u305f"),
+        ("postmaster@h.test", "\u041e\u0448\u0438\u0431\u043a\u0430", f"\u0421\u043e\u043e\u0431\u0449\u0435\u043d\u0438\u0435 \u0434\u043b\u044f {DORA} \u043d\u0435 \u0434\u043e\u0441\u0442\u0430\u0432\u043b\u0435\u043d\u043e"),
+        ("postmaster@h.test", "No entregado", f"Su mensaje a {DORA} no se ha podido entregar"),
+        ("postmaster@h.test", "Onbestelbaar", f"Uw bericht aan {DORA} kon niet worden bezorgd"),
+        ("MAILER-DAEMON@h.test", "failure notice", f"Hi. This is the qmail-send program at h.\n\n<{DORA}>:\nno mailbox"),
+        ("MAILER-DAEMON@h.test", "Returned mail", f"550 <{DORA}>... User unknown\n\nReceived: by x\nTo: {DORA}, {EMIL}"),
+        ("postmaster@h.test", "Undeliverable", f"Could not be delivered:\n<{DORA}>\n\nAsk <{EMIL}>, who got it."),
+    ],
+)  # fmt: skip
+def test_text_bounces_are_reports_in_any_language(sender: str, subject: str, words: str) -> None:
+    raw = text(sender, subject, words)
+    assert failed(raw, [DORA, EMIL]) == [DORA]
+    assert bounce.is_report(parse(raw), at_bounce_address=False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "at_alias", "at_bounce_address"),
+    [
+        (text("postmaster@h.test", "Failure", f"550 {DORA}"), True, True),
+        (text("postmaster@h.test", "Your DNS", "Hello", return_path="<postmaster@h.test>"), False, True),
+        (text("MAILER-DAEMON@h.test", "x", "x", return_path="<x@h.test>"), True, True),
+        (text("x@h.test", "failure", f"Hi. This is the qmail-send program\n\n<{DORA}>:\nno"), True, True),
+        (text("<>", "Failure", f"550 {DORA}"), True, True),
+        (text("<>", "Hello there", "Body text"), False, True),
+        # people quote bounces, and forward them
+        (text("ann@h.test", "Fwd: failure", f"See:\n\nHi. This is the qmail-send program\n\n<{DORA}>:\nno",
+              return_path="<ann@h.test>"), False, False),
+        (text("ann@h.test", "Order", "Forty chairs", return_path="<ann@h.test>"), False, False),
+        (text("dora@h.test", "Away", f"Ask {EMIL}", NOTE), False, False),  # the null sender alone is no sign
+        (dsn(BLOCK).encode(), True, True),
+        (dsn(BLOCK).replace("MAILER-DAEMON@mx.test", "ann@b.test").encode(), True, True),
+        (report("text/plain\n\nx", "message/disposition-notification\n\nDisposition: x\n").encode(), True, True),
+        (report("text/plain\n\nx", "message/feedback-report\n\nFeedback-Type: abuse\n").encode(), False, False),
+        (report("text/plain\n\nx", "application/tlsrpt+gzip\n\nx\n").encode(), False, False),
+    ],
+)  # fmt: skip
+def test_a_report_is_told_from_other_mail(raw: bytes, at_alias: bool, at_bounce_address: bool) -> None:
+    message = parse(raw)
+    assert (bounce.is_report(message, False), bounce.is_report(message, True)) == (at_alias, at_bounce_address)
+
+
+@pytest.mark.parametrize(
+    ("recipient", "words", "expected"),
+    [
+        ("dora@other.onmicrosoft.test", f"Your message to {DORA} couldn't be delivered.", [DORA]),
+        ("IMCEAEX-_O=X_CN=DORA@other.test", f"Dora ({DORA})<mailto:{DORA}>\n\nDie Adresse wurde nicht gefunden.", [DORA]),
+        ("dora.new@mail.test", f"<dora.new@mail.test> (expanded from <{DORA}>): unknown", [DORA]),
+        ("dora@inner.test", f"Impossible de remettre \u00e0 {DORA}", [DORA]),
+        ("dora@inner.test", f"To: {DORA}\nCc: {EMIL}\n", []),  # which of them?
+        ("dora@inner.test", f"{DORA} and {EMIL} have got a mail", []),
+        (EMIL, f"Your message to {DORA} is fine.", []),  # a report that names one of them needs no words
+    ],
+)  # fmt: skip
+def test_where_a_report_has_only_inner_names_its_text_tells(recipient: str, words: str, expected: list[str]) -> None:
+    raw = dsn(f"Final-Recipient: rfc822;{recipient}\nAction: failed", text=words)
+    assert failed(raw, [DORA, EMIL]) == [recipient.lower(), *expected]
+
+
+def event(**values: object) -> str:
+    return json.dumps(values)
+
+
+BOUNCED = {"bouncedRecipients": [{"emailAddress": EMIL, "status": "5.1.1", "diagnosticCode": "smtp; 550 no"}]}
+SES = event(notificationType="Bounce", bounce=BOUNCED, mail={"destination": [DORA, EMIL]})
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (SES, [EMIL]),
+        (event(Type="Notification", Message=SES) + "\n\n--\nIf you wish to stop", [EMIL]),
+        (event(notificationType="Complaint", complaint={"complainedRecipients": [{"emailAddress": EMIL}]}), []),
+        (event(eventType="DeliveryDelay", deliveryDelay={"delayedRecipients": [{"emailAddress": EMIL}]}), []),
+        (json.dumps([{"event": "bounce", "email": EMIL}, {"event": "delivered", "email": DORA}]), [EMIL]),  # SendGrid
+        (event(**{"event-data": {"event": "failed", "severity": "permanent", "recipient": EMIL}}), [EMIL]),  # Mailgun
+        (event(**{"event-data": {"event": "failed", "severity": "temporary", "recipient": EMIL}}), []),
+        (event(RecordType="Bounce", Type="HardBounce", Email=EMIL), [EMIL]),  # Postmark
+        (event(RecordType="Bounce", Type="AutoResponder", Email=EMIL), []),
+        (json.dumps([{"msys": {"message_event": {"type": "bounce", "rcpt_to": EMIL}}}]), [EMIL]),  # SparkPost
+        ("{" * 100_000, []),
+    ],
+)  # fmt: skip
+def test_of_a_report_in_json_only_those_count_who_bounced(words: str, expected: list[str]) -> None:
+    assert failed(text("MAILER-DAEMON@ses.test", "x", words), [DORA, EMIL]) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (report("message/delivery-status\n\nX-Original-Message-ID: <a@x>\n\nFinal-Recipient: rfc822; x@y\n"), "<a@x>"),
+        (report("message/disposition-notification\n\nOriginal-Message-ID: <a@x>\n"), "<a@x>"),
+        (report("text/rfc822-headers\n\nMessage-ID: <new@ses.test>\nReferences: <old@x> <a@x>\n"), "<a@x>"),
+        (text("MAILER-DAEMON@ses.test", "x", event(notificationType="Bounce", mail={"commonHeaders": {"messageId": "<a@x>"}})),
+         "<a@x>"),
+    ],
+)  # fmt: skip
+def test_a_report_may_name_the_message_elsewhere(raw: str | bytes, expected: str) -> None:
+    said = bounce.read(raw if isinstance(raw, bytes) else raw.encode())
+    assert next(found for found in (*said.message_ids, *said.other_ids) if "new@" not in found) == expected
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{}",
+        "Content-Type: text/html\n\n{}",
+        "Subject: {}\n",
+        "Content-Type: multipart/report; {}\n",
+        "References: {}\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "\n",
+        "a@b ",
+        '"',
+        ";",
+        "<",
+        "<!--",
+        "&#9",
+        'boundary="',
+        "--b\n",
+        "Message-ID:<a",
+        "Final-Recipient:;a@b.c\n\n",
+        "{",
+    ],
+)
+def test_reading_takes_linear_time(shape: str, repeated: str) -> None:
+    """A second for 200,000 characters; each of these took more, or would with an expression that is a little worse."""
+    raw = (HEADER + shape.format((repeated * 200_000)[:200_000])).encode()
+    start = time.process_time()
+    read_report(raw)
+    assert time.process_time() - start < 1.5
 
 
 ID = "Message-ID: <original@example.com>"

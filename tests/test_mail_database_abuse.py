@@ -1,5 +1,7 @@
 """What a caller may cost mail_database before it knows him: memory, connections, time."""
 
+# ruff: noqa: E501  # bodies read better unbroken
+
 import gzip
 import socket
 import time
