@@ -1,24 +1,22 @@
 """bytes -> Message: ids, references, addresses, the kind of mail, and what a person would read.
 
-Nothing here raises for any bytes. What can't be read as its sender meant it is read as well as it can be, and the
-message then carries its original as an attachment.
+Nothing here raises for any bytes, and all of it takes linear time. What can't be read as its sender meant it is read
+as well as it can be, and the message then carries its original as an attachment. The rooms behind this page: header.py
+(fields), addresses.py, charset.py, transfer.py and parts.py (MIME), markup.py (HTML), content.py (text and files).
 """
 
-import codecs
-import email
-import email.policy
-import html
 import re
-from collections.abc import Iterator
-from email.message import Message as Parsed
-from email.parser import BytesHeaderParser
-from email.utils import getaddresses
 from typing import NamedTuple
 
-import nh3
+from mail_database.addresses import normalize, split
+from mail_database.charset import clean, decoded
+from mail_database.content import MESSAGE, ORIGINAL, Attachment, read_content
+from mail_database.header import Value, first_header, raw_values, text_of, unfolded, values
+from mail_database.markup import sanitize
+
+__all__ = ["ORIGINAL", "Attachment", "Message", "clean", "decoded", "normalize", "parse", "sanitize"]
 
 REFERENCES_LIMIT = 32  # Odoo takes the last ones, the nearest ancestors
-ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
 SUBJECT_LIMIT = 2**20  # characters
 SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
 OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender; an answer to it is no mail for us
@@ -26,21 +24,7 @@ OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sen
 # Mail that a machine made is never answered: RFC 3834 (2), and what was in use before it.
 AUTOMATIC_PRECEDENCE = ("bulk", "junk", "list")
 
-# Codecs that Python has and mail has not; the first two take quadratic time.
-NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
-
-HTML_SCHEMES = {"http", "https", "mailto", "tel", "cid"}
-ORIGINAL = "original.eml"
-
 _MESSAGE_ID = re.compile(r"<[^<>]+>")
-
-
-class Attachment(NamedTuple):
-    """A file that came with the message."""
-
-    name: str
-    mimetype: str
-    content: bytes
 
 
 class Message(NamedTuple):
@@ -66,13 +50,17 @@ class Message(NamedTuple):
 
 def parse(raw: bytes) -> Message:
     """Return the message that the bytes are."""
-    parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(raw)
-    body, attachments, is_report = _read(raw)
+    readable = raw if b"\n" in raw else raw.replace(b"\r", b"\n")  # a Macintosh's line ends of old
+    message = first_header(readable)
+    parsed = message.header
+    content = read_content(readable, message)
     references = " ".join(_values(parsed, "References"))
     in_reply_to = " ".join(_values(parsed, "In-Reply-To"))
     ids = ["".join(found.split()) for found in _MESSAGE_ID.findall(references or in_reply_to)]
-    sender, sender_address = _sender(_first(parsed, "From"))
-    return_path = next(iter(_split(_first(parsed, "Return-Path"))), ("", ""))[1]
+    sender, sender_address, is_guess = _sender(parsed)
+    subject = next(iter(values(parsed, "Subject")), Value("", False))
+    is_lost = content.lost or is_guess or subject.lost or len(subject.text) > SUBJECT_LIMIT
+    original = [Attachment(ORIGINAL, MESSAGE, raw)] if is_lost else []
     to = _addresses(parsed, "To", "Delivered-To")
     return Message(
         message_id=_message_id(parsed),
@@ -82,13 +70,13 @@ def parse(raw: bytes) -> Message:
         answers_our_notice=OUR_NOTICE in references + in_reply_to,
         sender=sender,
         sender_address=sender_address,
-        return_path=normalize(return_path) if _values(parsed, "Return-Path") else None,
+        return_path=normalize(_first(parsed, "Return-Path")) if _values(parsed, "Return-Path") else None,
         to=to,
         recipients=tuple(dict.fromkeys(to + _addresses(parsed, "Cc", "Resent-To", "Resent-Cc"))),
-        subject=_first(parsed, "Subject")[:SUBJECT_LIMIT] or None,
-        body=body,
-        attachments=tuple(attachments),
-        is_report=is_report,
+        subject=subject.text[:SUBJECT_LIMIT] or None,
+        body=content.body,
+        attachments=(*content.attachments, *original),
+        is_report=content.is_report,
         is_automatic=_is_automatic(parsed),
         raw=raw,
     )
@@ -97,170 +85,65 @@ def parse(raw: bytes) -> Message:
 # --- header fields --------------------------------------------------------------------------------------------
 
 
-def _values(parsed: Parsed, name: str) -> list[str]:
+def _values(parsed: bytes, name: str) -> list[str]:
     """Return the texts of all fields of a name, decoded, each on one line."""
-    values = []
-    for found, raw in parsed.raw_items():
-        if found.lower() == name.lower():
-            try:
-                value = str(email.policy.SMTP.header_fetch_parse(found, raw))
-            except Exception:  # what its parsers don't expect (<@b>, NUL, encoded CR) differs from Python to Python
-                value = raw
-            values.append(clean("".join(value.splitlines()).strip()))
-    return values
+    return [value.text for value in values(parsed, name)]
 
 
-def _first(parsed: Parsed, name: str) -> str:
+def _first(parsed: bytes, name: str) -> str:
     return next(iter(_values(parsed, name)), "")
 
 
-def clean(text: str) -> str:
-    """Return the text as any database can store it: U+FFFD for NUL and for bytes that were no characters."""
-    escaped = re.sub("[\0\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)  # the others stand for bytes
-    return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _message_id(parsed: Parsed) -> str:
-    """Return the first id as it was written, or "". Python's header parser would make one of <a,b@c> and <a:b@c>."""
-    value = next((value for name, value in parsed.raw_items() if name.lower() == "message-id"), "")
+def _message_id(parsed: bytes) -> str:
+    """Return the first id as it was written, or "". Encoded words mean nothing in it, and all of it counts."""
+    value = next(iter(raw_values(parsed, "Message-ID")), b"").decode("utf-8", "surrogateescape")
     value = clean(" ".join(value.split()))
     bracketed = _MESSAGE_ID.match(value)
     message_id = "".join(bracketed[0].split()) if bracketed else value
     return message_id if message_id.strip("<>@ ") else ""
 
 
-def _split(text: str) -> list[tuple[str, str]]:
-    """Return (name, address) pairs; the lenient reading, for a list may have no commas."""
-    try:
-        return getaddresses([text], strict=False)
-    except TypeError:  # a Python from before that option
-        return getaddresses([text])
+def _addresses(parsed: bytes, *names: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for name in names:
+        for value in raw_values(parsed, name):
+            text = _raw_text(value)
+            if name == "Delivered-To":  # it holds nothing but addresses, which may stand without commas between them
+                text = ",".join(re.split(r"[\s|;]+", text))
+            addresses = list(split(text))
+            if not addresses and "=?" in text:  # all of it is an encoded word, which it must not be
+                addresses = list(split(text_of(value).text))
+            found |= dict.fromkeys(normalize(entry.address) for entry in addresses)
+    return tuple(filter(None, found))
 
 
-def _addresses(parsed: Parsed, *names: str) -> tuple[str, ...]:
-    values = [value for name in names if name != "Delivered-To" for value in _values(parsed, name)]
-    # Delivered-To holds nothing but addresses, which may stand without commas between them
-    bare = (
-        [",".join(re.split(r"[\s|;]+", value)) for value in _values(parsed, "Delivered-To")]
-        if "Delivered-To" in names
-        else []
-    )
-    pairs = _split(",".join(filter(None, values + bare)))
-    return tuple(filter(None, dict.fromkeys(normalize(address) for _, address in pairs)))
+def _raw_text(value: bytes) -> str:
+    """Return a value in which encoded words may still hide commas and brackets: names are decoded later."""
+    return decoded(unfolded(value), "utf-8")[0]
 
 
-def normalize(address: str) -> str:
-    """Return an address by which it is known again: bare, in lower case; "" when it is none."""
-    found = [bare for _, bare in _split(address) if "@" in bare]
-    return found[0].strip().lower() if found and len(found[0]) <= ADDRESS_LIMIT else ""
+def _sender(parsed: bytes) -> tuple[str, str, bool]:
+    """Return the sender as he is shown, his address, and whether something of it was guessed.
 
-
-def _sender(value: str) -> tuple[str, str]:
-    """Return the sender as he is shown, and his address. A value without an address is shown as it is."""
-    for name, address in _split(value):
-        if "@" in address:
+    Where From is missing, he is who stands in Sender, else the envelope's sender. A value without an address is shown
+    as it is.
+    """
+    for field in ("From", "Sender", "Return-Path"):
+        value = next(iter(raw_values(parsed, field)), b"")
+        whole = text_of(value)
+        encoded = [(entry.name, entry.address, value) for entry in split(_raw_text(value))]
+        found = encoded or [(entry.name, entry.address, b"") for entry in split(whole.text)]
+        for name, address, _ in found:
+            name = text_of(name.encode()).text
             quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-            return (f'"{quoted}" <{address}>' if name else address), normalize(address)
-    return value, ""
+            return (f'"{quoted}" <{address}>' if name else address), normalize(address), whole.lost
+        if whole.text and field == "From":
+            is_plain = re.fullmatch(r"[^\s()<>\[\]:;@\\,]+|\".*\"", whole.text)
+            return whole.text if is_plain else f'"{whole.text}"', "", whole.lost
+    return "", "", False
 
 
-def _is_automatic(parsed: Parsed) -> bool:
+def _is_automatic(parsed: bytes) -> bool:
     auto_submitted = _first(parsed, "Auto-Submitted").partition(";")[0].strip().lower()
     precedence = _first(parsed, "Precedence").lower()
     return auto_submitted not in ("", "no") or precedence in AUTOMATIC_PRECEDENCE or bool(_values(parsed, "List-Id"))
-
-
-# --- content --------------------------------------------------------------------------------------------------
-
-
-def _read(raw: bytes) -> tuple[str, list[Attachment], bool]:
-    """Return the body as HTML, the attachments, and whether it is a report."""
-    for policy in (email.policy.SMTP, email.policy.compat32):
-        try:
-            parsed = email.message_from_bytes(raw, policy=policy)
-            body, attachments, lost = _content(parsed)
-            is_report = parsed.get_content_type() == "multipart/report"
-        except Exception:  # each policy fails on headers of its own, and both on a thousand parts within each other
-            continue
-        return body, [*attachments, *([Attachment(ORIGINAL, "message/rfc822", raw)] if lost else [])], is_report
-    return "", [Attachment(ORIGINAL, "message/rfc822", raw)], False
-
-
-def _content(parsed: Parsed) -> tuple[str, list[Attachment], bool]:
-    """Return the body as HTML, the attachments, and whether something of the message is in neither."""
-    pieces: list[tuple[Branch | None, str, str]] = []
-    attachments, lost = [], False
-    for part, branch in _leaves(parsed):
-        kind = clean(part.get_content_type())
-        name = clean(part.get_filename() or "")
-        if part.get_content_maintype() == "message":
-            attachments.append(Attachment(name or "attachment", kind, _inner(part)))
-            continue
-        payload = part.get_payload(decode=True)
-        content = payload if isinstance(payload, bytes) else b""
-        is_text = kind in ("text/plain", "text/html") and not name and part.get_content_disposition() != "attachment"
-        if part.is_multipart() or part.get_content_maintype() == "multipart":  # its boundary never came
-            lost, text, kind = True, decoded(content, "utf-8")[0], "text/plain"
-        elif is_text:
-            text, guessed = decoded(content, part.get_content_charset("utf-8"))
-            lost = lost or guessed
-        else:
-            attachments.append(Attachment(name or "attachment", kind, content))
-            continue
-        pieces.append((branch, kind, sanitize(text) if kind == "text/html" else f"<pre>{html.escape(text)}</pre>\n"))
-
-    # of the forms of one text, HTML is shown, and plain text only where there is none
-    shown = {branch.of: branch.number for branch, kind, _ in pieces if branch and kind == "text/html"}
-    kept = (text for branch, kind, text in pieces if not branch or shown.get(branch.of, branch.number) == branch.number)
-    return "".join(kept), attachments, lost
-
-
-class Branch(NamedTuple):
-    """One of the forms of a multipart/alternative: which alternative, and the form's place in it."""
-
-    of: int
-    number: int
-
-
-def _leaves(part: Parsed, branch: Branch | None = None) -> Iterator[tuple[Parsed, Branch | None]]:
-    """Yield the parts that hold something, in order, each with the form of a text that it belongs to.
-
-    A message within the message is yielded itself, then what it holds.
-    """
-    children = part.get_payload() if part.is_multipart() else None
-    if not isinstance(children, list) or not children:
-        yield part, branch
-        return
-    if part.get_content_maintype() == "message":
-        yield part, None
-        if part.get_content_type() != "message/rfc822":
-            return
-    is_alternative = part.get_content_type() == "multipart/alternative"
-    for number, child in enumerate(children):
-        if isinstance(child, Parsed):
-            yield from _leaves(child, Branch(id(part), number) if is_alternative else branch)
-
-
-def _inner(part: Parsed) -> bytes:
-    """Return the message within the message, or the blocks of a report."""
-    payload = part.get_payload()
-    blocks = [block for block in payload if isinstance(block, Parsed)] if isinstance(payload, list) else []
-    try:
-        return b"\n".join(block.as_bytes() for block in blocks) or str(payload).encode()
-    except Exception:  # the generator fails on what the parser let pass; the text is better than nothing
-        return b"\n".join(str(block.get_payload()).encode("utf-8", "replace") for block in blocks)
-
-
-def decoded(content: bytes, charset: str) -> tuple[str, bool]:
-    """Return text, and whether its charset had to be guessed."""
-    try:
-        if codecs.lookup(charset).name not in NO_CHARSETS:
-            return clean(content.decode(charset, "replace")), False
-    except (LookupError, ValueError):  # no such charset, or none for text
-        pass
-    return clean(content.decode("utf-8", "replace")), True
-
-
-def sanitize(text: str) -> str:
-    """Return HTML without what could act: scripts, handlers, frames, forms."""
-    return nh3.clean(text, url_schemes=HTML_SCHEMES, clean_content_tags={"script", "style", "title"})

@@ -13,7 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mail_database.message import Attachment, normalize
+from mail_database.addresses import ascii_domain, normalize
+from mail_database.message import Attachment
 
 Row = Mapping[str, Any]
 metadata = sa.MetaData()
@@ -121,6 +122,7 @@ attachments = _table(
     _count("size"),
     _text("sha1"),
     sa.Column("content", sa.LargeBinary),
+    _text("content_id"),  # by which the body names it (cid:)
 )
 notifications = _table(
     "notifications",
@@ -162,6 +164,8 @@ LISTS = {
     "notifications": notifications,
     "notices": notices,
 }
+# Columns that hold a domain: it is stored in the form of DNS, whichever it is given in.
+DOMAINS = {"alias_domains": "name", "aliases": "domain", "companies": "alias_domain"}
 DERIVED = {"email_normalized", "message_key"}
 # Models on whose records, and partners, Odoo counts bounces.
 COUNTED = ("crm.lead", "res.partner")
@@ -212,12 +216,18 @@ class Work:
         return [dict(row) for row in self._connection.execute(statement).mappings()]
 
     def _insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
+        values = _with_ascii_domain(table, values)
         key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
         return int(getattr(key, "id", 0))
 
     def make_tables(self) -> None:
-        """Make the tables that are missing."""
+        """Make the tables that are missing, and the columns that a store from before them has not."""
         metadata.create_all(self._connection)
+        for table, column in ((attachments, attachments.c.content_id),):
+            known = {found["name"] for found in sa.inspect(self._connection).get_columns(table.name)}
+            if column.name not in known:
+                kind = column.type.compile(self._connection.dialect)
+                self._connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
     def begin(self, domain: str) -> None:
         """Give a new store what a new Odoo has: a company with an alias domain, catchall and bounce ready."""
@@ -297,6 +307,7 @@ class Work:
             attachments.c.mimetype,
             attachments.c.size,
             attachments.c.sha1,
+            attachments.c.content_id,
         )
         attached: dict[int, list[Row]] = {}
         for row in self._all(sa.select(*columns).order_by(attachments.c.id)):
@@ -333,6 +344,7 @@ class Work:
                 merged = (row["defaults"] or {}) | defaults
                 self._connection.execute(records.update().where(*found).values(defaults=merged))
         if values:
+            values = dict(_with_ascii_domain(table, values))
             self._connection.execute(table.update().where(condition).values(**values))
 
     def unlink(self, table: sa.Table, model: str, condition: Any, ids: Sequence[int]) -> None:
@@ -506,6 +518,7 @@ class Work:
         for attachment in attached:
             content = attachment.content
             row = {"message": key, "name": attachment.name, "mimetype": attachment.mimetype, "content": content}
+            row["content_id"] = attachment.content_id or None
             row |= {"size": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
             self._insert(attachments, row)
         return key
@@ -565,6 +578,12 @@ class Work:
 
     def set_notice_state(self, notice: int, state: str) -> None:
         self._connection.execute(notices.update().where(notices.c.id == notice).values(state=state))
+
+
+def _with_ascii_domain(table: sa.Table, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    column = DOMAINS.get(table.name, "")
+    domain = values.get(column)
+    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) and not domain.isascii() else values
 
 
 def _dumped(row: Row) -> dict[str, Any]:
