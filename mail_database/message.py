@@ -18,6 +18,7 @@ __all__ = ["ORIGINAL", "Attachment", "Message", "clean", "decoded", "normalize",
 
 REFERENCES_LIMIT = 32  # Odoo takes the last ones, the nearest ancestors
 SUBJECT_LIMIT = 2**20  # characters
+CONVERTED_LIMIT = 5000  # recipients of a field that are not in ASCII; each takes 50 µs, and further ones are nobody's
 SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
 OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender; an answer to it is no mail for us
 
@@ -105,6 +106,7 @@ def _message_id(parsed: bytes) -> str:
 
 def _addresses(parsed: bytes, *names: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
+    converted = 0
     for name in names:
         for value in raw_values(parsed, name):
             text = _raw_text(value)
@@ -113,7 +115,10 @@ def _addresses(parsed: bytes, *names: str) -> tuple[str, ...]:
             addresses = list(split(text))
             if not addresses and "=?" in text:  # all of it is an encoded word, which it must not be
                 addresses = list(split(text_of(value).text))
-            found |= dict.fromkeys(normalize(entry.address) for entry in addresses)
+            for entry in addresses:
+                converted += not entry.address.isascii()
+                if entry.address.isascii() or converted <= CONVERTED_LIMIT:
+                    found[normalize(entry.address)] = None
     return tuple(filter(None, found))
 
 

@@ -40,13 +40,13 @@ def from_base64(content: bytes) -> tuple[bytes, bool]:
             return content, True
         content = content[:end]
     letters = content.translate(None, b" \t\r\n\v\f")
-    octets, lost = [], foreign is not None
-    pieces = re.findall(rb"([^=]+)(=*)", letters)
-    for piece, padding in pieces:
+    octets, lost = bytearray(), foreign is not None
+    for found in re.finditer(rb"([^=]+)(=*)", letters):
+        piece, padding = found.groups()
         missing = -len(piece) % 4
         lost = lost or missing == 3 or len(padding) != missing
-        octets.append(binascii.a2b_base64(piece[:-1] if missing == 3 else piece + b"=" * missing))
-    return b"".join(octets), lost
+        octets += binascii.a2b_base64(piece[:-1] if missing == 3 else piece + b"=" * missing)
+    return bytes(octets), lost
 
 
 def _from_uuencode(content: bytes) -> tuple[bytes, bool]:
