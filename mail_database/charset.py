@@ -57,6 +57,7 @@ TELLING, TELLING_LATIN = 4, 1
 PLAIN = LATIN | {"utf-8", ""}  # in which what is ASCII is ASCII; senders also say them of what they are not
 
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+NO_LETTER = "\uf8f3"  # what cp932 makes of 0xFF
 
 _JIS = re.compile(rb"\x1b\$[@B]|\x1b\(I")
 _CONTROLS = re.compile("[\x80-\x9f]")  # which no text has; bytes that windows-1252 makes letters of
@@ -177,15 +178,19 @@ def _cp50220(content: bytes, errors: str) -> str | None:
         else:
             octets.append(piece)
     try:
-        return b"".join(octets).decode("cp932", errors)
+        text = b"".join(octets).decode("cp932", errors)
     except ValueError:
         return None
+    return None if errors == "strict" and NO_LETTER in text else text.replace(NO_LETTER, "\ufffd")
 
 
 def _shifted(line: bytes) -> bytes:
     """Return JIS X 0208's pairs as those of Shift JIS."""
     octets = bytearray()
-    for row, cell in zip(line[::2], line[1::2], strict=False):
+    for row, cell in zip(line[::2], line[1::2] + b"\0" * (len(line) % 2), strict=True):
+        if not (0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E):
+            octets.append(0xFF)  # NO_LETTER
+            continue
         octets.append((row + 1) // 2 + (0x70 if row < 0x5F else 0xB0))
         octets.append(cell + (0x7E if row % 2 == 0 else 0x20 if cell > 0x5F else 0x1F))
-    return bytes(octet & 0xFF for octet in octets)
+    return bytes(octets)

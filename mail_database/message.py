@@ -143,7 +143,7 @@ def _sender(parsed: bytes) -> tuple[str, str, bool]:
             quoted = name.replace("\\", "\\\\").replace('"', '\\"')
             return (f'"{quoted}" <{address}>' if name else address), normalize(address), whole.lost
         if whole.text and field == "From":
-            is_plain = re.fullmatch(r"[^\s()<>\[\]:;@\\,]+|\".*\"", whole.text)
+            is_plain = re.fullmatch(r"[^\s()<>\[\]:;@\\,]+|\".*\"|<>", whole.text)
             return whole.text if is_plain else f'"{whole.text}"', "", whole.lost
     return "", "", False
 

@@ -50,6 +50,7 @@ CHARSETS = [  # charset, bytes, what is read, whether the original is attached
     ("shift_jis", "\u2460\u9ad9\u6a4b".encode("cp932"), "\u2460\u9ad9\u6a4b", False),
     ("iso-2022-jp", "\u30c6\u30b9\u30c8".encode("iso-2022-jp"), "\u30c6\u30b9\u30c8", False),
     ("iso-2022-jp", b"\x1b$B-!9b66\x1b(B", "\u2460\u9ad8\u6a4b", False),  # a letter of Windows
+    ("iso-2022-jp", b"\x1b$B-!\xff\xff\xfe", "\u2460\ufffd\ufffd", True),
     ("us-ascii", "\u30c6\u30b9\u30c8".encode("iso-2022-jp"), "\u30c6\u30b9\u30c8", True),
     ("utf-7", b"Gr+APwA3w-e", "Gr\u00fc\u00dfe", False),
     ("utf-16", "Gr\u00fc\u00dfe".encode("utf-16-le"), "Gr\u00fc\u00dfe", False),
