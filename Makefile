@@ -36,7 +36,7 @@ check: $(VENV)/made-dev
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/made
-	@status=0; for name in cpu memory service throughput database; do \
+	@status=0; for name in cpu memory service throughput database reading; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 coverage: $(VENV)/made-dev

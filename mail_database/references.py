@@ -12,7 +12,7 @@ SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: it
 OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender: an answer to it is on no thread
 
 _BRACKETED = re.compile(r"<([^<>]+)")  # the closing bracket may be missing
-_BARE = re.compile(r"[^\s<>()\[\],;:\"'&@]+@[^\s<>()\[\],;:\"'&@]+")
+_BARE = re.compile(r"(?<![^\s<>()\[\],;:\"'&@])[^\s<>()\[\],;:\"'&@]+@[^\s<>()\[\],;:\"'&@]+")
 
 
 def ancestors(in_reply_to: str, references: str) -> tuple[str, ...]:

@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mail_database import notices
-from mail_database.bounce import is_report
 from mail_database.message import Message
 from mail_database.store import Row, Work
 

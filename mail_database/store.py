@@ -13,9 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mail_database.message import Attachment, normalize
+from mail_database.addresses import ascii_domain, normalize
+from mail_database.message import Attachment
 from mail_database.tables import (
     DERIVED,
+    DOMAINS,
     LISTS,
     alias_domains,
     aliases,
@@ -96,6 +98,7 @@ class Work:
         return [dict(row) for row in self._connection.execute(statement).mappings()]
 
     def _insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
+        values = _with_ascii_domain(table, values)
         key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
         return int(getattr(key, "id", 0))
 
@@ -198,6 +201,7 @@ class Work:
             attachments.c.mimetype,
             attachments.c.size,
             attachments.c.sha1,
+            attachments.c.content_id,
         )
         attached: dict[int, list[Row]] = {}
         for row in self._all(sa.select(*columns).order_by(attachments.c.id)):
@@ -234,6 +238,7 @@ class Work:
                 merged = (row["defaults"] or {}) | defaults
                 self._connection.execute(records.update().where(*found).values(defaults=merged))
         if values:
+            values = dict(_with_ascii_domain(table, values))
             self._connection.execute(table.update().where(condition).values(**values))
 
     def unlink(self, table: sa.Table, model: str, condition: Any, ids: Sequence[int]) -> None:
@@ -414,6 +419,7 @@ class Work:
         for attachment in attached:
             content = attachment.content
             row = {"message": key, "name": attachment.name, "mimetype": attachment.mimetype, "content": content}
+            row["content_id"] = attachment.content_id or None
             row |= {"size": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
             self._insert(attachments, row)
         return key
@@ -518,6 +524,12 @@ def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
     found = list(values)
     for start in range(0, len(found), BATCH):
         yield found[start : start + BATCH]
+
+
+def _with_ascii_domain(table: sa.Table, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    column = DOMAINS.get(table.name, "")
+    domain = values.get(column)
+    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) and not domain.isascii() else values
 
 
 def _dumped(row: Row) -> dict[str, Any]:

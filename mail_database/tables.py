@@ -113,6 +113,7 @@ attachments = _table(
     _count("size"),
     _text("sha1"),
     sa.Column("content", sa.LargeBinary),
+    _text("content_id"),  # by which the body names it (cid:)
 )
 notifications = _table(
     "notifications",
@@ -168,4 +169,6 @@ LISTS = {
     "notices": notices,
     "unplaced": unplaced,
 }
+# Columns that hold a domain: it is stored in the form of DNS, whichever it is given in.
+DOMAINS = {"alias_domains": "name", "aliases": "domain", "companies": "alias_domain"}
 DERIVED = {"email_normalized", "message_key", "bytes_so_far"}

@@ -1,0 +1,164 @@
+"""The addresses of a header field (RFC 5322, 3.4), however badly it is written, in linear time.
+
+Who stands in <> is the address; what stands beside it is a name, whatever it looks like. Lists may have commas,
+semicolons, or nothing between their addresses; quotes and comments may never end.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
+TOKENS_LIMIT = 1000  # of one address with its name; what is beyond is another entry
+
+# A backslash takes the next character along everywhere, so that a quote which fails to end is looked at once.
+_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*"|\\.|\[[^\[\]<>(),;"\\]*\]|\(+|\)+|[<>]|[,;]+|:|\s+|[^"\\\[\]()<>,;:\s]+|.', re.DOTALL
+)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+class Address(NamedTuple):
+    """An address, and the name beside it without its quotes, "" where there is none."""
+
+    name: str
+    address: str
+
+
+class _Entry:
+    """What was read of one address: words outside of <>, what is in them, and comments."""
+
+    def __init__(self) -> None:
+        self.words: list[list[str]] = []  # each of tokens that stand without a blank between them
+        self.angle: list[str] | None = None
+        self.comments: list[str] = []
+        self.is_glued = self.is_named = False  # the next token belongs to the last word; there is an @
+        self.tokens = 0
+
+    def add(self, token: str) -> None:
+        if not self.is_glued:
+            self.words.append([])
+        self.words[-1].append(token)
+        self.is_glued = True
+        self.is_named = self.is_named or "@" in token
+
+    def addresses(self) -> Iterator[Address]:
+        if not self.is_named:
+            return
+        comment = "".join(self.comments).strip()
+        found = _bare("".join(self.angle)) if self.angle is not None else ""
+        if "@" in found:
+            yield Address(_name(self.words) or comment, found)
+            return
+        if any(word[0] == "@" or word[-1] == "@" for word in self.words):  # ann @ b.test
+            self.words = [[token for word in self.words for token in word]]
+        bare = [word for word in self.words if any("@" in token and token[0] != '"' for token in word)]
+        if not bare and len(self.words) == 1:  # nothing but an address in quotes
+            bare, self.words = [[token.strip('"') for token in self.words[0]]], []
+        name = _name([word for word in self.words if word not in bare]) if len(bare) == 1 else ""
+        for word in bare:
+            yield Address(name or comment, _bare("".join(word)))
+
+
+def split(text: str) -> Iterator[Address]:
+    """Yield the addresses of a field's text."""
+    comments = _comments_end(text)
+    entry, in_angle, depth = _Entry(), False, 0
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        first = token[0]
+        entry.tokens += 1
+        if entry.tokens > TOKENS_LIMIT:
+            yield from entry.addresses()
+            entry, in_angle = _Entry(), False
+        if first == "(" and comments:
+            if depth:
+                entry.comments.append(token)
+            elif entry.comments:
+                entry.comments.append(" ")
+            depth += len(token)
+        elif first == ")" and depth:
+            depth = max(0, depth - len(token))
+            if depth:
+                entry.comments.append(token)
+        elif depth:
+            entry.comments.append(_ESCAPED.sub(r"\1", token) if first == "\\" else token)
+        elif first in ",;" and not (in_angle and entry.angle and entry.angle[0][0] == "@"):  # but <@a,@b:ann@c>
+            if entry.words or entry.angle:
+                yield from entry.addresses()
+                entry = _Entry()
+            in_angle = False
+        elif first == "<":
+            if entry.angle and not in_angle:  # the next one, without a comma before it
+                yield from entry.addresses()
+                entry = _Entry()
+            entry.angle, in_angle = [], True
+        elif first == ">":
+            in_angle = False
+        elif in_angle and entry.angle is not None:
+            entry.angle.append(token)
+            entry.is_named = entry.is_named or "@" in token
+        elif first.isspace():
+            entry.is_glued = False
+        elif first == ":":  # of a group, or mailto:
+            entry.words, entry.is_glued = [], False
+        else:
+            if entry.angle:
+                yield from entry.addresses()
+                entry = _Entry()
+            entry.add(token)
+    yield from entry.addresses()
+
+
+def _comments_end(text: str) -> bool:
+    """Tell whether what brackets open they also close; else they are letters as any other."""
+    depth = 0
+    for found in _TOKEN.finditer(text) if "(" in text else ():
+        if found[0][0] == "(":
+            depth += len(found[0])
+        elif found[0][0] == ")":
+            depth = max(0, depth - len(found[0]))
+    return depth == 0
+
+
+def _name(words: list[list[str]]) -> str:
+    return " ".join(
+        "".join(_ESCAPED.sub(r"\1", token[1:-1]) if len(token) > 1 and token[0] == '"' else token for token in word)
+        for word in words
+    ).strip()
+
+
+def _bare(text: str) -> str:
+    """Return an address without blanks, a route (<@a,@b:ann@c>), mailto: and quotes around it."""
+    if '"' not in text:
+        text = "".join(text.split())
+    text = text.strip()
+    if ":" in text and "[" not in text:
+        text = text.rpartition(":")[2]
+    text = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'`" else text
+    return text.rstrip(".") if "@" in text else text
+
+
+def normalize(address: str) -> str:
+    """Return an address by which it is known again: bare, in lower case, its domain in ASCII; "" when it is none."""
+    found = next((entry.address for entry in split(address)), "")
+    local_part, _, domain = found.strip().lower().rpartition("@")
+    return f"{local_part}@{ascii_domain(domain)}" if found and len(found) <= ADDRESS_LIMIT else ""
+
+
+@functools.lru_cache(1000)
+def ascii_domain(domain: str) -> str:
+    """Return a domain in the form that DNS has (RFC 5890: A-labels), in lower case; what is none stays as it is."""
+    domain = domain.lower()
+    if domain.isascii() or len(domain) > 255:
+        return domain
+    import idna  # only where it is needed: its tables are large
+
+    labels = []
+    for label in re.split("[.\u3002\uff0e\uff61]", domain):
+        try:
+            labels.append(label if label.isascii() else idna.encode(label, uts46=True).decode())
+        except idna.IDNAError:
+            labels.append(label)
+    return ".".join(labels)

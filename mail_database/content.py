@@ -1,0 +1,192 @@
+"""What a message holds: the text that a person reads, as HTML, and the files that came with it.
+
+Where something of it is in neither (a letter or a byte was lost, a charset guessed, a limit reached), the message
+itself is attached as it came.
+"""
+
+import html
+import re
+from typing import NamedTuple
+
+from mail_database.charset import decoded
+from mail_database.header import Parameters, Part, parameters, raw_values, text_of, unfolded
+from mail_database.markup import charset_of, shown
+from mail_database.parts import Branch, Leaf, leaves, type_of
+from mail_database.transfer import undone
+
+TEXT_LIMIT = 2**20  # characters of one text, and of all of them
+NAME_LIMIT = 200  # characters of a file's name
+ORIGINAL = "original.eml"
+MESSAGE = "message/rfc822"
+MESSAGES = {MESSAGE, "message/global"}  # a message within the message (RFC 2046, 5.2.1; RFC 6532, 3.7)
+
+# How the name of a file ends that came without one; any other type: .bin.
+SUFFIXES = {
+    "application/gzip": ".gz",
+    "application/json": ".json",
+    "application/msword": ".doc",
+    "application/pdf": ".pdf",
+    "application/pgp-encrypted": ".asc",
+    "application/pgp-keys": ".asc",
+    "application/pgp-signature": ".asc",
+    "application/pkcs7-mime": ".p7m",
+    "application/pkcs7-signature": ".p7s",
+    "application/rtf": ".rtf",
+    "application/vnd.ms-excel": ".xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
+    "application/x-pkcs7-mime": ".p7m",
+    "application/x-pkcs7-signature": ".p7s",
+    "application/xml": ".xml",
+    "application/zip": ".zip",
+    "application/ics": ".ics",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "audio/wav": ".wav",
+    "audio/x-wav": ".wav",
+    "image/bmp": ".bmp",
+    "image/gif": ".gif",
+    "image/heic": ".heic",
+    "image/jpeg": ".jpg",
+    "image/jpg": ".jpg",
+    "image/pjpeg": ".jpg",
+    "image/png": ".png",
+    "image/svg+xml": ".svg",
+    "image/tiff": ".tif",
+    "image/webp": ".webp",
+    "message/delivery-status": ".txt",
+    "message/disposition-notification": ".txt",
+    "message/global": ".eml",
+    "message/rfc822": ".eml",
+    "text/calendar": ".ics",
+    "text/css": ".css",
+    "text/csv": ".csv",
+    "text/html": ".html",
+    "text/markdown": ".md",
+    "text/plain": ".txt",
+    "text/rfc822-headers": ".txt",
+    "text/rtf": ".rtf",
+    "text/vcard": ".vcf",
+    "text/x-vcard": ".vcf",
+    "text/xml": ".xml",
+    "video/mp4": ".mp4",
+    "video/quicktime": ".mov",
+}
+
+
+class Attachment(NamedTuple):
+    """A file that came with the message. By its content id, without <>, the body names it (``cid:``)."""
+
+    name: str
+    mimetype: str
+    content: bytes
+    content_id: str = ""
+
+
+class Content(NamedTuple):
+    """What a message holds."""
+
+    body: str  # HTML that can be shown
+    attachments: list[Attachment]
+    is_report: bool  # multipart/report: a bounce, a read receipt
+    lost: bool  # something is in neither
+
+
+class _Text(NamedTuple):
+    """A text that is shown, unless another form of it is."""
+
+    branch: Branch | None
+    is_html: bool
+    html: str
+    has_words: bool
+
+
+def read_content(raw: bytes, message: Part) -> Content:
+    """Return what the message with this header holds."""
+    texts: list[_Text] = []
+    named: list[_Text] = []  # the texts with a name, which are files; shown where there are no others
+    attachments: list[Attachment] = []
+    lost = False
+    for leaf in leaves(raw, message):
+        if leaf is None:
+            lost = True
+            continue
+        content, broken = undone(leaf.content, _transfer_encoding(leaf.header))
+        lost = lost or broken or leaf.is_broken
+        disposition = parameters(leaf.header, "Content-Disposition")
+        given = _given_name(leaf, disposition)
+        lost = lost or (disposition.lost or leaf.content_type.lost)
+        kind = "text/plain" if leaf.is_broken else leaf.content_type.value
+        is_file = not leaf.is_broken and (bool(given) or disposition.value == "attachment")
+        if kind in ("text/plain", "text/html") and disposition.value != "attachment":
+            text, guessed = _text(content, leaf, kind == "text/html")
+            (named if is_file else texts).append(text)
+            lost = lost or (guessed and not is_file)
+        if is_file or kind not in ("text/plain", "text/html"):
+            name = _file_name(given, kind)
+            lost = lost or len(given) > NAME_LIMIT
+            attachments.append(Attachment(name, kind, content, _content_id(leaf.header)))
+    if not any(text.has_words for text in texts):
+        texts += named
+    body, is_cut = _body(texts)
+    return Content(body, attachments, type_of(message.header).value == "multipart/report", lost or is_cut)
+
+
+def _transfer_encoding(header: bytes) -> str:
+    value = next(iter(raw_values(header, "Content-Transfer-Encoding")), b"")
+    return unfolded(value).decode("ascii", "replace")
+
+
+def _text(content: bytes, leaf: Leaf, is_html: bool) -> tuple[_Text, bool]:
+    """Return a text, and whether something of it was guessed or lost."""
+    charset = leaf.content_type.parameters.get("charset", "")
+    own = charset_of(content) if is_html else ""
+    text, guessed = decoded(content[: 4 * TEXT_LIMIT], charset or own or "utf-8")
+    if guessed and charset and own:  # the header is wrong; what the HTML says of itself may be right
+        other, is_guess = decoded(content[: 4 * TEXT_LIMIT], own)
+        text, guessed = (text, True) if is_guess else (other, True)
+    if is_html:
+        seen = shown(text)
+        found = _Text(leaf.branch, True, seen.html, seen.has_words)
+        return found, guessed or seen.lost or len(content) > 4 * TEXT_LIMIT
+    escaped = html.escape(text[:TEXT_LIMIT], quote=False)
+    return _Text(leaf.branch, False, f"<pre>{escaped}</pre>\n", not text.isspace() and bool(text)), len(
+        text
+    ) > TEXT_LIMIT or guessed
+
+
+def _body(texts: list[_Text]) -> tuple[str, bool]:
+    """Return the texts as one, and whether it was cut. Of the forms of one text, HTML hides the plain one, if it has
+    any words itself."""
+    forms = {text.branch.of: text.branch.number for text in texts if text.branch and text.is_html and text.has_words}
+    kept: list[str] = []
+    room = 4 * TEXT_LIMIT
+    for text in texts:
+        if text.branch and forms.get(text.branch.of, text.branch.number) != text.branch.number:
+            continue
+        room -= len(text.html)
+        if room < 0:
+            return "".join(kept), True
+        kept.append(text.html)
+    return "".join(kept), False
+
+
+def _given_name(leaf: Leaf, disposition: Parameters) -> str:
+    return disposition.parameters.get("filename", "") or leaf.content_type.parameters.get("name", "")
+
+
+def _file_name(given: str, kind: str) -> str:
+    """Return a file's name: the given one, else one that ends as its type does. A message is known by .eml."""
+    suffix = SUFFIXES.get(kind, ".bin")
+    if len(given) > NAME_LIMIT:
+        _, dot, ending = given.rpartition(".")
+        given = given[: NAME_LIMIT - 20] + (dot + ending if len(ending) < 20 else "")
+    if not given:
+        return f"attachment{suffix}"
+    return f"{given}.eml" if kind in MESSAGES and not given.lower().endswith(".eml") else given
+
+
+def _content_id(header: bytes) -> str:
+    value = text_of(next(iter(raw_values(header, "Content-ID")), b"")).text
+    found = re.search(r"<([^<>]+)>", value)
+    return (found[1] if found else value).strip()

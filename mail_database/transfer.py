@@ -1,0 +1,74 @@
+"""Content-Transfer-Encoding undone (RFC 2045, 6), and whether it could not be undone whole.
+
+What comes out is never larger than what goes in.
+"""
+
+import binascii
+import re
+
+# What a value may begin with, in lower case. Anything else is no encoding: the bytes stay, and count as lost.
+IDENTITY = {"", "7bit", "8bit", "binary", "7-bit", "8-bit", "none"}
+BASE64 = {"base64", "base-64", "b64"}
+QUOTED_PRINTABLE = {"quoted-printable", "quotedprintable", "qp"}
+UUENCODE = {"x-uuencode", "uuencode", "x-uue", "uue"}
+
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+# In base64 stands no other letter, and no blank within a line: there begins a text, such as a list's last lines.
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[^\s][ \t]+[^\s]")
+_NO_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
+
+
+def undone(content: bytes, encoding: str) -> tuple[bytes, bool]:
+    """Return the content without its transfer encoding, and whether something may be missing."""
+    words = re.findall(r"[\w-]+", encoding.lower()[:100])
+    name = words[0] if words else ""
+    if name in BASE64:
+        return from_base64(content)
+    if name in QUOTED_PRINTABLE or words[:2] == ["quoted", "printable"]:
+        return binascii.a2b_qp(content), bool(_NO_ESCAPE.search(content))
+    if name in UUENCODE:
+        return _from_uuencode(content)
+    return content, name not in IDENTITY
+
+
+def from_base64(content: bytes) -> tuple[bytes, bool]:
+    """Return what base64 stands for. Its pieces may each be padded; behind it may stand what is none."""
+    foreign = _NO_BASE64.search(content)
+    if foreign:
+        end = max(content.rfind(b"\n", 0, foreign.start() + 1), content.rfind(b"=", 0, foreign.start() + 1)) + 1
+        if not content[:end].strip():
+            return content, True
+        content = content[:end]
+    letters = content.translate(None, b" \t\r\n\v\f")
+    octets, lost = bytearray(), foreign is not None
+    for found in re.finditer(rb"([^=]+)(=*)", letters):
+        piece, padding = found.groups()
+        missing = -len(piece) % 4
+        lost = lost or missing == 3 or len(padding) != missing
+        octets += binascii.a2b_base64(piece[:-1] if missing == 3 else piece + b"=" * missing)
+    return bytes(octets), lost
+
+
+def _from_uuencode(content: bytes) -> tuple[bytes, bool]:
+    """Return the file between ``begin`` and ``end``; each line says how many bytes it holds."""
+    begin = re.search(rb"(?m)^begin \S+ .*\n", content)
+    if not begin:
+        return content, True
+    octets = bytearray()
+    lost = True
+    for found in re.finditer(rb"(?m)^(.*)$", content[begin.end() :]):
+        line = found[1].rstrip(b"\r")
+        if line == b"end":
+            lost = False
+            break
+        if not line:
+            continue
+        count = (line[0] - 32) & 63
+        line = line[: 1 + (count + 2) // 3 * 4]
+        if 1 + (count * 4 + 2) // 3 > len(line.rstrip(b" ")) and 1 + (count + 2) // 3 * 4 > len(line) + 3:
+            return bytes(octets), True  # the line promises more than it holds
+        try:
+            octets += binascii.a2b_uu(line)
+        except binascii.Error:
+            return bytes(octets), True
+    return bytes(octets), lost
