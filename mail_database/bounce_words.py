@@ -101,8 +101,9 @@ def is_daemon(header: Fields) -> bool:
 
 
 def is_nobody(header: Fields) -> bool:
-    """Tell whether From is empty, as in a bounce, but in other mail, too."""
-    return _senders(header)[0].strip() in ("", "<>")
+    """Tell whether From names no address, as in a bounce, but in a scanner's mail, too."""
+    sender = _senders(header)[0].strip()
+    return not sender or sender.endswith("<>")
 
 
 def is_machine(header: Fields) -> bool:
