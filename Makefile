@@ -19,7 +19,7 @@ test: $(VENV)/made
 	$(VENV)/bin/python -m pytest $(FLAGS)
 
 test-odoo: $(VENV)/made
-	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_directory.py $(FLAGS)
+	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_odoo_ways.py tests/test_directory.py $(FLAGS)
 
 test-mta: $(VENV)/made
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
