@@ -105,14 +105,12 @@ class Report(NamedTuple):
     """Who failed, who surely did not, and what a person should read about it.
 
     ``is_silent``: it is a delivery report that names nobody, neither one who failed nor one who did not.
-    ``is_understood``: it names somebody, or is of a report's type, or says that all is well.
     """
 
     failures: tuple[Bounce, ...]
     spared: frozenset[str]
     reason: str
     is_silent: bool
-    is_understood: bool
 
 
 class _Block(NamedTuple):
@@ -237,7 +235,7 @@ def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
     ``written_to``: whom the message that it is about was sent to. ``ours``: who of the report's addresses is known.
     """
     if said.is_other:
-        return Report((), frozenset(), said.reason, is_silent=False, is_understood=True)
+        return Report((), frozenset(), said.reason, is_silent=False)
     failed, spared, is_told = _stated(said.stated, written_to)
     candidates = written_to - said.impossible - spared
     if failed and ours.isdisjoint(failed):  # inner names, or where mail was forwarded to
@@ -247,8 +245,7 @@ def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
     elif not failed and not is_told and not said.says_no_failure:
         failed = {address: Bounce(address) for address in sorted(_guessed(said, candidates, spared))}
     is_silent = said.has_status and not (failed or is_told or said.says_no_failure)
-    is_understood = bool(failed or is_told or said.has_status or said.says_no_failure or said.for_now)
-    return Report(tuple(failed.values()), frozenset(spared), said.reason, is_silent, is_understood)
+    return Report(tuple(failed.values()), frozenset(spared), said.reason, is_silent)
 
 
 def _stated(sources: Iterable[Iterable[_Block]], known: set[str]) -> tuple[dict[str, Bounce], set[str], bool]:

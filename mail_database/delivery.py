@@ -26,7 +26,7 @@ ODOOBOT = 2  # the partner who is the author of mail without a sender
 
 # What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
 ANSWER = ("notice", "a machine answers a notice of ours")
-REPORT = ("report", "it is about no mail of ours")
+REPORT = ("report", "it names no mail of ours that failed")
 
 
 def process(
@@ -169,7 +169,7 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
 def _bounce(store: Work, said: Said) -> bool:
     """Mark what a report is about as failed, for every recipient that it says has failed.
 
-    Returns whether it was about a message or a person of ours, so far as it was understood.
+    Returns whether mail of ours was marked.
     """
     about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
     found = list(store.notified(about["id"])) if about else []
@@ -183,4 +183,4 @@ def _bounce(store: Work, said: Said) -> bool:
     failed |= {row["email"] for row in rows}
     store.fail_notifications([row["id"] for row in rows], report.reason)
     store.count_bounces(failed & ours, about)
-    return bool(report.is_understood and (about or ours & (failed | report.spared)))
+    return bool(rows)

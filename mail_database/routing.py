@@ -5,7 +5,7 @@ In the order in which it is asked:
 1. **Known.** A message whose Message-ID was accepted before is done: nothing. Only its header was read for that.
 2. **A machine's answer to a notice.** References or In-Reply-To name a notice of ours, and the message is automatic or
    from the null sender: it is kept as unplaced. A person's answer goes on; the notice's id counts as none.
-3. **Report.** It says that mail came back (bounce.py): notifications fail. One that is about no mail of ours
+3. **Report.** It says that mail came back (bounce.py): notifications fail. One that names no mail of ours that failed
    is kept as unplaced.
 4. **Reply.** The nearest message that In-Reply-To, then References from their end, name and that has a record: its
    thread. An alias of another kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of

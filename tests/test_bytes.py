@@ -18,7 +18,7 @@ TESTS = Path(__file__).parent
 ORACLE = sorted((TESTS / "oracle" / "messages").iterdir())
 BOUNCES = TESTS.parents[1] / "shared" / "bounces"  # not ours to copy; a folder beside the checkout
 
-ADDED = re.compile(rb"((Return-Path: <[^\r\n]*>|Delivered-To: <[^\r\n]+>|Message-ID: <[^\r\n<>]+>|"
+ADDED = re.compile(rb"((Return-Path: <[^\r\n]*>|Delivered-To: <[^\r\n]+>,?|Message-ID: <[^\r\n<>]+>|"
                    rb"References: <[^\r\n]+>|X-First-Line:)\r?\n)+")  # fmt: skip
 
 Run = Callable[..., Result]

@@ -66,6 +66,7 @@ DIFFERENT: dict[int, tuple[str, list[Any]]] = {
     413: (FAILED, [False]),
     415: (NO_FAILURE, [False]),
     416: (NO_FAILURE, [False]),
+    419: (f"{AT_BOUNCE}, and so is a machine that answers a mail of ours", [2]),
     422: (f"{ISSUE}without words of its own, the report's diagnostic is the reason", [False]),
     424: (NO_FAILURE, [False]),
     425: (NO_FAILURE, [False]),

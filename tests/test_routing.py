@@ -347,7 +347,7 @@ def test_a_report_that_marks_nothing_is_kept(database: Database) -> None:
     delay = (REPORT % b"<lead@ours.example>").replace(b"failed\nStatus: 5", b"delayed\nStatus: 4")
     assert database.deliver(delay) is False
     assert [row["status"] for row in database.dump()["notifications"]] == ["sent"]
-    assert database.unplaced() == [("report", "it is about no mail of ours")]
+    assert database.unplaced() == [("report", "it names no mail of ours that failed")]
 
 
 def test_a_report_about_mail_of_ours_is_no_message_without_a_place(database: Database) -> None:
