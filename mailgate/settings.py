@@ -357,7 +357,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
     wrong = {
         PUBLIC: public and values.get(PREFIX + "PASSWORD"),
         f"has no {PREFIX}NAME=value in line {', '.join(lines)}": lines,
-        f"sets what is no setting: {', '.join(unknown)}": unknown,
+        f"has an unknown setting: {', '.join(unknown)}": unknown,
         f"sets more than once: {', '.join(twice)}": twice,
     }
     return values, [reason for reason, found in wrong.items() if found]

@@ -33,7 +33,8 @@ from mailgate.outcome import Outcome
 # and reads up to 256 KiB at a time; of what the client doesn't read, 64 KiB wait, and as much again to be joined. (A
 # message that still is in memory is smaller than what can wait in its place.)
 PER_CONNECTION = (2 * READ + 2**18 + 2 * 2**16) / 2**20
-# What the rest may take beyond an idle service: the workers, and what is free but not given back.
+# What the rest may take beyond an idle service: the workers, and what is free but not given back. (A call that was set
+# aside waits for an answer, and has one piece of its message in memory.)
 REST = 24
 # The recipients of all messages under way, and an answer to each of them, which is shorter.
 RECIPIENTS_OF_ALL = 2 * ADDRESSES / 2**20
@@ -459,7 +460,7 @@ def test_who_reads_nothing_is_cut_off_when_his_time_is_up(tmp_path: Path, endpoi
 
 
 def test_what_is_left_of_a_message_that_failed_is_no_command(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Nothing is known that fails so, but for a lack of memory."""
+    """Nothing is known that fails so, except a lack of memory."""
     service = Service(tmp_path, URL=endpoint.url)
     fails = "connection.Connection._write = None"
     service.command[1:3] = ["-c", f"from mailgate import connection, lmtp; {fails}; lmtp.run()"]
