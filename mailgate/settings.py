@@ -286,7 +286,8 @@ def read(environ: Mapping[str, str], env_file: str = "") -> tuple[dict[str, str]
     try:
         values, wrong = _settings_file(path) if path else ({}, [])
     except (OSError, ValueError) as error:
-        raise Ended(Outcome.SETTINGS, f"settings file {path} {_reason(error)}") from None
+        reason = _reason(error).removesuffix(f": {path}")  # which is not said twice
+        raise Ended(Outcome.SETTINGS, f"settings file {path} {reason}") from None
     values.update((name, value) for name, value in environ.items() if value)
     ours = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
     return ours, [f"settings file {path} {reason}" for reason in wrong]
