@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Request, returns
+from endpoint import Endpoint, Gate, Request, returns
 from hypothesis import given
 from hypothesis import strategies as st
 from service import Client, Service, running
@@ -28,6 +28,7 @@ from service import Client, Service, running
 from mailgate.connection import CONNECTIONS, READ, content
 from mailgate.lmtp import ADDRESSES, DESCRIPTORS, RECIPIENTS
 from mailgate.outcome import Outcome
+from mailgate.workers import SLOW
 
 # What a connection may take, in MiB, whatever the client does: asyncio stops reading when more than twice READ wait,
 # and reads up to 256 KiB at a time; of what the client doesn't read, 64 KiB wait, and as much again to be joined. (A
@@ -376,6 +377,24 @@ def test_unknown_commands_are_forgotten(watched: Watched) -> None:
     with watched.client() as client:
         for number in range(1000):
             assert client.say(f"{number}".ljust(READ - 10, "A")) == "500 5.5.2 Command line too long"
+    assert watched.peak() < REST + PER_CONNECTION
+
+
+def test_calls_that_are_set_aside_fit_into_the_rest(watched: Watched, endpoint: Endpoint) -> None:
+    """A megabyte of each header is looked at."""
+    count = SLOW + 2  # WORKERS
+    gate = Gate()
+    endpoint.answers = [gate]
+    with contextlib.ExitStack() as closing:
+        clients = [closing.enter_context(watched.client()) for _ in range(count)]
+        for client in clients:
+            client.begin("info@example.com")
+            assert client.say("DATA").startswith("354 ")
+            client.send(b"X: " + (b"x" * 70 + b"\r\n ") * 13_000 + b"\r\n" + mail() + b".\r\n")
+        gate.wait_for(count)
+        endpoint.answers = [returns(7)]
+        gate.opened.set()
+        assert [client.answer() for client in clients] == [DELIVERED] * count
     assert watched.peak() < REST + PER_CONNECTION
 
 
