@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 EX_TEMPFAIL = 75  # sysexits.h
 TO_SAY = 10.0  # seconds, for our line and the log: a log that blocks must not spoil the status
 
-# Each would end the process in a way that some MTA takes for a permanent failure, but for SIGALRM: our deadline.
+# Each would end the process in a way that some MTA takes for a permanent failure, except SIGALRM: our deadline.
 SIGNALS = {
     getattr(signal, name): name
     for name in ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM")

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
+from mail_database.bounce_text import ADDRESS, Words, above_copy, addresses_in, named_by, words_of
 from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, is_nobody, says_failure, says_no_failure
 from mail_database.message import Message
 from mail_database.provider_events import Event, Events, read_events
@@ -63,31 +64,20 @@ ACTIONS = {
 CORRESPONDENTS = ("from", "sender", "reply-to", "return-path", "to", "cc", "delivered-to")
 # Fields of the message that came back.
 RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resent-to", "resent-cc")
-# Fields that tell a copy of the message in the text from words that look like fields ("To: ...", "Reason: ...").
-COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
 
 KIND_LIMIT = 2**17  # bytes of a message that tell whether it is a report
 FLUFL_LINES_LIMIT = 1000  # that flufl.bounce sees, which has fifty expressions for each, some of quadratic time
 FLUFL_LINE_LIMIT = 500  # characters of a line of these
 FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
 IDS_LIMIT = 64
-LED_LIMIT = 80  # characters that a line may have before an address
 REASON_LIMIT = 10_000  # characters
 NO_REASON = "no error"  # as the documentation has it
 
 # None of these takes more than linear time, whatever the text.
-_ATOM = r'[^\x00-\x20\x7f<>()\[\]\\,;:"@\s\ufffd]'
-_ADDRESS = re.compile(rf'(?<!{_ATOM})(?:"[^"\\\s@]+"|{_ATOM}+)@(?:\[[\w.:]+\]|[\w-]+(?:\.[\w-]+)*)')
 _TYPE = re.compile(r"^[\w.-]*[ \t]*;")  # of an address or a diagnostic: rfc822; utf-8; smtp;
 _STATUS = re.compile(r"\b[245]\.\d{1,3}\.\d{1,3}\b")
-_FIELD_LINE = re.compile(r"[>|\s]*([\w-]+)[ \t]*:(?:\s|<|$)")
 _ID = re.compile(r"<[^<>]+>")
 _QUOTED_ID = re.compile(rf"^[>| \t]*(?:{'|'.join(MESSAGE_IDS)})[ \t]*:[>|\s]*(<[^<>]+>)", re.MULTILINE | re.IGNORECASE)
-_LED = re.compile(
-    r"[\s>*\u2022\-|]*(?:[^\s:@]+(?: [^\s:@]+){0,3}:)?[\s<(\[\"'`]*$"
-)  # what a line has before an address
-_TO_LED = re.compile(r"[\s>*]*(?:to|cc|bcc|an|kopie|\u00e0|para|a|aan|do|\u5b9b\u5148)\s*:", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?<=[.!?])\s|\n\s*\n|[\u3002\uff01\uff1f]")
 
 logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL)  # it logs a traceback of what it raises; we handle that
 
@@ -123,14 +113,6 @@ class _Block(NamedTuple):
     diagnostic: str
 
 
-class _Words(NamedTuple):
-    """The addresses of a text above the copy of the message, by where they stand."""
-
-    led: frozenset[str]  # at the beginning of a line, maybe behind a label
-    sentences: tuple[frozenset[str], ...]  # within a sentence
-    listed: frozenset[str]  # behind To: or Cc:
-
-
 class Said(NamedTuple):
     """What a report says, before anybody is asked whom the database knows.
 
@@ -144,7 +126,7 @@ class Said(NamedTuple):
     stated: tuple[tuple[_Block, ...], ...]  # by source, the best first
     for_now: frozenset[str]  # who failed for now, as flufl.bounce reads it
     for_good: frozenset[str]  # and for good
-    words: _Words
+    words: Words
     everywhere: frozenset[str]  # the addresses in its texts and among the recipients of what came back
     impossible: frozenset[str]  # who wrote or received the report, and ids, which look like addresses
     is_other: bool  # a complaint, a read receipt
@@ -206,10 +188,10 @@ def read(raw: bytes) -> Said:
         stated = tuple(tuple(_blocks(source)) for source in sources)
     readable = chain((text.strip() for text in report.texts), (block.diagnostic for each in stated for block in each))
     heads = [f"Subject:{first(report.header, 'subject')}", *report.texts]
-    above = [_above_copy(text) for text in report.texts]
+    above = [above_copy(text) for text in report.texts]
     copy = chain.from_iterable(values(header, *RECIPIENTS) for header in report.returned)
     for_now, for_good = (set(), set()) if events else _flufl_failures(report)
-    seen = _addresses([*chain.from_iterable(report.header.values()), *report.texts])
+    seen = addresses_in([*chain.from_iterable(report.header.values()), *report.texts])
     own = {found[1:-1].lower() for found in (*message_ids, *other_ids)}
     is_failing = is_daemon(report.header) and says_failure([heads[0], *above])
     return Said(
@@ -219,9 +201,9 @@ def read(raw: bytes) -> Said:
         stated,
         frozenset(for_now),
         frozenset(for_good & seen),
-        _words_of(above),
-        frozenset(_addresses([*report.texts, *copy] if "".join(report.texts).strip() else [])),
-        frozenset(_addresses(values(report.header, *CORRESPONDENTS)) | own),
+        words_of(above),
+        frozenset(addresses_in([*report.texts, *copy] if "".join(report.texts).strip() else [])),
+        frozenset(addresses_in(values(report.header, *CORRESPONDENTS)) | own),
         is_other=any(kind in found for kind in NO_BOUNCE_TYPES for found in report.types),
         may_guess=not events and (bool(report.statuses) or is_failing or _returns_mail(report)),
         has_status=bool(report.statuses),
@@ -239,7 +221,7 @@ def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
     failed, spared, is_told = _stated(said.stated, written_to)
     candidates = written_to - said.impossible - spared
     if failed and ours.isdisjoint(failed):  # inner names, or where mail was forwarded to
-        more = _of_words(said.words, candidates, at_most=len(failed))
+        more = named_by(said.words, candidates, at_most=len(failed))
         like = next(iter(failed.values()))
         failed |= {address: like._replace(final_recipient=address) for address in more}
     elif not failed and not is_told and not said.says_no_failure:
@@ -332,55 +314,13 @@ def _guessed(said: Said, candidates: set[str], spared: set[str]) -> set[str]:
     if not said.may_guess:
         return set()
     only = candidates & said.everywhere
-    return _of_words(said.words, candidates) or (only if len(only) == 1 else set())
-
-
-def _of_words(words: _Words, candidates: set[str], at_most: int | None = None) -> set[str]:
-    """Return those whom a text names as failed: those on lines of their own, else those that one sentence names."""
-    sentences = [found for sentence in words.sentences if (found := candidates & sentence)]
-    named = set(chain.from_iterable(sentences))
-    listed = candidates & words.listed
-    for found, is_clear in (
-        (candidates & words.led, True),
-        (named, len(sentences) == 1 or len(named) == 1 or at_most is not None),
-        (listed, len(listed) == 1),
-    ):
-        if found:
-            return found if is_clear and len(found) <= (at_most or len(found)) else set()
-    return set()
-
-
-def _words_of(texts: Iterable[str]) -> _Words:
-    led, listed, sentences = set(), set(), []
-    for sentence in chain.from_iterable(_SENTENCE.split(text) for text in texts):
-        within = set()
-        for line in sentence.split("\n"):
-            found = _ADDRESS.search(line)
-            if not found:
-                continue
-            addresses = _addresses([line])
-            if _TO_LED.match(line):
-                listed |= addresses
-            elif _is_led(line, found.start(), addresses):
-                led |= _addresses([found[0]])
-                within |= addresses
-            else:
-                within |= addresses
-        if within:
-            sentences.append(frozenset(within))
-    return _Words(frozenset(led), tuple(sentences), frozenset(listed))
-
-
-def _is_led(line: str, start: int, addresses: set[str]) -> bool:
-    """Tell whether a line is about the one address that it begins with, maybe behind a label."""
-    is_alone = len({address.lstrip("'`*|=/") for address in addresses}) == 1
-    return is_alone and start <= LED_LIMIT and bool(_LED.fullmatch(line[:start]))
+    return named_by(said.words, candidates) or (only if len(only) == 1 else set())
 
 
 def _returns_mail(report: Opened) -> bool:
     """Tell whether a machine returns a message and says that it was not delivered."""
     by_machine = is_machine(report.header) or has_null_sender(report.header)
-    return by_machine and bool(report.returned) and says_failure(map(_above_copy, report.texts))
+    return by_machine and bool(report.returned) and says_failure(map(above_copy, report.texts))
 
 
 def _flufl_failures(report: Opened) -> tuple[set[str], set[str]]:
@@ -409,19 +349,6 @@ def _lowered(addresses: Iterable[bytes]) -> set[str]:
     return {address.decode("ascii", "replace").lower() for address in addresses}
 
 
-def _above_copy(text: str) -> str:
-    """Return what stands above the copy of the message: a run of fields of which one stands in headers only."""
-    start = end = 0
-    for line in text.splitlines(keepends=True):
-        field = _FIELD_LINE.match(line)
-        if field and field[1].lower() in COPY_FIELDS:
-            return text[:start]
-        end += len(line)
-        if not field and not (line[:1] in (" ", "\t") and line.strip()):
-            start = end
-    return text
-
-
 def _ids(found: Iterable[str]) -> list[str]:
     return ["".join(each.split()) for value in found for each in _ID.findall(value)]
 
@@ -429,9 +356,4 @@ def _ids(found: Iterable[str]) -> list[str]:
 def _address(recipient: str) -> str:
     """Return the address of a recipient field (``rfc822; <Ann@b.test> (Ann)``) in lower case, "" if it has none."""
     address = re.sub(r"\([^()]*\)", "", _TYPE.sub("", recipient, count=1)).strip(" \t\n<>.").lower()
-    return address if _ADDRESS.fullmatch(address) else ""
-
-
-def _addresses(texts: Iterable[str]) -> set[str]:
-    found = {address.lower() for text in texts for address in _ADDRESS.findall(text)}
-    return found | {address.lstrip("'`*|=/") for address in found}
+    return address if ADDRESS.fullmatch(address) else ""

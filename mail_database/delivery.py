@@ -34,7 +34,7 @@ def process(
 ) -> int | bool | None:
     """Deliver a message and return the last record's id, False when nothing was made, None when it was ignored.
 
-    Raises Fault when there is no route; then nothing of it stays, but for what its sender was told.
+    Raises Fault when there is no route; then nothing of it stays, except what its sender was told.
     """
     if known := identify(raw):  # before anything expensive is read
         with work(engine, reads=True) as store:

@@ -14,7 +14,7 @@ from mail_database.routing import KNOWN_MODELS, MODELS, Fault
 
 
 def _is_nothing(column: Any, value: Any) -> bool:
-    """Tell whether a value stands for a field that is not set: False does, but for a flag."""
+    """Tell whether a value stands for a field that is not set: False does, except for a flag."""
     return value is None or (value is False and not isinstance(column.type, sa.Boolean))
 
 

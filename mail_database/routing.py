@@ -57,7 +57,7 @@ KNOWN_MODELS = {*MODELS, "res.country", "res.company", "res.users"}
 
 
 class Fault(Exception):
-    """A refusal of the call itself: Odoo's fault code, and the last line of its text (ODOO.md 9.2)."""
+    """A refusal of the call itself: Odoo's fault code, and the last line of its text."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(code, text)

@@ -12,7 +12,6 @@ BASE64 = {"base64", "base-64", "b64"}
 QUOTED_PRINTABLE = {"quoted-printable", "quotedprintable", "qp"}
 UUENCODE = {"x-uuencode", "uuencode", "x-uue", "uue"}
 
-_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 # In base64 stands no other letter, and no blank within a line: there begins a text, such as a list's last lines.
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[^\s][ \t]+[^\s]")
 _NO_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")

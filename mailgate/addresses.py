@@ -27,10 +27,7 @@ Rows = list[dict[str, Any]]
 
 
 def read(client: Client, settings: Settings) -> Settings:
-    """Return the settings with the database's addresses in place of the operator's. Raises Ended.
-
-    Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection.
-    """
+    """Return the settings with the database's addresses in place of the operator's. Raises Ended."""
     version = client.version(time.monotonic())
     number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
     if isinstance(number, int) and number < FIRST_VERSION:

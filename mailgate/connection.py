@@ -1,4 +1,4 @@
-"""One connection of an MTA, as aiosmtpd speaks LMTP (RFC 2033), but for what does not fit in memory or in a table."""
+"""One LMTP connection (RFC 2033). aiosmtpd speaks the protocol; what it would buffer without bound is done here."""
 
 import asyncio
 import contextlib

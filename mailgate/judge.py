@@ -87,7 +87,7 @@ ENTRY = "xmlrpc_2"
 
 
 def judge(reply: Reply) -> Verdict:
-    """Return what the answer to message_process means (ODOO.md 9.1, 9.2)."""
+    """Return what the answer to message_process means."""
     try:
         value = value_of(reply)
     except Ended as ended:

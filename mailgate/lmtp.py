@@ -37,8 +37,8 @@ from mailgate.workers import SLOW, Call, Workers, claim
 WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 REFUSED, ADDRESS = 20, 320  # recipients who were refused, and characters of each, in the log of a message
 RECIPIENTS = 10_000  # of one message, as many as the MTAs' shipped settings; RFC 5321, 4.5.3.1.8, wants 100
-ADDRESSES = 2**26  # bytes of memory for the recipients of all messages under way ...
-USUAL = 2**14  # ... but for those of a message that takes no more than this
+ADDRESSES = 2**26  # bytes that the recipients of all open transactions may take together
+USUAL = 2**14  # bytes that those of one transaction may take in any case
 LARGE_PAUSE = 0.0005  # seconds between two pieces of a large message on its way to the database: small ones go between
 STOP_WITHIN = 75.0  # seconds that the messages under way have when the service is stopped; systemd waits 90
 WATCH = 10.0  # seconds between two looks at the workers

@@ -15,7 +15,6 @@ from mailgate.directory import Directory
 from mailgate.outcome import Outcome
 from mailgate.workers import Workers
 
-STEPS = ("receive", "wait", "deliver")
 TEXTFILE_EVERY = 15.0  # seconds; as often as Prometheus asks by default
 CLIENTS = 10  # over HTTP, at a time
 CLIENT_TIMEOUT = 5.0  # seconds that one may take in all

@@ -286,7 +286,7 @@ def read(environ: Mapping[str, str], env_file: str = "") -> tuple[dict[str, str]
     try:
         values, wrong = _settings_file(path) if path else ({}, [])
     except (OSError, ValueError) as error:
-        reason = _reason(error).removesuffix(f": {path}")
+        reason = _reason(error).removesuffix(f": {path}")  # which is not said twice
         raise Ended(Outcome.SETTINGS, f"settings file {path} {reason}") from None
     values.update((name, value) for name, value in environ.items() if value)
     ours = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX) and value}
@@ -358,7 +358,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
     wrong = {
         PUBLIC: public and values.get(PREFIX + "PASSWORD"),
         f"has no {PREFIX}NAME=value in line {', '.join(lines)}": lines,
-        f"sets what is no setting: {', '.join(unknown)}": unknown,
+        f"has an unknown setting: {', '.join(unknown)}": unknown,
         f"sets more than once: {', '.join(twice)}": twice,
     }
     return values, [reason for reason, found in wrong.items() if found]

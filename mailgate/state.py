@@ -1,4 +1,4 @@
-"""One delivery of a message at a time on this host, and no second question after an answer for good.
+"""One delivery of a message at a time on this host, and none once the database's answer is final.
 
 The database looks for a known Message-ID only when a call begins: two calls at the same time make two records. And
 what it makes no record of (a bounce, a notice to the sender) it does again at every call. So each Message-ID has a
@@ -6,7 +6,7 @@ file in the state folder, and who holds its lock may deliver; the kernel lifts t
 it ends. The file's first line is what the last delivery left behind:
 
     begun TIME                                 the database may have been working on the message since then
-    answered TIME KEY OUTCOME RECORD_ID CAUSE  it has answered, for good, the delivery that KEY stands for
+    answered TIME KEY OUTCOME RECORD_ID CAUSE  its answer to the delivery that KEY stands for is final
 
 and no line says that the database does not have the message. Times are seconds since 1970. Nothing is synced: the
 notes are for processes that are killed, not for a loss of power.

@@ -47,6 +47,7 @@ import os
 import re
 import shutil
 import smtplib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -106,18 +107,17 @@ class Database:
         self.settings.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in values.items()))
 
     def start_service(self):
-        socket = self.folder / "lmtp"
+        self.socket = str(self.folder / "lmtp")
         with self.settings.open("a") as settings:
-            settings.write(f"MAIL_GATEWAY_LMTP={socket}\n")
+            settings.write(f"MAIL_GATEWAY_LMTP={self.socket}\n")
         script = Path(self.python).parent / "mail-gateway-lmtp"
         command = [script] if script.exists() else [self.python, "-m", "mailgate.lmtp"]
         self.start(*command, "--env-file", self.settings)
         for _ in range(300):
-            if socket.exists():
-                break
+            with socket.socket(socket.AF_UNIX) as probe:
+                if not probe.connect_ex(self.socket):
+                    break
             time.sleep(0.1)
-        time.sleep(0.3)
-        self.socket = str(socket)
 
     def cpu(self):
         """Return the seconds that the server has worked, and its peak of memory in MiB."""

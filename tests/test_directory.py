@@ -1,4 +1,4 @@
-"""The alias list: read from the database, which is asked about what is not on it; who can't be asked refuses nobody."""
+"""The alias list, and what is not on it: if the database can't be asked, no address is refused."""
 
 import contextlib
 import itertools

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Request, returns
+from endpoint import Endpoint, Gate, Request, returns
 from hypothesis import given
 from hypothesis import strategies as st
 from service import Client, Service, running
@@ -28,12 +28,14 @@ from service import Client, Service, running
 from mailgate.connection import CONNECTIONS, READ, content
 from mailgate.lmtp import ADDRESSES, DESCRIPTORS, RECIPIENTS
 from mailgate.outcome import Outcome
+from mailgate.workers import SLOW
 
 # What a connection may take, in MiB, whatever the client does: asyncio stops reading when more than twice READ wait,
 # and reads up to 256 KiB at a time; of what the client doesn't read, 64 KiB wait, and as much again to be joined. (A
 # message that still is in memory is smaller than what can wait in its place.)
 PER_CONNECTION = (2 * READ + 2**18 + 2 * 2**16) / 2**20
-# What the rest may take beyond an idle service: the workers, and what is free but not given back.
+# What the rest may take beyond an idle service: the workers, and what is free but not given back. (A call that was set
+# aside waits for an answer, and has one piece of its message in memory.)
 REST = 24
 # The recipients of all messages under way, and an answer to each of them, which is shorter.
 RECIPIENTS_OF_ALL = 2 * ADDRESSES / 2**20
@@ -378,6 +380,24 @@ def test_unknown_commands_are_forgotten(watched: Watched) -> None:
     assert watched.peak() < REST + PER_CONNECTION
 
 
+def test_calls_that_are_set_aside_fit_into_the_rest(watched: Watched, endpoint: Endpoint) -> None:
+    """A megabyte of each header is looked at."""
+    count = SLOW + 2  # WORKERS
+    gate = Gate()
+    endpoint.answers = [gate]
+    with contextlib.ExitStack() as closing:
+        clients = [closing.enter_context(watched.client()) for _ in range(count)]
+        for client in clients:
+            client.begin("info@example.com")
+            assert client.say("DATA").startswith("354 ")
+            client.send(b"X: " + (b"x" * 70 + b"\r\n ") * 13_000 + b"\r\n" + mail() + b".\r\n")
+        gate.wait_for(count)
+        endpoint.answers = [returns(7)]
+        gate.opened.set()
+        assert [client.answer() for client in clients] == [DELIVERED] * count
+    assert watched.peak() < REST + PER_CONNECTION
+
+
 def test_who_goes_leaves_nothing_behind(watched: Watched) -> None:
     """Neither memory nor descriptors, wherever he goes: the fixture counts the latter."""
     for begin in [in_data(b"x" * 200000), in_data(b"x" * 200000 + b"\r\n.\r"), reading_nothing] * 2:
@@ -459,7 +479,7 @@ def test_who_reads_nothing_is_cut_off_when_his_time_is_up(tmp_path: Path, endpoi
 
 
 def test_what_is_left_of_a_message_that_failed_is_no_command(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Nothing is known that fails so, but for a lack of memory."""
+    """Nothing is known that fails so, except a lack of memory."""
     service = Service(tmp_path, URL=endpoint.url)
     fails = "connection.Connection._write = None"
     service.command[1:3] = ["-c", f"from mailgate import connection, lmtp; {fails}; lmtp.run()"]

@@ -1,4 +1,4 @@
-"""Real mail servers refuse an unknown address in the SMTP dialogue, and what can't be asked refuses nobody."""
+"""Real mail servers refuse an unknown address in the SMTP dialogue, and none that they can't ask about."""
 
 import itertools
 import json

@@ -218,7 +218,7 @@ def test_a_settings_file_means_what_it_says(tmp_path: Path, text: str, variable:
         (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, "holds the password and can be read by every local user"),
         (b"MAIL_GATEWAY_LOGIN=\xff", 0o600, "is not UTF-8"),
         (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
-        (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, "sets what is no setting: MAIL_GATEWAY_ALIAS"),
+        (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, "has an unknown setting: MAIL_GATEWAY_ALIAS"),
         (b"MAIL_GATEWAY_LOGIN=a\nMAIL_GATEWAY_LOGIN=a\n", 0o600, "sets more than once: MAIL_GATEWAY_LOGIN"),
         (b"MAIL_GATEWAY_LOGIN=a\nALIAS_DOMAINS=example.com\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
         (b"MAILGATEWAY_LOGIN=a\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
@@ -241,7 +241,7 @@ def test_a_settings_file_that_can_not_be_used(tmp_path: Path, content: bytes, mo
 def test_what_is_wrong_with_the_file_does_not_hide_what_is_wrong_in_it(gateway: Gateway) -> None:
     result = gateway.run("info@example.com", ALAISES="x", URL=None, MAX_SIZE="x")
     assert result.ending == (75, "4.3.5", "settings")
-    for text in ("no setting: MAIL_GATEWAY_ALAISES", "MAIL_GATEWAY_URL is missing", "MAIL_GATEWAY_MAX_SIZE must"):
+    for text in ("unknown setting: MAIL_GATEWAY_ALAISES", "MAIL_GATEWAY_URL is missing", "MAIL_GATEWAY_MAX_SIZE must"):
         assert text in result.facts["cause"]
 
 

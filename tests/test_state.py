@@ -1,4 +1,4 @@
-"""One delivery of a message at a time, and no second question after an answer for good."""
+"""One delivery of a message at a time, and none once the database's answer is final."""
 
 import fcntl
 import itertools

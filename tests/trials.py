@@ -92,7 +92,7 @@ class Database:
         if message_id in self.known:
             return returns(False)
         threading.Event().wait(self.seconds)
-        fields = re.findall(rb"(?mi)^(?:Delivered-To|To|Cc): (.*)$", head)
+        fields = re.findall(rb"(?mi)^(?:Delivered-To|To|Cc):(.*(?:\n[ \t].*)*)$", head)
         addresses = {address.lower() for _, address in getaddresses([field.decode() for field in fields])}
         if f"{NOTICED}@example.com" in addresses:
             self.notices.append(message)
