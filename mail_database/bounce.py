@@ -10,11 +10,12 @@ Who failed is told by the first of these that names anybody:
 6. the whole of it, the copy's recipient fields included, where one such address is there and no other.
 
 5 and 6 are guesses: they count only in a delivery report, or where a daemon says in the text that delivery has failed.
-Absence notes, confirmations and the like name nobody. What 4 to 6 name is never who wrote or received the report
-itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where mail was
-forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises, whatever
-the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge`` has
-sets to compare.
+Absence notes, confirmations and the like name nobody. Where nothing came back with it, neither a status nor a copy, the
+words of failure must stand beside the address, not just somewhere in the text. What 4 to 6 name is never who wrote or
+received the report itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where
+mail was forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises,
+whatever the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge``
+has sets to compare.
 """
 
 import logging
@@ -26,7 +27,15 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
-from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, is_nobody, says_failure, says_no_failure
+from mail_database.bounce_words import (
+    FAILURE,
+    has_null_sender,
+    is_daemon,
+    is_machine,
+    is_nobody,
+    says_failure,
+    says_no_failure,
+)
 from mail_database.message import Message
 from mail_database.provider_events import Event, Events, read_events
 from mail_database.report import (
@@ -71,6 +80,7 @@ FLUFL_LINES_LIMIT = 1000  # that flufl.bounce sees, which has fifty expressions 
 FLUFL_LINE_LIMIT = 500  # characters of a line of these
 FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
 IDS_LIMIT = 64
+BARE_LIMIT = 2**16  # characters of a text that brings nothing back
 LED_LIMIT = 80  # characters that a line may have before an address
 REASON_LIMIT = 10_000  # characters
 NO_REASON = "no error"  # as the documentation has it
@@ -214,6 +224,9 @@ def read(raw: bytes) -> Said:
     seen = _addresses([*chain.from_iterable(report.header.values()), *report.texts])
     own = {found[1:-1].lower() for found in (*message_ids, *other_ids)}
     is_failing = is_daemon(report.header) and says_failure([heads[0], *above])
+    is_bare = not (report.statuses or report.returned) and above == report.texts
+    words = _words_of(_failing(heads[0], above) if is_bare else above)
+    around = words.sentences if is_bare else [_addresses([*report.texts, *copy])]
     return Said(
         message_ids,
         other_ids,
@@ -221,8 +234,8 @@ def read(raw: bytes) -> Said:
         stated,
         frozenset(for_now),
         frozenset(for_good & seen),
-        _words_of(above),
-        frozenset(_addresses([*report.texts, *copy] if "".join(report.texts).strip() else [])),
+        words,
+        frozenset(chain.from_iterable(around) if "".join(report.texts).strip() else ()),
         frozenset(_addresses(values(report.header, *CORRESPONDENTS)) | own),
         is_other=any(kind in found for kind in NO_BOUNCE_TYPES for found in report.types),
         may_guess=not events and (bool(report.statuses) or is_failing or _returns_mail(report)),
@@ -351,6 +364,24 @@ def _of_words(words: _Words, candidates: set[str], at_most: int | None = None) -
         if found:
             return found if is_clear and len(found) <= (at_most or len(found)) else set()
     return set()
+
+
+def _failing(subject: str, texts: Iterable[str]) -> list[str]:
+    """Return the sentences of texts that say that mail was not delivered, or stand beside one that does."""
+    sentences = [subject]
+    for text in texts:
+        sentences += filter(str.strip, _SENTENCE.split(text[:BARE_LIMIT]))
+    fails = [bool(FAILURE.search(sentence)) for sentence in sentences]
+    if fails[0]:
+        return sentences[1:]
+    before = [False, *fails]
+    behind = [*fails[1:], False]
+    return [
+        sentence
+        for place, sentence in enumerate(sentences)
+        if place
+        and (fails[place] or before[place] or (behind[place] and _ADDRESS.fullmatch(sentence.strip(" \t\n<>:"))))
+    ]
 
 
 def _words_of(texts: Iterable[str]) -> _Words:

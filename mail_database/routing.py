@@ -20,7 +20,8 @@ Then the loop check: a sender who has made too many records is stopped, and told
 nowhere and whose sender can't be told (notices.py) is kept as unplaced.
 
 The sender is From. Where that is an address of ours and Reply-To (or what a group puts in its place) is not, a group or
-a form of ours has sent the message in somebody's name, and he is the sender.
+a form of ours has sent the message in somebody's name, and he is the sender. Whoever writes to a group chooses his
+Reply-To, so where several are named, an alias for some people takes the message only if each of them may write.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,12 +93,17 @@ class Fallback(NamedTuple):
 def in_whose_name(store: Work, message: Message) -> Message:
     """Return the message with the sender in whose name a group or a form of ours has sent it, else as it is."""
     if not message.behind or not is_ours(store, message.sender_address):
-        return message
-    others = (found for found in message.behind[:BEHIND_LIMIT] if found[1] and not is_ours(store, found[1]))
-    for sender, address in others:
-        told = message.return_path and address  # not the group itself; but the null sender stays what it is
-        return message._replace(sender=sender, sender_address=address, return_path=told)
-    return message
+        return message._replace(behind=())
+    named = {address: sender for sender, address in reversed(message.behind) if address}
+    known = list(reversed(named.items()))[:BEHIND_LIMIT]
+    others = tuple((sender, address) for address, sender in known if not is_ours(store, address))
+    if len(named) > BEHIND_LIMIT:
+        others += (("", ""),)  # nobody, who may write nowhere
+    if not others or not others[0][1]:
+        return message._replace(behind=())
+    sender, address = others[0]
+    told = message.return_path and address  # not the group itself; but the null sender stays what it is
+    return message._replace(sender=sender, sender_address=address, return_path=told, behind=others)
 
 
 def is_ours(store: Work, address: str) -> bool:
@@ -231,8 +237,9 @@ def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int |
         following = store.followers(model, thread_id)
     if contact == "everyone":
         return None
-    known = [row["id"] for row in store.partners_with(message.sender_address)]
-    if known if contact == "partners" else following.intersection(known):
+    writers = {message.sender_address, *(found for _, found in message.behind)}
+    known = [{row["id"] for row in store.partners_with(writer)} for writer in writers]
+    if all(ids if contact == "partners" else following & ids for ids in known):
         return None
     return notices.Notice(notices.DENIED, address, alias["domain"], contact, alias["bounced_content"] or "")
 
