@@ -25,6 +25,7 @@ Reply-To, so where several are named, an alias for some people takes the message
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mail_database import notices
@@ -33,7 +34,6 @@ from mail_database.store import Row, Work
 
 LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
 BEHIND_LIMIT = 10  # addresses that are looked at
-NOTIFICATIONS = "notifications"  # at an alias domain: in whose name the database writes where nobody else does
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
 FIELDS = (
@@ -94,23 +94,27 @@ def in_whose_name(store: Work, message: Message) -> Message:
     """Return the message with the sender in whose name a group or a form of ours has sent it, else as it is."""
     if not message.behind or not is_ours(store, message.sender_address):
         return message._replace(behind=())
-    named = {address: sender for sender, address in reversed(message.behind) if address}
-    known = list(reversed(named.items()))[:BEHIND_LIMIT]
-    others = tuple((sender, address) for address, sender in known if not is_ours(store, address))
+    named: dict[str, str] = {}
+    for sender, address in message.behind:
+        named.setdefault(address, sender)
+    named.pop("", None)
+    some = islice(named.items(), BEHIND_LIMIT)
+    others = tuple((sender, address) for address, sender in some if not is_ours(store, address))
+    if not others:
+        return message._replace(behind=())
     if len(named) > BEHIND_LIMIT:
         others += (("", ""),)  # nobody, who may write nowhere
-    if not others or not others[0][1]:
-        return message._replace(behind=())
     sender, address = others[0]
     told = message.return_path and address  # not the group itself; but the null sender stays what it is
     return message._replace(sender=sender, sender_address=address, return_path=told, behind=others)
 
 
 def is_ours(store: Work, address: str) -> bool:
-    """Tell whether an address is an alias of ours, or another that the database itself has."""
+    """Tell whether an address is an alias of ours, or another that the database, or a form of ours, itself has."""
     domain = address.rpartition("@")[2]
     domains = store.alias_domains()
-    if address in _collecting(domains) or address in {f"{NOTIFICATIONS}@{row['name']}" for row in domains}:
+    is_machine = notices.MACHINES.fullmatch(address) and domain in {row["name"] for row in domains}  # no-reply@
+    if is_machine or address in _collecting(domains):
         return True
     has_domain = domain in {row["name"] for row in domains} | _allowed_domains(store)
     return any(has_domain or alias["domain"] == domain for alias in matching_aliases(store, (address,)))

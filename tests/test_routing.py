@@ -486,6 +486,7 @@ SENDERS = [
     (["From: 'Eve' via Info <info@ours.example>", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: Form <INFO@ours.example>", "Reply-To: eve@x.example"], "eve@x.example"),
     (["From: catchall@ours.example", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
+    (["From: Website <no-reply@ours.example>", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: notifications@ours.example", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: support@ours.example", "Reply-To: info@ours.example, eve@x.example"], "eve@x.example"),
     (["From: info@ours.example", "X-Original-From: =?utf-8?q?=C3=88ve?= <eve@x.example>"], "eve@x.example"),
@@ -499,6 +500,10 @@ SENDERS = [
     ),  # Mailman
     # what the group says comes before what its writer may choose
     (["From: info@ours.example", "Reply-To: other@x.example", "X-Original-Sender: eve@x.example"], "eve@x.example"),
+    (
+        ["From: info@ours.example", "Reply-To: other@x.example, eve@x.example", "X-Original-Sender: eve@x.example"],
+        "eve@x.example",
+    ),
     (["From: info@ours.example", "Reply-To: support@ours.example"], "info@ours.example"),
     (["From: info@ours.example", "Reply-To: nobody"], "info@ours.example"),
     (["From: info@ours.example"], "info@ours.example"),
