@@ -27,6 +27,7 @@ from mail_database.server import access, allows_login, application
 from mail_database.store import open_store, work
 
 SEND_EVERY = 5.0  # seconds between two looks for notices to be sent
+STOP_SECONDS = 10.0  # after SIGTERM; waitress gives what is running 5 of them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,12 +96,20 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
         threading.Thread(target=_send_notices, args=[engine, options.smtp, stopped], daemon=True).start()
     host, port = getattr(server, "effective_listen", [(options.host, getattr(server, "effective_port", 0))])[0]
     print(f"database {database} at http://{host}:{port}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what is running gets its answer
+    signal.signal(signal.SIGTERM, _stop)
     try:
         server.run()
     finally:
         stopped.set()
     return 0
+
+
+def _stop(*_: object) -> None:
+    """End the process: what is running gets its answer, and a log that nobody reads, say, does not keep it longer."""
+    last = threading.Timer(STOP_SECONDS, os._exit, [0])
+    last.daemon = True
+    last.start()
+    sys.exit(0)
 
 
 def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.Event) -> None:

@@ -10,11 +10,12 @@ Who failed is told by the first of these that names anybody:
 6. the whole of it, the copy's recipient fields included, where one such address is there and no other.
 
 5 and 6 are guesses: they count only in a delivery report, or where a daemon says in the text that delivery has failed.
-Absence notes, confirmations and the like name nobody. What 4 to 6 name is never who wrote or received the report
-itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where mail was
-forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises, whatever
-the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge`` has
-sets to compare.
+Absence notes, confirmations and the like name nobody. Where nothing came back with it, neither a status nor a copy, the
+words of failure must stand beside the address, not just somewhere in the text. What 4 to 6 name is never who wrote or
+received the report itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where
+mail was forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises,
+whatever the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge``
+has sets to compare.
 """
 
 import logging
@@ -26,7 +27,7 @@ from typing import NamedTuple
 
 from flufl.bounce import all_failures
 
-from mail_database.bounce_text import ADDRESS, Words, above_copy, addresses_in, named_by, words_of
+from mail_database.bounce_text import ADDRESS, Words, above_copy, addresses_in, failing, named_by, words_of
 from mail_database.bounce_words import has_null_sender, is_daemon, is_machine, is_nobody, says_failure, says_no_failure
 from mail_database.message import Message
 from mail_database.provider_events import Event, Events, read_events
@@ -95,12 +96,14 @@ class Report(NamedTuple):
     """Who failed, who surely did not, and what a person should read about it.
 
     ``is_silent``: it is a delivery report that names nobody, neither one who failed nor one who did not.
+    ``is_understood``: it names somebody, or is of a report's type, or says that all is well.
     """
 
     failures: tuple[Bounce, ...]
     spared: frozenset[str]
     reason: str
     is_silent: bool
+    is_understood: bool
 
 
 class _Block(NamedTuple):
@@ -194,6 +197,9 @@ def read(raw: bytes) -> Said:
     seen = addresses_in([*chain.from_iterable(report.header.values()), *report.texts])
     own = {found[1:-1].lower() for found in (*message_ids, *other_ids)}
     is_failing = is_daemon(report.header) and says_failure([heads[0], *above])
+    is_bare = not (report.statuses or report.returned) and above == report.texts
+    words = words_of(failing(heads[0], above) if is_bare else above)
+    around = words.sentences if is_bare else [addresses_in([*report.texts, *copy])]
     return Said(
         message_ids,
         other_ids,
@@ -201,8 +207,8 @@ def read(raw: bytes) -> Said:
         stated,
         frozenset(for_now),
         frozenset(for_good & seen),
-        words_of(above),
-        frozenset(addresses_in([*report.texts, *copy] if "".join(report.texts).strip() else [])),
+        words,
+        frozenset(chain.from_iterable(around) if "".join(report.texts).strip() else ()),
         frozenset(addresses_in(values(report.header, *CORRESPONDENTS)) | own),
         is_other=any(kind in found for kind in NO_BOUNCE_TYPES for found in report.types),
         may_guess=not events and (bool(report.statuses) or is_failing or _returns_mail(report)),
@@ -217,7 +223,7 @@ def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
     ``written_to``: whom the message that it is about was sent to. ``ours``: who of the report's addresses is known.
     """
     if said.is_other:
-        return Report((), frozenset(), said.reason, is_silent=False)
+        return Report((), frozenset(), said.reason, is_silent=False, is_understood=True)
     failed, spared, is_told = _stated(said.stated, written_to)
     candidates = written_to - said.impossible - spared
     if failed and ours.isdisjoint(failed):  # inner names, or where mail was forwarded to
@@ -227,7 +233,8 @@ def judge(said: Said, written_to: set[str], ours: set[str]) -> Report:
     elif not failed and not is_told and not said.says_no_failure:
         failed = {address: Bounce(address) for address in sorted(_guessed(said, candidates, spared))}
     is_silent = said.has_status and not (failed or is_told or said.says_no_failure)
-    return Report(tuple(failed.values()), frozenset(spared), said.reason, is_silent)
+    is_understood = bool(failed or is_told or said.has_status or said.says_no_failure or said.for_now)
+    return Report(tuple(failed.values()), frozenset(spared), said.reason, is_silent, is_understood)
 
 
 def _stated(sources: Iterable[Iterable[_Block]], known: set[str]) -> tuple[dict[str, Bounce], set[str], bool]:

@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
+from mail_database.bounce_words import FAILURE
+
 # Fields that tell a copy of the message in the text from words that look like fields ("To: ...", "Reason: ...").
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
+BARE_LIMIT = 2**16  # characters of a text that brings nothing back
 LED_LIMIT = 80  # characters that a line may have before an address
 
 # None of these takes more than linear time, whatever the text.
@@ -28,6 +31,23 @@ class Words(NamedTuple):
     led: frozenset[str]  # at the beginning of a line, maybe behind a label
     sentences: tuple[frozenset[str], ...]  # within a sentence
     listed: frozenset[str]  # behind To: or Cc:
+
+
+def failing(subject: str, texts: Iterable[str]) -> list[str]:
+    """Return the sentences of texts that say that mail was not delivered, or stand beside one that does."""
+    sentences = [subject]
+    for text in texts:
+        sentences += filter(str.strip, _SENTENCE.split(text[:BARE_LIMIT]))
+    fails = [bool(FAILURE.search(sentence)) for sentence in sentences]
+    if fails[0]:
+        return sentences[1:]
+    before, behind = [False, *fails], [*fails[1:], False]
+
+    def is_beside(place: int) -> bool:
+        is_address = ADDRESS.fullmatch(sentences[place].strip(" \t\n<>:"))
+        return fails[place] or before[place] or bool(behind[place] and is_address)
+
+    return [sentence for place, sentence in enumerate(sentences) if place and is_beside(place)]
 
 
 def words_of(texts: Iterable[str]) -> Words:

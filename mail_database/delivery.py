@@ -26,7 +26,9 @@ ODOOBOT = 2  # the partner who is the author of mail without a sender
 
 # What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
 ANSWER = ("notice", "a machine answers a notice of ours")
-REPORT = ("report", "it names no mail of ours that failed")
+REPORT = "report"
+ABOUT_NOTHING = "it is about no mail of ours"
+NAMES_NOBODY = "it names nobody to whom that mail of ours went"
 
 
 def process(
@@ -76,17 +78,22 @@ def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int, sa
     if message.answers_our_notice and (message.is_automatic or message.return_path == ""):
         _keep(store, message, *ANSWER)
         return None
-    if said and is_report(message, is_at_bounce_address(store, message)):
-        if not _bounce(store, said):
-            _keep(store, message, *REPORT)
-        return False
+    at_bounce_address = is_at_bounce_address(store, message)
+    if said and is_report(message, at_bounce_address):
+        reason = _bounce(store, said)
+        if not reason:
+            return False
+        if message.is_report or message.sender_address or at_bounce_address:
+            _keep(store, message, REPORT, reason)
+            return False  # others are a scanner's or the like, which may have failed, and has no address
     routes, told = route(store, message, fallback)
     stopped = bool(routes) and is_loop(store, message, routes)
     if stopped:
         routes, told = (), (_loop_notice(routes),)
     not_told = [notices.tell(store, message, notice, user_id) for notice in told]
-    if told and not routes and all(not_told):
-        _keep(store, message, told[0].about, not_told[0])
+    in_silence = [(notice.about, reason) for notice, reason in zip(told, not_told, strict=True) if reason]
+    if in_silence:  # even where another alias takes it: whoever reads this one's mail would never know
+        _keep(store, message, *in_silence[0])
     if stopped:
         return None
     store.reset_bounces(message.sender_address)
@@ -166,10 +173,10 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
     return author, store.create_record(model, **({"partner_id": author} | chosen), defaults=defaults)
 
 
-def _bounce(store: Work, said: Said) -> bool:
+def _bounce(store: Work, said: Said) -> str:
     """Mark what a report is about as failed, for every recipient that it says has failed.
 
-    Returns whether mail of ours was marked.
+    Returns "", or why a person should look at it.
     """
     about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
     found = list(store.notified(about["id"])) if about else []
@@ -183,4 +190,7 @@ def _bounce(store: Work, said: Said) -> bool:
     failed |= {row["email"] for row in rows}
     store.fail_notifications([row["id"] for row in rows], report.reason)
     store.count_bounces(failed & ours, about)
-    return bool(rows)
+    if not about:
+        return ABOUT_NOTHING
+    is_placed = failed & ours if failed or report.is_silent else report.is_understood
+    return "" if is_placed else NAMES_NOBODY

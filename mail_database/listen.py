@@ -2,8 +2,8 @@
 
 - A body that goes on behind LOGIN_LIMIT bytes without the right login is received, for HTTP wants it so, and dropped.
 - A request that is not complete in time, by the seconds and the rate below, is cut off.
-- Where there are too many connections, the one whose request has been incomplete for longest gives way. So slow
-  clients, however many, keep nobody from being served.
+- Where there are too many connections, the one whose request has been incomplete for longest gives way; where there is
+  none, the one that has been idle for longest. So slow clients, however many, keep nobody from being served.
 """
 
 import io
@@ -46,27 +46,28 @@ class _Dropped:
 
 
 class _Channel(HTTPChannel):
-    """A connection that has a time for each request."""
+    """A connection that has a time for each request: ``_since`` it is incomplete, or idle."""
 
     def __init__(self, server: Any, *arguments: Any, **named: Any) -> None:
         super().__init__(server, *arguments, **named)
-        self._begun: float | None = time.monotonic()
-        others = [each for each in server.active_channels.values() if each._begun is not None and each is not self]
-        if others and len(server.active_channels) > CONNECTIONS:
-            min(others, key=lambda channel: channel._begun).will_close = True
+        self._since, self._is_idle = time.monotonic(), False
+        open_ones = [each for each in server.active_channels.values() if not each.will_close]
+        others = [each for each in open_ones if each is not self and not each.requests]
+        if others and len(open_ones) > CONNECTIONS:
+            min(others, key=lambda channel: (channel._is_idle, channel._since)).will_close = True
 
     def received(self, data: bytes) -> Any:
-        if self._begun is None:
-            self._begun = time.monotonic()
+        if self._is_idle:
+            self._since, self._is_idle = time.monotonic(), False
         result = super().received(data)
         if self.request is None:  # it is complete
-            self._begun = None
+            self._since, self._is_idle = time.monotonic(), True
         return result
 
     def readable(self) -> Any:
-        if self._begun is not None and not self.requests:  # asked at least once a second
+        if not self._is_idle and not self.requests:  # asked at least once a second
             taken = self.request.body_bytes_received if self.request else 0
-            if time.monotonic() - self._begun > REQUEST_SECONDS + taken / BYTES_PER_SECOND:
+            if time.monotonic() - self._since > REQUEST_SECONDS + taken / BYTES_PER_SECOND:
                 self.will_close = True
         return super().readable()
 

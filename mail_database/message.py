@@ -23,8 +23,9 @@ __all__ = ["ORIGINAL", "Attachment", "Message", "clean", "decoded", "identify", 
 SUBJECT_LIMIT = 2**20  # characters
 CONVERTED_LIMIT = 5000  # recipients of a field that are not in ASCII; each takes 50 µs, and further ones are nobody's
 
-# Who wrote what a group or a form has sent in its own name; the second and third are those of Google's groups.
-BEHIND = ("Reply-To", "X-Original-From", "X-Original-Sender")
+# Who wrote what a group or a form has sent in its own name: what its server says before what the writer may say.
+# The first two are those of Google's groups, the third Mailman's.
+BEHIND = ("X-Original-From", "X-Original-Sender", "X-MailFrom", "Reply-To")
 BEHIND_LIMIT = 100  # of each
 
 _MESSAGE_ID = re.compile(r"<[^<>]+>")

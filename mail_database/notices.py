@@ -42,8 +42,15 @@ TEXTS = {
 ALLOWED = {"partners": "registered partners", "followers": "certain people"}
 MARKED_REFERENCES = {LOOP}
 
-# Addresses that are not told anything: nobody reads what comes there.
-MACHINES = re.compile(r"(?:mailer-daemon|listserv|majordomo|owner-.*|.*-request|(?:do[-_.]?)?not?[-_.]?reply.*)@.*")
+# Addresses that are not told anything, though nobody says that they are machines': nobody reads what comes there.
+MACHINES = re.compile(
+    r"(?:prvs=[^=@]*=|srs\d[=+-](?:[^=@]*=){3})?"  # what stands in front in an envelope: BATV, SRS
+    r"(?:mail(?:er)?[-_.]?daemon|post[-_.]?master|listserv|majordomo|owner-.*|.*-(?:request|owner)"
+    r"|(?:.*[-_])?bounces?(?:[-_.+=].*)?|(?:auto(?:matic)?[-_.]?)(?:reply|respon[ds]er?)(?:[-_.+].*)?"
+    r"|(?:do[-_.]?)?not?[-_.]?repl(?:y|ies).*|(?:nicht|keine?)[-_.]?antwort(?:en)?|(?:ne[-_.]?)?pas[-_.]?(?:de[-_.]?)?repon(?:dre|se)"
+    r"|no[-_.]?(?:respond(?:er|a)|contestar|conteste)|n(?:on|ao)[-_.]?(?:rispond(?:ere|a)|respond(?:er|a))"
+    r"|(?:niet|geen)[-_.]?(?:beantwoorden|antwoord)|nie[-_.]?odpowiadaj|notifications?(?:[-_.+].*)?)@.*"
+)
 
 # Why a sender is not told.
 NOBODY = "there is no sender to be told"
@@ -66,7 +73,7 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
     to = message.sender_address if message.return_path is None else message.return_path
     if not to:
         return NOBODY
-    if message.is_automatic or MACHINES.fullmatch(to):
+    if message.is_automatic or any(map(MACHINES.fullmatch, (to, message.sender_address))):
         return AUTOMATIC
     store.alone_with(f"what {to} is told")
     if store.told_since(notice.about, to, notice.address, REPEAT_AFTER):

@@ -20,10 +20,12 @@ Then the loop check: a sender who has made too many records is stopped, and told
 nowhere and whose sender can't be told (notices.py) is kept as unplaced.
 
 The sender is From. Where that is an address of ours and Reply-To (or what a group puts in its place) is not, a group or
-a form of ours has sent the message in somebody's name, and he is the sender.
+a form of ours has sent the message in somebody's name, and he is the sender. Whoever writes to a group chooses his
+Reply-To, so where several are named, an alias for some people takes the message only if each of them may write.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mail_database import notices
@@ -32,7 +34,6 @@ from mail_database.store import Row, Work
 
 LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
 BEHIND_LIMIT = 10  # addresses that are looked at
-NOTIFICATIONS = "notifications"  # at an alias domain: in whose name the database writes where nobody else does
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
 FIELDS = (
@@ -92,19 +93,28 @@ class Fallback(NamedTuple):
 def in_whose_name(store: Work, message: Message) -> Message:
     """Return the message with the sender in whose name a group or a form of ours has sent it, else as it is."""
     if not message.behind or not is_ours(store, message.sender_address):
-        return message
-    others = (found for found in message.behind[:BEHIND_LIMIT] if found[1] and not is_ours(store, found[1]))
-    for sender, address in others:
-        told = message.return_path and address  # not the group itself; but the null sender stays what it is
-        return message._replace(sender=sender, sender_address=address, return_path=told)
-    return message
+        return message._replace(behind=())
+    named: dict[str, str] = {}
+    for sender, address in message.behind:
+        named.setdefault(address, sender)
+    named.pop("", None)
+    some = islice(named.items(), BEHIND_LIMIT)
+    others = tuple((sender, address) for address, sender in some if not is_ours(store, address))
+    if not others:
+        return message._replace(behind=())
+    if len(named) > BEHIND_LIMIT:
+        others += (("", ""),)  # nobody, who may write nowhere
+    sender, address = others[0]
+    told = message.return_path and address  # not the group itself; but the null sender stays what it is
+    return message._replace(sender=sender, sender_address=address, return_path=told, behind=others)
 
 
 def is_ours(store: Work, address: str) -> bool:
-    """Tell whether an address is an alias of ours, or another that the database itself has."""
+    """Tell whether an address is an alias of ours, or another that the database, or a form of ours, itself has."""
     domain = address.rpartition("@")[2]
     domains = store.alias_domains()
-    if address in _collecting(domains) or address in {f"{NOTIFICATIONS}@{row['name']}" for row in domains}:
+    is_machine = notices.MACHINES.fullmatch(address) and domain in {row["name"] for row in domains}  # no-reply@
+    if is_machine or address in _collecting(domains):
         return True
     has_domain = domain in {row["name"] for row in domains} | _allowed_domains(store)
     return any(has_domain or alias["domain"] == domain for alias in matching_aliases(store, (address,)))
@@ -231,8 +241,9 @@ def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int |
         following = store.followers(model, thread_id)
     if contact == "everyone":
         return None
-    known = [row["id"] for row in store.partners_with(message.sender_address)]
-    if known if contact == "partners" else following.intersection(known):
+    writers = {message.sender_address, *(found for _, found in message.behind)}
+    known = [{row["id"] for row in store.partners_with(writer)} for writer in writers]
+    if all(ids if contact == "partners" else following & ids for ids in known):
         return None
     return notices.Notice(notices.DENIED, address, alias["domain"], contact, alias["bounced_content"] or "")
 

@@ -261,6 +261,19 @@ def text(sender: str, subject: str, words: str, marks: str = "", return_path: st
         ("postmaster@other.test", "Ticket #500 recibido", f"Hemos recibido su solicitud para {DORA}. CC: {EMIL}"),
         ("postmaster@other.test", "Please confirm", f"Your message to {DORA} was not delivered yet."),
         ("postmaster@other.test", "Fr\u00e5nvaro", f"Jag \u00e4r borta. Kontakta {EMIL}"),
+        # words of failure somewhere else in the text
+        ("MAILER-DAEMON@other.test", "Re: Lamp", f"Back on Monday.\n\n{EMIL} reads your mail.\nIs there an error in a bill? Call us."),
+        ("postmaster@other.test", "Re: Lamp", f"Nem vagyok itt. Keresse: {EMIL}. Kedden j\u00f6v\u00f6k. Error 404 volt a weblapon."),
+        ("postmaster@other.test", "H\u00e1zon k\u00edv\u00fcl", f"Szabads\u00e1gon vagyok, \u00edrjon: {EMIL}\nerror"),
+        ("postmaster@other.test", "\ubd80\uc7ac\uc911", f"\ud734\uac00 \uc911\uc785\ub2c8\ub2e4. \ubc30\ub2ec: {EMIL}"),
+        ("postmaster@other.test", "\u81ea\u52a8\u56de\u590d", f"\u6211\u6b63\u5728\u4f11\u5047\uff0c\u8bf7\u8054\u7cfb {EMIL} \u5931\u6557"),
+        ("postmaster@other.test", "Spam digest", f"These messages were blocked:\n{DORA}\n{EMIL}"),
+        ("postmaster@other.test", "Confirm your email", f"Your message to {DORA} is blocked until you click."),
+        # it will be tried again, or was read
+        ("MAILER-DAEMON@other.test", "En attente", f"Votre message n'a pas encore \u00e9t\u00e9 remis \u00e0\n{DORA}\n4.4.1 erreur"),
+        ("MAILER-DAEMON@other.test", "Hinweis", f"Ihre Nachricht konnte noch nicht zugestellt werden:\n{DORA}\n451 4.7.1"),
+        ("postmaster@other.test", "Gelesen: Lamp", f"Ihre Nachricht An: {DORA} wurde ohne Fehler gelesen."),
+        ("postmaster@other.test", "Not read: Lamp", f"Your message to {DORA} was deleted. 5.0.0"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("marks", ["", NOTE])
@@ -281,6 +294,11 @@ def test_notes_name_nobody_in_any_language(sender: str, subject: str, words: str
         ("postmaster@h.test", "Onbestelbaar", f"Uw bericht aan {DORA} kon niet worden bezorgd"),
         ("MAILER-DAEMON@h.test", "failure notice", f"Hi. This is the qmail-send program at h.\n\n<{DORA}>:\nno mailbox"),
         ("MAILER-DAEMON@h.test", "Returned mail", f"550 <{DORA}>... User unknown\n\nReceived: by x\nTo: {DORA}, {EMIL}"),
+        ("postmaster@h.test", "K\u00e9zbes\u00edthetetlen", f"Az \u00fczenet nem k\u00e9zbes\u00edthet\u0151:\n{DORA}"),
+        ("postmaster@h.test", "Viesti", f"Viesti\u00e4 ei voitu toimittaa osoitteeseen {DORA}"),
+        ("postmaster@h.test", "\u0130leti", f"A\u015fa\u011f\u0131daki al\u0131c\u0131ya teslim edilemedi:\n\n  {DORA}"),
+        ("postmaster@h.test", "\uba54\uc2dc\uc9c0", f"\ub2e4\uc74c \uc218\uc2e0\uc790\uc5d0\uac8c \uc804\ub2ec\ud560 \uc218 \uc5c6\uc2b5\ub2c8\ub2e4:\n\n{DORA}"),
+        ("MAILER-DAEMON@h.test", "Report", f"Hello.\n\n<{DORA}>\n\n550 no mailbox here\n\nAsk {EMIL}, please."),
         ("postmaster@h.test", "Undeliverable", f"Could not be delivered:\n<{DORA}>\n\nAsk <{EMIL}>, who got it."),
     ],
 )  # fmt: skip

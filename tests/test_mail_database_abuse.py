@@ -2,17 +2,22 @@
 
 # ruff: noqa: E501  # bodies read better unbroken
 
+import contextlib
 import gzip
+import os
 import socket
+import subprocess
+import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mail_database_server import PASSWORD, Server
+from mail_database_server import PASSWORD, ROOT, Server
 
 from mail_database import calls, listen
+from mail_database.__main__ import STOP_SECONDS
 
 MEGABYTE = 2**20
 
@@ -114,6 +119,53 @@ def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
     assert time.monotonic() - start < 5
     for connection in slow:
         connection.close()
+
+
+def test_idle_clients_keep_nobody_waiting(server: Server) -> None:
+    waiting = []
+    try:
+        for _ in range(listen.CONNECTIONS + 60):
+            waiting.append(connect(server))
+            waiting[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert waiting[-1].recv(12) == b"HTTP/1.1 404"
+        begun = time.monotonic()
+        assert DENIED in post(server, call("wrong"))
+        assert time.monotonic() - begun < 5
+    finally:
+        for connection in waiting:
+            connection.close()
+
+
+def test_it_stops_in_bounded_time_though_nobody_reads_its_log(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65536))
+    os.set_blocking(writing, True)
+    code = (  # the program, in which a thread logs something, as waitress and the workers do
+        "import logging, sys, threading, mail_database.__main__ as program\n"
+        "logs = lambda: (print('logging', flush=True), logging.warning('x'))\n"
+        "threading.Timer(1, logs).start()\n"
+        "sys.exit(program.main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "serve", "--port", "0", "--store", f"sqlite:///{tmp_path}/mail.db"]
+    environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": PASSWORD}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writing, cwd=ROOT, env=environ, text=True) as process:
+        try:
+            assert process.stdout
+            url = process.stdout.readline().split()[-1]
+            host, port = url.rpartition("/")[2].split(":")
+            idle = [socket.create_connection((host, int(port))) for _ in range(300)]
+            assert process.stdout.readline() == "logging\n"
+            process.terminate()
+            assert process.wait(STOP_SECONDS + 20) == 0
+            for connection in idle:
+                connection.close()
+        finally:
+            process.kill()
+            os.close(reading)
+            os.close(writing)
 
 
 def test_a_request_that_drips_is_cut_off(server: Server) -> None:

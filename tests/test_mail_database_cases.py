@@ -33,6 +33,7 @@ UNMARKED = f"{ISSUE}a notice about a refusal has no mark in its References: peop
 HEARD = f"{ISSUE}a person who answers a notice is heard; machines are stopped"
 NEAREST = f"{ISSUE}In-Reply-To comes first, then References from their end, far beyond 32; brackets may be missing"
 AT_BOUNCE = f"{ISSUE}a person at the bounce address is treated as at the catchall"
+NOTE = f"{ISSUE}an absence note is no report, and stands on the thread that it answers"
 READ = f"{ISSUE}an address is found in a list that is badly written"
 GUESSED = f"{ISSUE}where a letter was guessed or lost, the original is attached"
 KEPT = f"{ISSUE}a notice waits until a mail server takes it"
@@ -66,7 +67,7 @@ DIFFERENT: dict[int, tuple[str, list[Any]]] = {
     413: (FAILED, [False]),
     415: (NO_FAILURE, [False]),
     416: (NO_FAILURE, [False]),
-    419: (f"{AT_BOUNCE}, and so is a machine that answers a mail of ours", [2]),
+    419: (NOTE, [2]),
     422: (f"{ISSUE}without words of its own, the report's diagnostic is the reason", [False]),
     424: (NO_FAILURE, [False]),
     425: (NO_FAILURE, [False]),

@@ -211,6 +211,16 @@ MACHINES = [
     "Return-Path: <MAILER-DAEMON@x.example>",
     "Return-Path: <noreply@shop.example>",
     "Return-Path: <do-not-reply@shop.example>",
+    "Return-Path: <prvs=12ab34=noreply@shop.example>",
+    "Return-Path: <SRS0=ab12=cd=shop.example=no-reply@relay.example>",
+    "Return-Path: <bounces+12-3f-gina=stranger.example@esp.example>",
+    "Return-Path: <all-bounces@lists.example>",
+    "Return-Path: <postmaster@x.example>",
+    "Return-Path: <autoreply@x.example>",
+    "Return-Path: <nicht-antworten@x.example>",
+    "Return-Path: <ne-pas-repondre@x.example>",
+    "Return-Path: <noresponder@x.example>",
+    "Return-Path: <non-rispondere@x.example>",
 ]
 
 
@@ -220,6 +230,13 @@ def test_a_machine_is_told_nothing_and_its_mail_is_kept(database: Database) -> N
         assert database.deliver(mail(number, field, to="members@ours.example", From=sender)) is False
         assert [about for about, _ in database.unplaced()] == ["denied"] * number, field
         assert database.new("notices") == [], field
+
+
+def test_who_writes_in_the_name_of_a_machine_is_told_nothing(database: Database) -> None:
+    note = mail(1, "Return-Path: <gina@stranger.example>", to="catchall@ours.example", From="no-reply@stranger.example")
+    assert database.deliver(note) is False
+    assert database.new("notices") == []
+    assert [about for about, _ in database.unplaced()] == ["catchall"]
 
 
 PEOPLE = [
@@ -233,6 +250,8 @@ PEOPLE = [
     "X-Priority: 1",
     "Return-Path: <gina+list@stranger.example>",
     "Subject: Auto-Submitted: auto-replied",
+    "Return-Path: <bounceback.ann@x.example>",
+    "Return-Path: <no.replica@x.example>",
 ]
 
 
@@ -343,11 +362,31 @@ def test_a_report_about_no_mail_of_ours_is_kept_as_it_came(database: Database) -
     assert row["original"].encode("latin-1") == report
 
 
-def test_a_report_that_marks_nothing_is_kept(database: Database) -> None:
-    delay = (REPORT % b"<lead@ours.example>").replace(b"failed\nStatus: 5", b"delayed\nStatus: 4")
-    assert database.deliver(delay) is False
-    assert [row["status"] for row in database.dump()["notifications"]] == ["sent"]
-    assert database.unplaced() == [("report", "it names no mail of ours that failed")]
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        (b"failed\nStatus: 5", b"delayed\nStatus: 4", False),  # it is about Carl, and he may still get it
+        (b"; carl@customer.example", b"; private@elsewhere.example", True),
+        (b"Final-Recipient: rfc822; carl@customer.example\n", b"", True),
+    ],
+)
+def test_a_report_that_fails_nobody_of_several_is_kept(database: Database, old: bytes, new: bytes, kept: bool) -> None:
+    with work(database.engine) as store:
+        store.load(
+            {
+                "partners": [{"id": 5, "name": "Dora", "email": "dora@customer.example"}],
+                "notifications": [{"id": 2, "message": 1, "partner_id": 5, "status": "sent"}],
+            }
+        )
+    assert database.deliver((REPORT % b"<lead@ours.example>").replace(old, new)) is False
+    assert [row["status"] for row in database.dump()["notifications"]] == ["sent", "sent"]
+    assert database.unplaced() == [("report", "it names nobody to whom that mail of ours went")] * kept
+
+
+def test_a_scan_that_failed_is_a_lead_as_any_other_scan(database: Database) -> None:
+    scan = b"From: <>\nTo: info@ours.example\nSubject: Scan\nMessage-ID: <s@x>\nReturn-Path: <>\n\nPage 2: error 550\n"
+    assert database.deliver(scan) == 2
+    assert database.unplaced() == []
 
 
 def test_a_report_about_mail_of_ours_is_no_message_without_a_place(database: Database) -> None:
@@ -395,9 +434,14 @@ def test_a_sender_is_told_about_each_address_of_ours(database: Database) -> None
     assert len(database.new("notices")) == 3
 
 
-def test_what_is_placed_somewhere_is_not_unplaced(database: Database) -> None:
-    assert database.deliver(mail(1, "List-Id: <x>", to="members@ours.example, info@ours.example")) == 2
+def test_each_alias_that_refuses_is_told_of_or_the_mail_is_kept(database: Database) -> None:
+    to = "members@ours.example, info@ours.example"
+    assert database.deliver(mail(1, to=to)) == 2
     assert database.unplaced() == []
+    for number, field in enumerate(["List-Id: <x>", "Return-Path: <>", "Subject: again"], 2):
+        assert database.deliver(mail(number, field, to=to)) == number + 1
+        assert [about for about, _ in database.unplaced()] == ["denied"] * (number - 1)
+    assert len(database.new("notices")) == 1
 
 
 def test_the_oldest_of_what_is_placed_nowhere_goes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,11 +486,22 @@ SENDERS = [
     (["From: 'Eve' via Info <info@ours.example>", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: Form <INFO@ours.example>", "Reply-To: eve@x.example"], "eve@x.example"),
     (["From: catchall@ours.example", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
+    (["From: Website <no-reply@ours.example>", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: notifications@ours.example", "Reply-To: Eve <eve@x.example>"], "eve@x.example"),
     (["From: support@ours.example", "Reply-To: info@ours.example, eve@x.example"], "eve@x.example"),
     (["From: info@ours.example", "X-Original-From: =?utf-8?q?=C3=88ve?= <eve@x.example>"], "eve@x.example"),
     (
         ["From: info@ours.example", "Reply-To: info@ours.example", "X-Original-Sender: eve@x.example"],
+        "eve@x.example",
+    ),
+    (
+        ["From: info@ours.example", "Reply-To: info@ours.example", "X-MailFrom: eve@x.example"],
+        "eve@x.example",
+    ),  # Mailman
+    # what the group says comes before what its writer may choose
+    (["From: info@ours.example", "Reply-To: other@x.example", "X-Original-Sender: eve@x.example"], "eve@x.example"),
+    (
+        ["From: info@ours.example", "Reply-To: other@x.example, eve@x.example", "X-Original-Sender: eve@x.example"],
         "eve@x.example",
     ),
     (["From: info@ours.example", "Reply-To: support@ours.example"], "info@ours.example"),
@@ -470,6 +525,30 @@ def test_a_partner_in_whose_name_a_group_writes_is_the_author_and_may_write(data
     fields = {"From": "info@ours.example", "Reply_To": "Carl <carl@customer.example>"}
     assert database.deliver(mail(1, to="members@ours.example", **fields)) == 2
     assert [row["author_id"] for row in database.new("messages")] == [4]
+
+
+MANY = ", ".join(f"carl+{number}@customer.example" for number in range(20))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["X-Original-Sender: eve@x.example", "Reply-To: carl@customer.example"],  # Google's, Eve chose her Reply-To
+        ["Reply-To: carl@customer.example, eve@x.example"],
+        ["Reply-To: eve@x.example, carl@customer.example"],
+        ["X-Original-From: carl@customer.example", "X-MailFrom: eve@x.example"],
+        [f"Reply-To: carl@customer.example, {MANY}, eve@x.example"],
+    ],
+)
+def test_whoever_writes_to_a_group_gets_no_rights_of_whom_he_names(database: Database, fields: list[str]) -> None:
+    fields = [*fields, "Return-Path: <info+b@ours.example>"]
+    assert database.deliver(mail(1, *fields, to="members@ours.example", From="info@ours.example")) is False
+    assert database.new("records") == []
+
+
+def test_names_behind_a_person_say_nothing(database: Database) -> None:
+    fields = ["Reply-To: eve@x.example", "X-Original-Sender: eve@x.example"]
+    assert database.deliver(mail(1, *fields, to="members@ours.example", From="carl@customer.example")) == 2
 
 
 def test_a_notice_goes_to_him_and_not_to_the_group(database: Database) -> None:
