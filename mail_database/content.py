@@ -16,7 +16,7 @@ from mail_database.transfer import IDENTITY, undone
 
 TEXT_LIMIT = 2**20  # characters of one text, and of all of them
 WORDS_LIMIT = 1000  # characters of a plain form that are looked for in the HTML beside it
-LETTERS_THAT_TELL = 10  # fewer of them say too little
+LETTERS_THAT_TELL = 8  # fewer of them say too little
 NAME_LIMIT = 200  # characters of a file's name
 ORIGINAL = "original.eml"
 MESSAGE = "message/rfc822"
@@ -83,7 +83,6 @@ SUFFIXES = {
 
 _ELEMENT = re.compile(r"<[^<>]*>")
 _WORD = re.compile(r"\w{2,}")
-_FOLDER = re.compile(r"(?:[A-Za-z]:)?\.{0,2}[\\/].*[\\/]?")
 
 
 class Attachment(NamedTuple):
@@ -221,8 +220,6 @@ def _given_name(leaf: Leaf, disposition: Parameters) -> str:
 def _file_name(given: str, kind: str) -> str:
     """Return a file's name: the given one, else one that ends as its type does. A message is known by .eml."""
     suffix = SUFFIXES.get(kind, ".bin")
-    if _FOLDER.fullmatch(given):  # C:\\Users\\ann\\a.pdf
-        given = re.split(r"[\\/]", given)[-1]
     if len(given) > NAME_LIMIT:
         _, dot, ending = given.rpartition(".")
         given = given[: NAME_LIMIT - 20] + (dot + ending if len(ending) < 20 else "")

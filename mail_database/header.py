@@ -24,8 +24,8 @@ _BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*\r?\n)*")
 # What a message's own header has, and what hosts put in front of it has not.
 _ITS_OWN = re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:From|To|Cc|Subject|Date|MIME-Version|Content-Type)[ \t]*:")
 
-# Where one of these is missing in a header and a line behind that is no field, that line is a defect within it.
-_NEEDED = (re.compile(rb"(?im)^From[ \t]*:"), re.compile(rb"(?im)^Subject[ \t]*:"))
+# Where no From came yet, a line that is no field is a defect within the header. Behind it, as with Odoo, the text begins.
+_FROM = re.compile(rb"(?im)^From[ \t]*:")
 DEFECTS_LIMIT = 3  # such lines
 
 _FIELD = re.compile(rb"(?m)^([!-9;-~]+)[ \t]*:(.*(?:\n[ \t].*)*)")
@@ -67,7 +67,7 @@ def first_header(raw: bytes) -> Part:
         if body > end or not line:
             break
         found = _end(raw, line)
-        if not any(name.search(raw, line, found) and not name.search(raw, start, end) for name in _NEEDED):
+        if _FROM.search(raw, start, end) or not _FROM.search(raw, line, found):
             break
         end, body = found, _behind(raw, found)
     return Part(_lines(raw[start:end]), body)
