@@ -24,7 +24,7 @@ _BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*\r?\n)*")
 # What a message's own header has, and what hosts put in front of it has not.
 _ITS_OWN = re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:From|To|Cc|Subject|Date|MIME-Version|Content-Type)[ \t]*:")
 
-# Where no From came yet, a line that is no field is a defect within the header. Behind it, as with Odoo, the text begins.
+# Until From has come, a line that is no field is a defect in the header; later the text begins there, as with Odoo.
 _FROM = re.compile(rb"(?im)^From[ \t]*:")
 DEFECTS_LIMIT = 3  # such lines
 
