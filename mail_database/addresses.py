@@ -16,6 +16,7 @@ TOKENS_LIMIT = 1000  # of one address with its name; what is beyond is another e
 _TOKEN = re.compile(
     r'"(?:[^"\\]|\\.)*"|\\.|\[[^\[\]<>(),;"\\]*\]|\(+|\)+|[<>]|[,;]+|:|\s+|[^"\\\[\]()<>,;:\s]+|.', re.DOTALL
 )
+_BRACKETED = re.compile(r"\[(?:\w+:)?([^\[\]@]+@[^\[\]]+)\]")  # Outlook: [SMTP:ann@b.test]
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -134,6 +135,8 @@ def _bare(text: str) -> str:
     if '"' not in text:
         text = "".join(text.split())
     text = text.strip()
+    bracketed = _BRACKETED.fullmatch(text)
+    text = bracketed[1] if bracketed else text
     if ":" in text and "[" not in text:
         text = text.rpartition(":")[2]
     text = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'`" else text

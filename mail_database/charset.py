@@ -26,16 +26,22 @@ NAMES = (
     (r"x-mac-japanese", "shift_jis"),
     (r"x-mac-(\w+)", r"mac-\1"),
     (r"x-(?:ms-)?cp(\d+)", r"cp\1"),
-    (r"x-euc(?:-?jp)?", "euc-jp"),
+    (r"(?:x-)?euc(?:-?jp)?(?:-?(?:ms|win))?|cp51932", "euc-jp"),
+    (r"(?:x-)?(?:ibm|cp)-?943c?", "cp932"),
+    (r"koi8-?([ru])", r"koi8-\1"),
     (r"x-(.+)", r"\1"),
 )
 # The larger charsets that are meant by a smaller one's name (the web's standard), as Python has them.
 LARGER = {
     "ascii": ("cp1252",),
     "iso8859-1": ("cp1252",),
+    "iso8859-2": ("cp1250",),
+    "iso8859-6": ("cp1256",),
+    "iso8859-7": ("cp1253",),
     "iso8859-8": ("cp1255",),
     "iso8859-9": ("cp1254",),
     "iso8859-11": ("cp874",),
+    "iso8859-13": ("cp1257",),
     "tis-620": ("cp874",),
     "gb2312": ("gbk", "gb18030"),
     "gbk": ("gb18030",),
@@ -50,13 +56,22 @@ LARGER = {
     "euc_kr": ("cp949", "johab"),
     "koi8-r": ("koi8-u",),
 }
+# Of these the larger one is a guess: some of its letters are others.
+GUESSED = {"ascii", "iso8859-2", "iso8859-6", "iso8859-7", "iso8859-13"}
 # UTF-8 that another charset's name hides is told by so many bytes that only UTF-8 has in this order: one is enough
 # where they would be an accented letter followed by a sign, which no language writes.
 LATIN = {"ascii", "iso8859-1", "cp1252", "iso8859-15", "iso8859-2", "cp1250", "iso8859-9", "cp1254"}
 TELLING, TELLING_LATIN = 4, 1
 PLAIN = LATIN | {"utf-8", ""}  # in which what is ASCII is ASCII; senders also say them of what they are not
 
-MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# That of UTF-32 begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 NO_LETTER = "\uf8f3"  # what cp932 makes of 0xFF
 
 _JIS = re.compile(rb"\x1b\$[@B]|\x1b\(I")
@@ -101,7 +116,7 @@ def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
         for name in (codec, *LARGER.get(codec, ())):
             text = _strict(content, name)
             if text is not None and not _CONTROLS.search(text):
-                return text, name != codec and codec == "ascii"
+                return text, name != codec and codec in GUESSED
         larger = (codec, *LARGER.get(codec, ()))[-1]
         text = (_cp50220(content, "replace") or "") if larger == "cp50220" else content.decode(larger, "replace")
         others = len(content) - len(content.translate(None, bytes(range(0x80, 0x100))))
@@ -155,6 +170,8 @@ def _utf_16(content: bytes, codec: str) -> str | None:
     high, low = content[0:2000:2].count(0), content[1:2000:2].count(0)
     if not codec.startswith("utf-16") and abs(high - low) * 4 < min(len(content), 2000) // 2 * 3:
         return None
+    if high == low:  # one that has no Latin letters: the first bytes of its pairs differ less than the second
+        high, low = len(set(content[1:2000:2])) // 2, len(set(content[0:2000:2])) // 2
     order = "utf-16-be" if high > low or (high == low and codec != "utf-16-le") else "utf-16-le"
     return _strict(content, order)
 

@@ -12,18 +12,25 @@ from mail_database.charset import decoded
 from mail_database.header import Parameters, Part, parameters, raw_values, text_of, unfolded
 from mail_database.markup import charset_of, shown
 from mail_database.parts import Branch, Leaf, leaves, type_of
-from mail_database.transfer import undone
+from mail_database.transfer import IDENTITY, undone
 
 TEXT_LIMIT = 2**20  # characters of one text, and of all of them
+WORDS_LIMIT = 1000  # characters of a plain form that are looked for in the HTML beside it
+LETTERS_THAT_TELL = 8  # fewer of them say too little
 NAME_LIMIT = 200  # characters of a file's name
 ORIGINAL = "original.eml"
 MESSAGE = "message/rfc822"
+HTML = {"text/html", "text/htm", "html"}  # and what programs call it
 MESSAGES = {MESSAGE, "message/global"}  # a message within the message (RFC 2046, 5.2.1; RFC 6532, 3.7)
+
+# Texts that programs read.
+NOT_FOR_PEOPLE = {"text/calendar", "text/vcard", "text/x-vcard", "text/xml", "text/css", "text/csv", "text/rtf"}
 
 # How the name of a file ends that came without one; any other type: .bin.
 SUFFIXES = {
     "application/gzip": ".gz",
     "application/json": ".json",
+    "application/ms-tnef": ".dat",
     "application/msword": ".doc",
     "application/pdf": ".pdf",
     "application/pgp-encrypted": ".asc",
@@ -74,6 +81,10 @@ SUFFIXES = {
 }
 
 
+_ELEMENT = re.compile(r"<[^<>]*>")
+_WORD = re.compile(r"\w{2,}")
+
+
 class Attachment(NamedTuple):
     """A file that came with the message. By its content id, without <>, the body names it (``cid:``)."""
 
@@ -104,7 +115,7 @@ class _Text(NamedTuple):
 def read_content(raw: bytes, message: Part) -> Content:
     """Return what the message with this header holds."""
     texts: list[_Text] = []
-    named: list[_Text] = []  # the texts with a name, which are files; shown where there are no others
+    named: list[_Text] = []  # texts that are files (a name, another type); shown where there are no others
     attachments: list[Attachment] = []
     lost = False
     for leaf in leaves(raw, message):
@@ -118,23 +129,28 @@ def read_content(raw: bytes, message: Part) -> Content:
         lost = lost or (disposition.lost or leaf.content_type.lost)
         kind = "text/plain" if leaf.is_broken else leaf.content_type.value
         is_file = not leaf.is_broken and (bool(given) or disposition.value == "attachment")
-        if kind in ("text/plain", "text/html") and disposition.value != "attachment":
-            text, guessed = _text(content, leaf, kind == "text/html")
-            (named if is_file else texts).append(text)
+        is_file = is_file or kind not in ("text/plain", "text/html")
+        if kind.startswith("text/") or kind == "plain/text":
+            text, guessed = _text(content, leaf, kind in HTML)
+            if not is_file or kind not in NOT_FOR_PEOPLE:
+                (named if is_file else texts).append(text)
             lost = lost or (guessed and not is_file)
-        if is_file or kind not in ("text/plain", "text/html"):
+        if is_file:
             name = _file_name(given, kind)
             lost = lost or len(given) > NAME_LIMIT
             attachments.append(Attachment(name, kind, content, _content_id(leaf.header)))
     if not any(text.has_words for text in texts):
         texts += named
+    if not any(text.has_words for text in texts):
+        lost = lost or _has_preamble(raw, message)
     body, is_cut = _body(texts)
+    lost = lost or _differs(texts)
     return Content(body, attachments, type_of(message.header).value == "multipart/report", lost or is_cut)
 
 
 def _transfer_encoding(header: bytes) -> str:
-    value = next(iter(raw_values(header, "Content-Transfer-Encoding")), b"")
-    return unfolded(value).decode("ascii", "replace")
+    found = [unfolded(value).decode("ascii", "replace") for value in raw_values(header, "Content-Transfer-Encoding")]
+    return next((value for value in found if value.lower() not in IDENTITY), "")  # it may stand there twice
 
 
 def _text(content: bytes, leaf: Leaf, is_html: bool) -> tuple[_Text, bool]:
@@ -169,6 +185,32 @@ def _body(texts: list[_Text]) -> tuple[str, bool]:
             return "".join(kept), True
         kept.append(text.html)
     return "".join(kept), False
+
+
+def _has_preamble(raw: bytes, message: Part) -> bool:
+    """Tell whether words stand before the first boundary that are not the customary hint at MIME."""
+    boundary = type_of(message.header).parameters.get("boundary", "").encode("utf-8", "replace")
+    end = raw.find(b"--" + boundary, message.body) if boundary else -1
+    words = raw[message.body : end] if end > 0 else b""
+    return bool(words.strip()) and not re.search(rb"(?i)MIME|multi-?part", words)
+
+
+def _differs(texts: list[_Text]) -> bool:
+    """Tell whether HTML hides a plain form of which it has hardly a word: a hidden or half a text, another one."""
+    shown_forms: dict[int, list[str]] = {}
+    for text in texts:
+        if text.branch and text.is_html and text.has_words:
+            shown_forms.setdefault(text.branch.of, []).append(html.unescape(_ELEMENT.sub("", text.html)))
+    seen = {of: "".join(forms) for of, forms in shown_forms.items()}
+    for text in texts:
+        if text.branch and not text.is_html and text.branch.of in seen:
+            plain = html.unescape(text.html.removeprefix("<pre>").removesuffix("</pre>\n")[:WORDS_LIMIT])
+            words = {word[:8] for word in _WORD.findall(plain)}
+            if sum(map(len, words)) >= LETTERS_THAT_TELL and sum(
+                word in seen[text.branch.of] for word in words
+            ) * 2 < len(words):
+                return True
+    return False
 
 
 def _given_name(leaf: Leaf, disposition: Parameters) -> str:

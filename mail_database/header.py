@@ -18,18 +18,22 @@ SECTIONS_LIMIT = 1000  # of one parameter (RFC 2231, 3)
 
 # A line that is neither a field nor goes on with one ends the header; so does a boundary. A mailbox file's first line
 # does not (">From ann@b.test Tue Nov 24 ..."), nor does a byte order mark.
-_END = re.compile(rb"(?m)^(?!(?:\xef\xbb\xbf)?(?!--)[!-9;-~]*[ \t]*:|[ \t]|>?From )")
+_END = re.compile(rb"(?m)^(?!(?:\xef\xbb\xbf)?(?!--)[!-9;-~]*[ \t]*:|[ \t]|>?From (?![ \t]*:))")
 _BLANK = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _BLANKS = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*\r?\n)*")
 # What a message's own header has, and what hosts put in front of it has not.
 _ITS_OWN = re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:From|To|Cc|Subject|Date|MIME-Version|Content-Type)[ \t]*:")
+
+# Until From has come, a line that is no field is a defect in the header; later the text begins there, as with Odoo.
+_FROM = re.compile(rb"(?im)^From[ \t]*:")
+DEFECTS_LIMIT = 3  # such lines
 
 _FIELD = re.compile(rb"(?m)^([!-9;-~]+)[ \t]*:(.*(?:\n[ \t].*)*)")
 _ENCODED_WORD = re.compile(rb"=\?([^?\s]{1,60})\?([bqBQ])\?((?:(?!\?=|=\?(?!=))[^\0])*)\?=", re.DOTALL)
 _LEFT_OVER = re.compile(r"=\?[^?\s]{1,60}\?[^?\s]\?")
 _OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
-_PARAMETER = re.compile(rb'[;\s]([^\s=;"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
+_PARAMETER = re.compile(rb'(?:\A|[;\s])([^\s=;"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
 
 
 class Part(NamedTuple):
@@ -58,6 +62,14 @@ def first_header(raw: bytes) -> Part:
         start, end, body = start if end else begin, found, _behind(raw, found)
         if _ITS_OWN.search(raw, start, end):
             break
+    for _ in range(DEFECTS_LIMIT):
+        line = raw.find(b"\n", end) + 1
+        if body > end or not line:
+            break
+        found = _end(raw, line)
+        if _FROM.search(raw, start, end) or not _FROM.search(raw, line, found):
+            break
+        end, body = found, _behind(raw, found)
     return Part(_lines(raw[start:end]), body)
 
 
@@ -80,7 +92,7 @@ def _behind(raw: bytes, end: int) -> int:
 def _lines(header: bytes) -> bytes:
     """Return a header with plain line ends, without what stands in it of a mailbox file, or of a text file."""
     header = header.replace(b"\r\n", b"\n")
-    return re.sub(rb"(?m)^(?:\xef\xbb\xbf|>?From .*\n?)|^(?:[ \t]*\n)+", b"", header)
+    return re.sub(rb"(?m)^(?:\xef\xbb\xbf|>?From (?![ \t]*:).*\n?)|^(?:[ \t]*\n)+", b"", header)
 
 
 def fields(header: bytes) -> Iterator[tuple[str, str]]:

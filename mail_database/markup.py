@@ -40,8 +40,10 @@ PARENTS = {"td": {"tr", "tbody", "thead", "table"}, "tr": {"tbody", "thead", "ta
 AMPERSAND, LESS_THAN = "\ufdd0", "\ufdd1"
 
 _REFERENCE = re.compile(r"&(?!#?[a-zA-Z0-9]{1,32};)")
-# Only what follows "=" is quoted, and a quote that never ends is a letter.
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)((?:[^<>=]*=\s*(?:\"[^\"]*\"|'[^']*')){0,100}[^<>]*)>")
+# <ann@b.test> is no element. Only what follows "=" is quoted, and a quote that never ends is a letter.
+_TAG = re.compile(
+    r"<(/?)(?![^\s<>/\"'=]*@)([a-zA-Z][a-zA-Z0-9:-]*)((?:[^<>=]*=\s*(?:\"[^\"]*\"|'[^']*')){0,100}[^<>]*)>"
+)
 _OTHER = re.compile(r"<[!?/][^<>]*>")
 _ATTRIBUTE = re.compile(r"(?<![\w-])([a-zA-Z][\w-]*)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"']+))")
 _INVISIBLE = re.compile(

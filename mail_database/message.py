@@ -63,7 +63,7 @@ def parse(raw: bytes) -> Message:
     content = read_content(readable, message)
     named = " ".join(_values(parsed, "In-Reply-To")), " ".join(_values(parsed, "References"))
     sender, sender_address, is_guess = _sender(parsed)
-    subject = next(iter(values(parsed, "Subject")), Value("", False))
+    subject = next((value for value in values(parsed, "Subject") if value.text), Value("", False))
     is_lost = content.lost or is_guess or subject.lost or len(subject.text) > SUBJECT_LIMIT
     original = [Attachment(ORIGINAL, MESSAGE, raw)] if is_lost else []
     to = _addresses(parsed, "To", "Delivered-To")
@@ -96,7 +96,7 @@ def parse(raw: bytes) -> Message:
 
 def _opened(raw: bytes) -> tuple[bytes, Part]:
     """Return the bytes with line ends that can be read, and the header."""
-    readable = raw if b"\n" in raw else raw.replace(b"\r", b"\n")  # a Macintosh's line ends of old
+    readable = raw if b"\n" in raw.rstrip() else raw.replace(b"\r", b"\n")  # a Macintosh's line ends of old
     return readable, first_header(readable)
 
 
@@ -156,7 +156,7 @@ def _sender(parsed: bytes) -> tuple[str, str, bool]:
     as it is.
     """
     for field in ("From", "Sender", "Return-Path"):
-        value = next(iter(raw_values(parsed, field)), b"")
+        value = next((found for found in raw_values(parsed, field) if found.strip()), b"")
         whole = text_of(value)
         for sender, address in _mailboxes(value):
             return sender, address, whole.lost

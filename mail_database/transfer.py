@@ -8,23 +8,25 @@ import re
 
 # What a value may begin with, in lower case. Anything else is no encoding: the bytes stay, and count as lost.
 IDENTITY = {"", "7bit", "8bit", "binary", "7-bit", "8-bit", "none"}
-BASE64 = {"base64", "base-64", "b64"}
-QUOTED_PRINTABLE = {"quoted-printable", "quotedprintable", "qp"}
+BASE64 = {"base64", "base-64", "b64", "x-base64", "x-mime-base64"}
+QUOTED_PRINTABLE = ("quoted", "qp")  # whatever follows: -printable, _printable, -printible
 UUENCODE = {"x-uuencode", "uuencode", "x-uue", "uue"}
 
 # In base64 stands no other letter, and no blank within a line: there begins a text, such as a list's last lines.
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[^\s][ \t]+[^\s]")
+_SOFT_BREAK = re.compile(rb"=[ \t]+(?=\r?\n|\Z)")  # what hosts pad a line with does not count (RFC 2045, 6.7)
+_COMMENT = re.compile(r"\([^()]*\)")
 _NO_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|[ \t]*(?:\r?\n|\Z))")
 
 
 def undone(content: bytes, encoding: str) -> tuple[bytes, bool]:
     """Return the content without its transfer encoding, and whether something may be missing."""
-    words = re.findall(r"[\w-]+", encoding.lower()[:100])
+    words = re.findall(r"[\w-]+", _COMMENT.sub(" ", encoding.lower()[:100]))
     name = words[0] if words else ""
-    if name in BASE64:
+    if name in BASE64 or words[:2] == ["base", "64"]:
         return from_base64(content)
-    if name in QUOTED_PRINTABLE or words[:2] == ["quoted", "printable"]:
-        return binascii.a2b_qp(content), bool(_NO_ESCAPE.search(content))
+    if name.startswith(QUOTED_PRINTABLE):
+        return binascii.a2b_qp(_SOFT_BREAK.sub(b"=", content)), bool(_NO_ESCAPE.search(content))
     if name in UUENCODE:
         return _from_uuencode(content)
     return content, name not in IDENTITY
@@ -54,11 +56,11 @@ def _from_uuencode(content: bytes) -> tuple[bytes, bool]:
     if not begin:
         return content, True
     octets = bytearray()
-    lost = True
+    lost, end = True, 0
     for found in re.finditer(rb"(?m)^(.*)$", content[begin.end() :]):
         line = found[1].rstrip(b"\r")
         if line == b"end":
-            lost = False
+            lost, end = False, begin.end() + found.end()
             break
         if not line:
             continue
@@ -70,4 +72,5 @@ def _from_uuencode(content: bytes) -> tuple[bytes, bool]:
             octets += binascii.a2b_uu(line)
         except binascii.Error:
             return bytes(octets), True
-    return bytes(octets), lost
+    beside = content[: begin.start()] + content[end:]  # words that no file holds
+    return bytes(octets), lost or bool(beside.strip())

@@ -55,6 +55,23 @@ CHARSETS = [  # charset, bytes, what is read, whether the original is attached
     ("utf-7", b"Gr+APwA3w-e", "Gr\u00fc\u00dfe", False),
     ("utf-16", "Gr\u00fc\u00dfe".encode("utf-16-le"), "Gr\u00fc\u00dfe", False),
     ("utf-8", "Gr\u00fc\u00dfe".encode("utf-16"), "Gr\u00fc\u00dfe", False),
+    ("utf-32", "Gr\u00fc\u00dfe".encode("utf-32"), "Gr\u00fc\u00dfe", False),
+    (
+        "iso-10646-ucs-2",
+        "\u041f\u0440\u0438\u0432\u0435\u0442".encode("utf-16-be"),
+        "\u041f\u0440\u0438\u0432\u0435\u0442",
+        False,
+    ),
+    ("eucjp-win", "\u30c6\u30b9\u30c8".encode("euc-jp"), "\u30c6\u30b9\u30c8", False),
+    ("x-ibm-943c", "\u30c6\u30b9\u30c8".encode("cp932"), "\u30c6\u30b9\u30c8", False),
+    ("koi8r", "\u041f\u0440\u0438\u0432\u0435\u0442".encode("koi8-r"), "\u041f\u0440\u0438\u0432\u0435\u0442", False),
+    ("iso-8859-2", "\u201e\u017elu\u0165\u201c".encode("cp1250"), "\u201e\u017elu\u0165\u201c", True),
+    (
+        "iso-8859-7",
+        b"\x93" + "\u03ac\u03bb\u03c6\u03b1".encode("cp1253") + b"\x94",
+        "\u201c\u03ac\u03bb\u03c6\u03b1\u201d",
+        True,
+    ),
     ("idna", b"abc", "abc", True),
     ("utf-8", b"a\0b", "a\ufffdb", True),
 ]
@@ -104,6 +121,14 @@ def test_a_subject_is_readable_or_the_original_kept(value: bytes, shown: str, or
         ("utf-8", b"Gr\xc3\xbc\xc3\x9fe", "Gr\u00fc\u00dfe", True),
         ("quoted-printable; x", b"Gr=C3=BC=\n=C3=9Fe", "Gr\u00fc\u00dfe", False),
         ("quoted-printable", b"a =ZZ b", "a =ZZ b", True),
+        ("(a comment) base64", b"R3LDvMOfZQ==", "Gr\u00fc\u00dfe", False),
+        ("base 64", b"R3LDvMOfZQ==", "Gr\u00fc\u00dfe", False),
+        ("x-base64", b"R3LDvMOfZQ==", "Gr\u00fc\u00dfe", False),
+        ("7bit\nContent-Transfer-Encoding: base64", b"R3LDvMOfZQ==", "Gr\u00fc\u00dfe", False),
+        ("quoted_printible", b"Gr=C3=BC=C3=9Fe", "Gr\u00fc\u00dfe", False),
+        ("quoted-printable", b"Gr=C3=BC= \n=C3=9Fe", "Gr\u00fc\u00dfe", False),
+        ("x-uuencode", b"words\nbegin 644 x\n#0V%T\n`\nend\n", "Cat", True),
+        ("x-uuencode", b"begin 644 x\n#0V%T\n`\nend\nwords\n", "Cat", True),
         ("x-uuencode", b"begin 644 x\n#0V%T\n`\nend\n", "Cat", False),
         ("x-uuencode", b"begin 644 x\nM\nM\nend\n", "", True),
     ],
@@ -126,6 +151,60 @@ def alternative(*forms: tuple[str, str]) -> bytes:
 def test_an_empty_form_does_not_hide_the_text(form: str) -> None:
     assert "Please cancel" in parse(alternative(("text/plain", "Please cancel"), ("text/html", form))).body
     assert "Please cancel" not in parse(alternative(("text/plain", "Please cancel"), ("text/html", "<p>x</p>"))).body
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["<p style='color:white;background:white'>x</p>", "<style>.a{display:none}</style><p class=a>x</p>",
+     "<div style='max-height:0;overflow:hidden'>x</div>", "<html><head><style>p{", "<body style='display:none'>x"],
+)  # fmt: skip
+def test_a_plain_form_of_which_the_html_has_no_word_is_kept(form: str) -> None:
+    assert names(parse(alternative(("text/plain", "Please cancel my order"), ("text/html", form)))) == [ORIGINAL]
+    japanese = "\u3054\u6ce8\u6587\u306e\u53d6\u308a\u6d88\u3057\u3092\u304a\u9858\u3044"  # no blanks
+    assert names(parse(alternative(("text/plain; charset=utf-8", japanese), ("text/html", form)))) == [ORIGINAL]
+    same = alternative(("text/plain", "Please cancel my order"), ("text/html", "<p>Please <b>can</b>cel my order</p>"))
+    assert names(parse(same)) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [("text/markdown", "attachment.md"), ("text/enriched", "attachment.bin"), ("plain/text", "attachment.bin"),
+     ("text/plain\nContent-Disposition: attachment", "attachment.txt")],
+)  # fmt: skip
+def test_a_text_that_is_a_file_is_shown_where_there_is_no_other(header: str, name: str) -> None:
+    message = parse(f"Content-Type: {header}\n\nPlease cancel".encode())
+    assert (message.body, names(message)) == ("<pre>Please cancel</pre>\n", [name])
+
+
+@pytest.mark.parametrize(
+    ("before", "original"), [("Dear Sirs, cancel 4711.", True), ("This is a multi-part message in MIME format.", False)]
+)
+def test_words_before_the_first_boundary_are_kept_where_there_are_no_others(before: str, original: bool) -> None:
+    raw = f"Content-Type: multipart/mixed; boundary=b\n\n{before}\n--b\nContent-Type: image/png\n\nP\n--b--\n"
+    assert (ORIGINAL in names(parse(raw.encode()))) == original
+
+
+def test_an_address_in_brackets_is_no_element_of_html() -> None:
+    assert "&lt;ann@b.test&gt;" in parse(b"Content-Type: text/html\n\n<p>Write to <ann@b.test>.</p>").body
+
+
+@pytest.mark.parametrize(
+    "defect", [b".", b">>From ann@b Tue", b"HTTP/1.1 200 OK", b"\xa0", b"Gr\xfc\xdfe: x", b"X Name: x"]
+)
+@pytest.mark.parametrize("first", [b"", b"To: info@b.test\n"])
+def test_a_line_that_is_no_field_does_not_end_a_header_that_goes_on(first: bytes, defect: bytes) -> None:
+    message = parse(first + defect + b"\n" + b"From: ann@b.test\nSubject: hello\n\nwords")
+    assert (message.sender_address, message.subject) == ("ann@b.test", "hello")
+    assert message.body == "<pre>words</pre>\n"
+
+
+def test_an_empty_field_does_not_hide_the_next_of_its_name() -> None:
+    message = parse(b"From: \nFrom : ann@b.test\nSubject: \nSubject: hello\n\nx")
+    assert (message.sender_address, message.subject) == ("ann@b.test", "hello")
+
+
+def test_line_ends_of_a_macintosh_are_read_where_a_host_added_one_of_its_own() -> None:
+    assert parse(b"Subject: hello\r\rwords\r\n").subject == "hello"
 
 
 def test_a_text_with_a_name_is_the_text_where_there_is_no_other() -> None:
@@ -170,6 +249,7 @@ def test_an_attached_message_is_a_file(kind: str, encoding: str) -> None:
         ("=?utf-8?q?Ann_=3Cann=40b=2Etest=3E?=", '"Ann" <ann@b.test>', "ann@b.test"),
         ("=?utf-8?q?evil=40x=2Etest=2C_?= <c@d.test>", '"evil@x.test," <c@d.test>', "c@d.test"),
         ("'ann@b.test' <ann@b.test>", "\"'ann@b.test'\" <ann@b.test>", "ann@b.test"),
+        ('"Ann" [SMTP:ann@b.test]', '"Ann" <ann@b.test>', "ann@b.test"),
         ("<@relay.test,@b.test:ann@c.test>", "ann@c.test", "ann@c.test"),
         ("0301234567", "0301234567", ""),
         ("Scanner <>", '"Scanner <>"', ""),
@@ -231,6 +311,8 @@ def test_what_stands_before_the_header_does_not_hide_it(added: bytes, before: by
         ("Content-Type: image/png", "attachment.png"),
         ("Content-Type: message/rfc822", "attachment.eml"),
         ("Content-Type: application/x-unheard-of", "attachment.bin"),
+        ("Content-Type: application/ms-tnef", "attachment.dat"),
+        ("Content-Type: a/b\nContent-Disposition: filename=a.pdf", "a.pdf"),
         ("Content-Type: a/b; name*0*=ISO-8859-1''f%FCr%20; name*1=M.pdf", "f\u00fcr M.pdf"),
         ("Content-Type: a/b; name*=koi8-r'ru'%F0%F2.pdf", "\u041f\u0440.pdf".replace("\u0440", "\u0420")),
         ('Content-Type: a/b; name="=?gb2312?B?6UaGtA==?=.pdf"', "\u9555\u5586.pdf"),
