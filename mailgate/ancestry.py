@@ -80,8 +80,7 @@ def references(head: bytes) -> list[bytes]:
 
 def canonical_id(value: bytes) -> bytes:
     """Return the id in a value, in brackets, as every Odoo reads it; b"" where there is none."""
-    bracketed = _ID.search(value)
-    inner = b"".join((bracketed[1] if bracketed else value.strip(b"<> \t")).split())
+    inner = _inner(value)
     if len(inner) + 2 <= ID_LIMIT and _READABLE.fullmatch(inner):
         return b"<%b>" % inner
     if not _NAMED.search(inner.rpartition(b"@")[0] if b"@" in inner else inner):
@@ -91,8 +90,14 @@ def canonical_id(value: bytes) -> bytes:
     return b"<%b@%b>" % (sha256(b"id\0" + inner).hexdigest().encode(), DOMAIN)
 
 
+def _inner(value: bytes) -> bytes:
+    """Return the id in a value, as it stands in its brackets, without blanks."""
+    bracketed = _ID.search(value)
+    return b"".join((bracketed[1] if bracketed else value.strip(b"<> \t")).split())
+
+
 def _is_ours(value: bytes) -> bool:
-    return value.rpartition(b"@")[2].strip(b"> \t").lower() == DOMAIN
+    return _inner(value).rpartition(b"@")[2].lower() == DOMAIN
 
 
 def _ids(values: Iterable[bytes]) -> Iterator[bytes]:

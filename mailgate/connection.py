@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 XORCPT = "XORCPT"
 CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
 IN_MEMORY = 2**16  # bytes of a message; a larger one goes to a file
+LOGGED = 2**16  # bytes that the log looks at for whose message it was, where that is not taken
 TURN, TURNS = 0.001, 20  # a large message's chunk every so many seconds, of so many messages; small ones go between
 READ = 2**16  # bytes of a connection that are kept before they are looked at
 COMMAND = 2048  # bytes of a command: the 512 of RFC 5321, 4.5.3.1.4, and what its extensions add; Postfix's limit too
@@ -249,8 +250,8 @@ class Connection(LMTP):
         except OSError as error:  # a full disk
             verdict = Verdict(Outcome.FAILED, log.where(error))
         with contextlib.suppress(OSError):  # the space is wanted for others
+            file.truncate(min(file.tell(), LOGGED))
             file.seek(0)
-            file.truncate()
         return verdict
 
 

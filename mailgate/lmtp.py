@@ -25,7 +25,7 @@ except ImportError:
 
 import mail_gateway
 from mailgate import DEADLINE, __version__, listen, log, settings, socketmap
-from mailgate.connection import CONNECTIONS, STOPPING, XORCPT, Connection, Transaction, close
+from mailgate.connection import CONNECTIONS, LOGGED, STOPPING, XORCPT, Connection, Transaction, close
 from mailgate.database import Client
 from mailgate.directory import Directory, has
 from mailgate.envelope import Envelope, Recipient, spooled
@@ -159,8 +159,7 @@ class Service:
             facts = {
                 **self.facts,
                 "queue_id": "",
-                "sender": sender,
-                "recipients": [recipient.address for recipient in recipients],
+                **log.known(envelope, b""),
             }
             seconds = {"receive": received - began}
             size = file.tell()
@@ -181,6 +180,9 @@ class Service:
                 return verdict
 
             if verdict:
+                file.seek(0)
+                head = file.read(LOGGED)
+                facts.update(log.known(envelope, head), queue_id=queue_id(head))
                 finish(verdict)
             else:
                 owned.pop_all()

@@ -93,10 +93,11 @@ _DOMAIN = r"[^\W_]([\w-]*\w)?(\.[\w-]*\w)*"
 
 def _list_of(pattern: str, what: str, canonical: Callable[[str], str] = str.lower) -> Callable[[str], frozenset[str]]:
     def convert(value: str) -> frozenset[str]:
-        items = [part.strip().lower() for part in _text(value).split(",") if part.strip()]
+        # canonical first: the marks of many scripts (Devanagari, Thai) are no letters for the pattern
+        items = [canonical(part.strip()) for part in _text(value).split(",") if part.strip()]
         if not all(re.fullmatch(pattern, item) for item in items):
             raise ValueError(f"must be {what}, separated by commas")
-        return frozenset(map(canonical, items))
+        return frozenset(items)
 
     return convert
 

@@ -55,7 +55,10 @@ SHAPES = (
     # For 150,000 and 300,000 in Subject 7.2 and 33.4
     Shape("words", TEXTS, _per_field(WORD), 100_000),
 )
-_PART_FIELD = re.compile(rb"^content-(?:type|disposition|transfer-encoding):.*\n(?:[ \t].*(?:\n|\Z))*", re.I | re.M)
+# In a line that ends as one may for Python's email parser: with a bare CR, too.
+_PART_FIELD = re.compile(
+    rb"(?<=[\r\n])content-(?:type|disposition|transfer-encoding):[^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*", re.I
+)
 
 
 def too_slow(head: bytes) -> str:

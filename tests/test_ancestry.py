@@ -183,6 +183,13 @@ BEFORE = message_id_of(BASE)
         b"Message-ID: %b\n" % BEFORE,
         b"message-id: %b\n" % BEFORE.upper(),
         b"Message-ID: x %b\n" % BEFORE,
+        b"Message-ID: %bx\n" % BEFORE,
+        b"Message-ID: %b (c)\n" % BEFORE,
+        b"Message-ID: %b <a@b>\n" % BEFORE,
+        b"Message-ID: %b@b\n" % BEFORE,
+        b"Message-ID: %b\xff\n" % BEFORE,
+        b"Message-ID: %b\n" % BEFORE.replace(b".", b".\n "),
+        b"Message-ID: %b\n" % BEFORE.replace(b"@", b" @\t"),
         b"Message-ID:%b>\nMessage-ID: %b\n" % (BEFORE, BEFORE),
     ],
 )

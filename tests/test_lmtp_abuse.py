@@ -620,6 +620,22 @@ def test_what_is_too_large_is_refused_for_each_recipient_behind_its_end(tmp_path
         assert client.deliver(mail(), "info@example.com") == [DELIVERED]
 
 
+def test_the_log_names_the_message_that_was_too_large(tmp_path: Path, endpoint: Endpoint) -> None:
+    with running(Service(tmp_path, URL=endpoint.url, MAX_SIZE=100_000)) as service, service.client() as client:
+        for size in (100_001, 3_000_000):
+            head = (
+                b"Received: from x by mx.test (Postfix) with ESMTP id 4ZkXq91NbZ; Sun, 22 Nov 2026 10:00:00 +0000\r\n"
+            )
+            message = head + b"Message-ID: <%d@b.test>\r\n" % size + b"\r\n" + b"x" * size + b"\r\n"
+            assert (
+                client.deliver(message, "info@example.com", "jobs@example.com") == ["552 5.3.4 message too large"] * 2
+            )
+            service.wait_for(
+                f"queue_id=4ZkXq91NbZ message_id=<{size}@b.test> sender=ann@outside.test "
+                "recipients=info@example.com,jobs@example.com original_recipients= unmatched= outcome=too_large "
+            )
+
+
 def test_messages_that_end_all_at_once_all_arrive_once(watched: Watched, endpoint: Endpoint) -> None:
     """As many as may wait; beyond that, test_lmtp.py has the answer."""
     before = len(endpoint.messages)

@@ -155,6 +155,22 @@ def test_the_two_spellings_of_a_domain_are_one(address: str, expected: str) -> N
     assert " ".join(found.addresses) == expected
 
 
+@pytest.mark.parametrize(
+    ("domain", "expected"),
+    [
+        ("\u0909\u0926\u093e\u0939\u0930\u0923.example", "xn--p1b6ci4b4b3a.example"),  # Devanagari, with vowel signs
+        ("\u0e15\u0e31\u0e27\u0e2d\u0e22\u0e48\u0e32\u0e07.example", "xn--72c1a1bt4awk9o.example"),  # Thai
+        ("mu\u0308ller.example", "xn--mller-kva.example"),  # as macOS writes it
+        ("\u4f8b\u3048\u3002example", "xn--r8jz45g.example"),  # a full stop of Japanese
+    ],
+)
+def test_a_domain_in_letters_of_any_script_is_a_setting(domain: str, expected: str) -> None:
+    settings = rules(ALIAS_DOMAINS=domain, ALIASES=f"info@{domain}", LOCAL_PARTS="jobs")
+    for address in (f"info@{domain}", f"catchall@{expected}"):
+        (found,) = match(settings, [Recipient(address)])
+        assert found.addresses == (address.partition("@")[0] + "@" + expected,)
+
+
 def test_every_recipient_has_its_own_answer() -> None:
     recipients = [Recipient("x@y.test"), Recipient("info@example.com"), Recipient("info@example.com")]
     found = match(ALIASES, recipients)

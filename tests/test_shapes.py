@@ -19,6 +19,12 @@ HOSTILE = {
     "content-type in parameters": f"Content-Type: text/plain{';a=&b&' * 8_000}\n{BODY}".replace("&", '"'),
     "content-type in several fields": f"Content-Type: text/plain{';' * 7_000}\n" * 20 + BODY,
     "content-type of a part": f"{PART}Content-Type: text/plain{';' * 25_000}\n\nx\n--x--\n",
+    "content-type of a part behind bare CRs": PART.replace("\n", "\r")
+    + f"Content-Type: text/plain{';' * 25_000}\r\rx\r",
+    "content-type of a part folded by bare CRs": PART
+    + "Content-Type: text/plain"
+    + ";;;;\r " * 6_000
+    + "\n\nx\n--x--\n",
     "content-disposition": f"Content-Disposition: attachment{'; ' * 25_000}\n{BODY}",
     "content-disposition of a part": f"{PART}Content-Disposition: a{';' * 25_000}\n\nx\n--x--\n",
     "content-transfer-encoding": f"Content-Transfer-Encoding: base64{';' * 25_000}\n{BODY}",
