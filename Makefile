@@ -25,7 +25,7 @@ test-mta: $(VENV)/made
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
 
 test-debian13: $(VENV)/made
-	PYTHON=$(VENV)/bin/python .ci/debian13
+	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
 soak: $(VENV)/made
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
