@@ -19,8 +19,8 @@ from mailgate.envelope import Raw, fields, join_address, split_address, unfold
 
 ADDRESS_FIELDS = (b"to", b"cc", b"resent-to", b"resent-cc")
 
-# What such a field is made of where nobody can read it in two ways: words, quoted strings, comments, and addresses in
-# brackets or bare. What else there may be (groups, routes, lists without commas) each reader takes in his own way.
+# What such a field is made of where nobody can read it in two ways: words, quoted strings, comments, groups, and
+# addresses in brackets or bare. What else there may be (routes, lists without commas) each reader takes in his own way.
 # Where there is no token, something is opened that is not closed.
 _TOKENS = re.compile(
     rb"""
@@ -33,7 +33,6 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_EMPTY_GROUP = re.compile(rb"[\w .-]*:\s*;?\s*")  # undisclosed-recipients:;
 _ADDRESS = re.compile(rb"[^@]+@[A-Za-z0-9.-]+")
 LINE_LIMIT = 998  # characters (RFC 5322, 2.1.1)
 
@@ -75,7 +74,7 @@ def _named(head: bytes) -> set[str]:
     """
     named: set[str] = set()
     for name, field in fields(head):
-        if name in ADDRESS_FIELDS and not _EMPTY_GROUP.fullmatch(unfold(field)):
+        if name in ADDRESS_FIELDS:
             for mailbox in _mailboxes(unfold(field)):
                 if mailbox is None:
                     return set()
@@ -84,12 +83,12 @@ def _named(head: bytes) -> set[str]:
 
 
 def _mailboxes(value: bytes) -> Iterator[list[tuple[str, bytes]] | None]:
-    """Yield the tokens of each mailbox of a list, as (kind, text), without blanks and comments.
+    """Yield the tokens of each mailbox of a list, as (kind, text), without blanks, comments and the names of groups.
 
     None means that the list can't be read from there on.
     """
     mailbox: list[tuple[str, bytes]] = []
-    place = 0
+    place, in_group = 0, False
     while place < len(value):
         token = _TOKENS.match(value, place)
         if not token:
@@ -99,6 +98,11 @@ def _mailboxes(value: bytes) -> Iterator[list[tuple[str, bytes]] | None]:
         if kind == "comma":
             yield mailbox
             mailbox = []
+        elif token[0] == b":" and not in_group and all(b"@" not in text for _, text in mailbox):
+            mailbox, in_group = [], True
+        elif token[0] == b";" and in_group:
+            yield mailbox
+            mailbox, in_group = [(kind, token[kind])], False  # what follows without a comma is no address
         elif kind != "blank":
             mailbox.append((kind, token[kind]))
         place = token.end()

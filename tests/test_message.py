@@ -79,6 +79,10 @@ def test_fields_are_put_in_front(data: bytes, sender: str | None, addresses: lis
         (b"To: , ,info@x.test,", ""),
         (b"To: undisclosed-recipients:;\nCc: info@x.test", ""),
         (b"To: a@b.test; c@d.test\nCc: info@x.test", ""),
+        (b"To: desk: info@x.test;", ""),
+        (b"To: The Desk: a@b.test, Info <info@x.test>;, c@d.test", ""),
+        (b"Cc: desk: a@b.test;, info@x.test", ""),
+        (b"To: undisclosed-recipients:", "info"),
         # no such address
         (b"To: info@x.test.", "info"),
         (b"To: 'info@x.test'", "info"),
@@ -92,8 +96,10 @@ def test_fields_are_put_in_front(data: bytes, sender: str | None, addresses: lis
         # each reader takes these in his own way
         (b"To: a@b.test; info@x.test", "info"),
         (b"To: info@x.test a@b.test", "info"),
-        (b"To: desk: info@x.test;", "info"),
         (b"To: <@relay.test:info@x.test>", "info"),
+        (b"To: desk: a@b.test; info@x.test", "info"),
+        (b"To: a@b.test: info@x.test;", "info"),
+        (b"To: one: two: info@x.test;", "info"),
         (b"To: sales@shop <info@x.test>", "info"),
         (b"To: <a@b.test> <info@x.test>", "info"),
         (b'To: "info"@x.test', "info"),
