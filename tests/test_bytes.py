@@ -14,6 +14,9 @@ from gateway import ENVIRONMENT, Gateway, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mailgate.envelope import HEADER_LIMIT
+from mailgate.shapes import too_slow
+
 TESTS = Path(__file__).parent
 ORACLE = sorted((TESTS / "oracle" / "messages").iterdir())
 BOUNCES = TESTS.parents[1] / "shared" / "bounces"  # not ours to copy; a folder beside the checkout
@@ -124,12 +127,14 @@ def test_any_message_with_any_envelope(
     result = run(message, b"--sender=" + sender, b"--", *recipients)
     assert result.status in (0, 65, 67, 75)
     assert re.fullmatch(rb"[245]\.\d\.\d [a-z, ]+\n", result.out)
-    for request in endpoint.requests:
+    deliveries = [request for request in endpoint.requests if request.path.endswith("/object")]
+    for request in deliveries:
         assert_exact(request.message, message)
     if not without_mbox_line(message):
         assert result.status == 65
     elif b"info@example.com" in recipients:
-        assert len(endpoint.requests) == 1
+        is_held = too_slow(without_mbox_line(message)[:HEADER_LIMIT])  # and the database is asked for its version only
+        assert len(deliveries) == (not is_held)
 
 
 @pytest.mark.parametrize("size", [2**20 - 1, 2**20, 2**20 + 1, 5 * 2**20, 57 * 2**10, 57 * 2**10 - 1])

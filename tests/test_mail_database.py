@@ -219,9 +219,9 @@ def test_no_notice_goes_to_the_null_sender_or_to_a_machine(basic: Server, fields
 
 def test_a_notice_goes_to_the_return_path_and_once_an_hour(basic: Server) -> None:
     for number in range(3):
-        basic.deliver(mail(number, "catchall@mydatabase.example", Return_Path="<bounces@outside.test>"))
+        basic.deliver(mail(number, "catchall@mydatabase.example", Return_Path="<away@outside.test>"))
     (notice,) = basic.dump()["notices"]
-    assert (notice["to"], notice["about"], notice["state"]) == ("bounces@outside.test", "catchall", "outgoing")
+    assert (notice["to"], notice["about"], notice["state"]) == ("away@outside.test", "catchall", "outgoing")
 
 
 def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Server) -> None:
