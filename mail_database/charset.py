@@ -8,6 +8,7 @@ UTF-8 in which each wrong byte is taken for windows-1252.
 import codecs
 import functools
 import re
+from itertools import chain
 
 import webencodings  # type: ignore[import-untyped]  # it has no types, and no stubs where none are installed
 
@@ -74,6 +75,7 @@ MARKS = (
 )
 NO_LETTER = "\uf8f3"  # what cp932 makes of 0xFF
 
+_SHIFTS = re.compile(rb"\x1b(\$[@B]|\([BJI])")
 _JIS = re.compile(rb"\x1b\$[@B]|\x1b\(I")
 _CONTROLS = re.compile("[\x80-\x9f]")  # which no text has; bytes that windows-1252 makes letters of
 _CONTINUATION = bytes(range(0x80, 0xC0))
@@ -184,18 +186,21 @@ def _hidden_utf_8(content: bytes, telling: int) -> str | None:
 
 def _cp50220(content: bytes, errors: str) -> str | None:
     """Return ISO-2022-JP with the letters of Windows, which Python has no codec for: its rows are those of cp932."""
-    pieces = re.split(rb"\x1b(\$[@B]|\([BJI])", content)
-    octets = [pieces[0]]
-    for shift, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+    octets = bytearray()
+    shift, start = b"(B", 0
+    for found in chain(_SHIFTS.finditer(content), [None]):
+        piece = content[start : found.start() if found else None]
         if shift.startswith(b"$"):
-            lines = re.split(rb"([\r\n]+)", piece)
-            octets += [line if line[:1] in (b"\r", b"\n") else _shifted(line) for line in lines]
+            for line in re.split(rb"([\r\n]+)", piece):
+                octets += line if line[:1] in (b"\r", b"\n") else _shifted(line)
         elif shift == b"(I":
-            octets.append(bytes(octet | 0x80 if octet > 0x20 else octet for octet in piece))
+            octets += bytes(octet | 0x80 if octet > 0x20 else octet for octet in piece)
         else:
-            octets.append(piece)
+            octets += piece
+        if found:
+            shift, start = found[1], found.end()
     try:
-        text = b"".join(octets).decode("cp932", errors)
+        text = octets.decode("cp932", errors)
     except ValueError:
         return None
     return None if errors == "strict" and NO_LETTER in text else text.replace(NO_LETTER, "\ufffd")

@@ -13,6 +13,7 @@ from mail_database.charset import clean, decoded
 from mail_database.transfer import from_base64
 
 FIELDS_LIMIT = 1000  # of one name
+ALL_FIELDS_LIMIT = 10_000
 PARAMETERS_LIMIT = 1000
 SECTIONS_LIMIT = 1000  # of one parameter (RFC 2231, 3)
 
@@ -97,7 +98,7 @@ def _lines(header: bytes) -> bytes:
 
 def fields(header: bytes) -> Iterator[tuple[str, str]]:
     """Yield the name of each field, and its value as it was written."""
-    for field in _FIELD.finditer(header):
+    for field in islice(_FIELD.finditer(header), ALL_FIELDS_LIMIT):
         yield field[1].decode("ascii"), decoded(field[2], "utf-8")[0]
 
 
