@@ -90,8 +90,9 @@ def test_copies_of_a_message_that_is_being_delivered_hold_no_worker(
 ) -> None:
     service = service_of(tmp_path, endpoint, NEVER, WORKERS=2, PATIENCE=60)
     with running(service), contextlib.ExitStack() as closing:
-        clients = send(closing, service, *[slow(1)] * 5)
+        clients = send(closing, service, slow(1))
         gate.wait_for(1)
+        clients += send(closing, service, *[slow(1)] * 4)
         deliver_small_mail(service)
         began = time.monotonic()
         answers = [client.answer() for client in clients[1:]]
