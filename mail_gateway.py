@@ -103,8 +103,8 @@ def walk(arguments: "Arguments", facts: "dict[str, object]") -> "Verdict | None"
     facts["secret"] = config.password
     raw = spool(source, config.max_size)
     envelope = envelope_of(arguments, os.environ, raw.head())
-    facts.update(log.known(envelope, raw.head()))
     if raw.size > config.max_size:
+        facts.update(log.known(envelope, raw.head()))
         raise Ended(Outcome.TOO_LARGE, f"more than {config.max_size} bytes")
     return deliver(config, database.Client(config), envelope, raw, facts, ignore_signals, arguments.dry_run)
 

@@ -48,7 +48,9 @@ def process(
     if not message.message_id:  # nobody can know it again
         message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
     # Read before the transaction, which others wait for: a report may name thousands.
-    said = read(raw) if is_report(message, at_bounce_address=True) else None
+    with work(engine, reads=True) as store:
+        at_bounce_address = is_at_bounce_address(store, message)
+    said = read(raw) if is_report(message, at_bounce_address) else None
     try:
         with work(engine) as store:
             message = in_whose_name(store, message)

@@ -226,7 +226,7 @@ def _send(client: Client, url: str, body: Body) -> Reply:
                 reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
     except Ended:  # the state folder's
         raise
-    except Exception as error:
+    except Exception as error:  # of whatever kind, see above
         if body.begun:
             raise Ended(Outcome.CUT_OFF, _cause(error)) from None
         if isinstance(error, requests.exceptions.SSLError):  # a certificate that is not trusted will not be at once

@@ -46,7 +46,7 @@ def open_log(path: str) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     try:
         check(path, descriptor)
-    except BaseException:
+    except BaseException:  # a signal, too
         os.close(descriptor)
         raise
     return descriptor

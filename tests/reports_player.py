@@ -400,7 +400,7 @@ class Player:
                 if after is None:
                     break
                 before = after
-        except Exception as error:
+        except Exception as error:  # a case that can't be played is a difference, and the others go on
             lines.append(f"{case['name']} step {number}: {type(error).__name__}: {error}")
         finally:
             database.stop()
