@@ -20,7 +20,7 @@ has sets to compare.
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from email.message import Message as Parsed
 from itertools import chain
 from typing import NamedTuple
@@ -169,13 +169,6 @@ def is_report(message: Message, at_bounce_address: bool) -> bool:
     if is_nobody(opened.header) and says_failure([first(opened.header, "subject"), *opened.texts]):
         return True
     return _events(opened) is not None or any(_flufl_failures(opened)) or _returns_mail(opened)
-
-
-def read_report(raw: bytes, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
-    """Return who failed. ``notified`` returns the addresses that the messages with these ids were sent to."""
-    said = read(raw)
-    written_to = {address.strip().lower() for address in notified(said.message_ids)}
-    return judge(said, written_to, written_to)
 
 
 def read(raw: bytes) -> Said:

@@ -8,7 +8,7 @@ import json
 import quopri
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mail_database import bounce
-from mail_database.bounce import REASON_LIMIT, Bounce, Report, read_report
+from mail_database.bounce import REASON_LIMIT, Bounce, Report, judge
 from mail_database.message import parse
 from mail_database.report import TEXT_LIMIT
 
@@ -24,6 +24,13 @@ BOUNCES = Path(__file__).parents[2] / "shared" / "bounces"  # not ours to copy; 
 
 HEADER = "From: MAILER-DAEMON@mx.test\nTo: bounce@example.com\nMessage-ID: <report@mx.test>\n"
 RETURNED = "From: ida@example.com\nTo: ann@b.test\nMessage-ID: <original@example.com>\n"
+
+
+def read_report(raw: bytes, notified: Callable[[tuple[str, ...]], Iterable[str]] = lambda ids: ()) -> Report:
+    """Return who failed. ``notified`` returns the addresses that the messages with these ids were sent to."""
+    said = bounce.read(raw)
+    written_to = {address.strip().lower() for address in notified(said.message_ids)}
+    return judge(said, written_to, written_to)
 
 
 def read(data: str | bytes, notified: Iterable[str] = ()) -> Report:
