@@ -12,7 +12,7 @@ import measure
 from page import Figure, Row, report
 
 sys.path.append(str(measure.ROOT / "tests"))
-import mta
+from support import mta
 
 COUNT = 1500  # messages in the queue; Odoo's script gets a few, for it takes so long
 COUNT_SCRIPT = 100

@@ -9,12 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from endpoint import Endpoint
-from gateway import Gateway
-from odoo.server import Impossible, Odoo
-from service import Service, running
-from stores import new_store, postgresql  # noqa: F401 fixtures
-from trials import table
+from support.endpoint import Endpoint
+from support.gateway import Gateway
+from support.odoo.server import Impossible, Odoo
+from support.service import Service, running
+from support.stores import new_store, postgresql  # noqa: F401 fixtures
+from support.trials import table
 
 LEFT_OUT = pytest.StashKey[list[str]]()
 ACCOUNTS = pytest.StashKey[list[tuple[str, str, Counter[str]]]]()

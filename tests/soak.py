@@ -6,7 +6,7 @@ usage: soak.py [--database NUMBER] [--odoo NUMBER]
 and as many by LMTP. Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and
 gateway processes are killed, or the service is. Then the faults end, the queue is flushed, and every message is looked
 for. The table is written into docs/soak.md.
-Needs root, Postfix, and for Odoo what tests/odoo needs. Exits with 1 when a message is not as it must be.
+Needs root, Postfix, and for Odoo what tests/support/odoo needs. Exits with 1 when a message is not as it must be.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from endpoint import http
-from mail_database_server import Server, command
-from mta import LMTP, PIPE, ROOT, Postfix
-from odoo.server import Odoo
-from smtp_sink import Sink, sink
-from trials import (
+from support.endpoint import http
+from support.mail_database_server import Server, command
+from support.mta import LMTP, PIPE, ROOT, Postfix
+from support.odoo.server import Odoo
+from support.smtp_sink import Sink, sink
+from support.trials import (
     RIGHT,
     WRONG,
     Behind,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, fault, http, returns, traceback
-from gateway import ENVIRONMENT, Gateway, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.endpoint import Endpoint, fault, http, returns, traceback
+from support.gateway import ENVIRONMENT, Gateway, Result
 
 from mailgate.envelope import HEADER_LIMIT
 from mailgate.shapes import too_slow
@@ -32,7 +32,7 @@ def run(gateway: Gateway, tmp_path: Path) -> Iterator[Run]:
     """The program, its imports done once for all runs."""
     gateway.command(STATE=None)  # the same message comes again and again, and is answered otherwise
     message_path = tmp_path / "message"
-    command = [sys.executable, TESTS / "forkserver.py"]
+    command = [sys.executable, TESTS / "support" / "forkserver.py"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd="/", text=True
     ) as server:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, fault, http, returns, traceback
-from gateway import Gateway
+from support.endpoint import Answer, Endpoint, fault, http, returns, traceback
+from support.gateway import Gateway
 
 AMBIGUOUS = (75, "4.4.2", "cut_off")
 OK = returns(5).partition(b"\r\n\r\n")[2]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, Request, drip, hang, returns
-from mail_database_server import PASSWORD, Server, command
-from odoo.server import Odoo
-from service import Client, Service, running
+from support.endpoint import Answer, Endpoint, Request, drip, hang, returns
+from support.mail_database_server import PASSWORD, Server, command
+from support.odoo.server import Odoo
+from support.service import Client, Service, running
 
 from mailgate.addresses import PAGE
 from mailgate.directory import PATIENCE, QUESTIONS

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, Request, cut, drip, fault, hang, http, reset, returns, traceback
-from gateway import ENVIRONMENT, PROGRAM, Gateway
+from support.endpoint import Answer, Endpoint, Request, cut, drip, fault, hang, http, reset, returns, traceback
+from support.gateway import ENVIRONMENT, PROGRAM, Gateway
 
 from mailgate.outcome import Outcome
 

@@ -10,10 +10,10 @@ from email.policy import SMTP
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Request, returns
-from gateway import ENVIRONMENT, Gateway
 from hypothesis import given
 from hypothesis import strategies as st
+from support.endpoint import Endpoint, Request, returns
+from support.gateway import ENVIRONMENT, Gateway
 
 from mailgate.arguments import Arguments, Usage, parse_arguments
 from mailgate.envelope import (

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Gate, fault, hang, http, returns, traceback
-from gateway import ENVIRONMENT, LINE, Gateway, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from service import Service
+from support.endpoint import Endpoint, Gate, fault, hang, http, returns, traceback
+from support.gateway import ENVIRONMENT, LINE, Gateway, Result
+from support.service import Service
 
 from mailgate import handover
 from mailgate.outcome import Outcome

@@ -3,9 +3,9 @@
 import xmlrpc.client
 
 import pytest
-from endpoint import traceback
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.endpoint import traceback
 
 from mailgate.judge import ANSWER_LIMIT, Reply, judge
 from mailgate.outcome import Outcome, Verdict

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, fault, http, returns, traceback
-from gateway import KEYS
-from service import Client, Service, running
+from support.endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, fault, http, returns, traceback
+from support.gateway import KEYS
+from support.service import Client, Service, running
 
 from mailgate.connection import IN_MEMORY
 from mailgate.lmtp import WAITING

@@ -20,10 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Gate, Request, returns
 from hypothesis import given
 from hypothesis import strategies as st
-from service import Client, Service, running
+from support.endpoint import Endpoint, Gate, Request, returns
+from support.service import Client, Service, running
 
 from mailgate.connection import CONNECTIONS, READ, content
 from mailgate.lmtp import ADDRESSES, DESCRIPTORS, RECIPIENTS

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, fault, traceback
-from gateway import ENVIRONMENT, PASSWORD, Gateway
 from hypothesis import given
 from hypothesis import strategies as st
+from support.endpoint import Endpoint, fault, traceback
+from support.gateway import ENVIRONMENT, PASSWORD, Gateway
 
 from mailgate.log import KEYS, PRIORITIES, VALUE_LIMIT, line, masked, quoted
 from mailgate.outcome import Outcome, Verdict

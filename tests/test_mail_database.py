@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mail_database_server import PASSWORD, Server, command
-from oracle_player import serving
-from smtp_sink import sink
-from stores import NewStore
+from support.mail_database_server import PASSWORD, Server, command
+from support.oracle_player import serving
+from support.smtp_sink import sink
+from support.stores import NewStore
 
 from mail_database import store as store_module
 from mail_database.models import MODEL_IDS

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mail_database_server import PASSWORD, ROOT, Server
+from support.mail_database_server import PASSWORD, ROOT, Server
 
 from mail_database import calls, listen
 from mail_database.__main__ import STOP_SECONDS

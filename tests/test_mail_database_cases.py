@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle_player import dump, play, serving
-from stores import NewStore, _maker
+from support.oracle_player import dump, play, serving
+from support.stores import NewStore, _maker
 
 from mail_database.store import key_of, now, open_store
 

@@ -15,11 +15,11 @@ from functools import cache
 from itertools import count, cycle
 
 import pytest
-from endpoint import Request, fault, http
-from mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix, wait_until
-from odoo.server import Odoo
-from smtp_sink import Sink, sink
-from trials import (
+from support.endpoint import Request, fault, http
+from support.mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix, wait_until
+from support.odoo.server import Odoo
+from support.smtp_sink import Sink, sink
+from support.trials import (
     NUMBERS,
     Behind,
     Database,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway import Gateway
-from odoo.server import Odoo
+from support.gateway import Gateway
+from support.odoo.server import Odoo
 
 pytestmark = pytest.mark.odoo
 MESSAGES = Path(__file__).parent / "messages"

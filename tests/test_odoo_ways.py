@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gateway import Gateway
-from odoo.server import Odoo
-from service import Service, running
+from support.gateway import Gateway
+from support.odoo.server import Odoo
+from support.service import Service, running
 
 pytestmark = pytest.mark.odoo
 

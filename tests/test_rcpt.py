@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mail_database_server import Server, command
-from mta import LMTP, Exim, Mta, Postfix, wait_until
-from smtp_sink import sink
+from support.mail_database_server import Server, command
+from support.mta import LMTP, Exim, Mta, Postfix, wait_until
+from support.smtp_sink import sink
 from test_mta import started
 
 pytestmark = pytest.mark.mta

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Request, fault, returns, traceback
-from gateway import Gateway
-from mail_database_server import PASSWORD, Server, command
-from service import Service, running
+from support.endpoint import Endpoint, Request, fault, returns, traceback
+from support.gateway import Gateway
+from support.mail_database_server import PASSWORD, Server, command
+from support.service import Service, running
 
 NO_ROUTE = traceback("ValueError: No possible route found for incoming message from a@b.test to c@example.com")
 RECEIVED = (

@@ -3,7 +3,7 @@
 The gateway runs as Postfix would run it, or as the service, in front of mail_database. reports_player.py says how a
 case reads; by hand, with the effects of each step:
 
-    python tests/reports_player.py --verbose . .venv/bin/python tests/reports NAME ...
+    python tests/support/reports_player.py --verbose . .venv/bin/python tests/reports NAME ...
 """
 
 import json
@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from reports_player import AT_ONCE, Player
+from support.reports_player import AT_ONCE, Player
 
 FOLDER = Path(__file__).parent / "reports"
 CASES = {case["name"]: case for case in json.loads((FOLDER / "cases.json").read_text())}

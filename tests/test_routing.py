@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
-from mail_database_server import ROOT, command
-from oracle_player import call, dump, serving
-from stores import NewStore, _maker
+from support.mail_database_server import ROOT, command
+from support.oracle_player import call, dump, serving
+from support.stores import NewStore, _maker
 
 from mail_database import store as store_module
 from mail_database.delivery import process

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, http
-from gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
+from support.endpoint import Endpoint, http
+from support.gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
 
 from mailgate import DEADLINE
 from mailgate.outcome import Ended, Outcome

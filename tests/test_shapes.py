@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, returns
-from gateway import Gateway
+from support.endpoint import Endpoint, returns
+from support.gateway import Gateway
 
 from mailgate.shapes import too_slow
 

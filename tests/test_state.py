@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
-from gateway import ENVIRONMENT, Gateway
+from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
+from support.gateway import ENVIRONMENT, Gateway
 
 from mailgate.settings import build
 from mailgate.state import claim

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, fault, traceback
-from gateway import Gateway
+from support.endpoint import Endpoint, fault, traceback
+from support.gateway import Gateway
 
 HANDLING = "\nDuring handling of the above exception, another exception occurred:\n\n"
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"

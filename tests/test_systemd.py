@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from endpoint import Endpoint, Gate, cut, returns
-from gateway import PASSWORD
 from prometheus_client.parser import text_string_to_metric_families
-from service import Client, Service, running
+from support.endpoint import Endpoint, Gate, cut, returns
+from support.gateway import PASSWORD
+from support.service import Client, Service, running
 from test_readme import README, ROOT, rows_below
 
 from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, RECIPIENTS, STOP_WITHIN

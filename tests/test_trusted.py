@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, fault
-from gateway import PASSWORD, Gateway, Result
+from support.endpoint import Endpoint, fault
+from support.gateway import PASSWORD, Gateway, Result
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Gate, Request, returns
-from service import Client, Service, running
+from support.endpoint import Endpoint, Gate, Request, returns
+from support.service import Client, Service, running
 
 from mailgate.outcome import Outcome
 from mailgate.state import WAIT

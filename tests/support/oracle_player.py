@@ -15,7 +15,7 @@ from waitress import wasyncore
 from mail_database.server import access, application
 from mail_database.store import work
 
-MESSAGES = Path(__file__).parent / "oracle" / "messages"
+MESSAGES = Path(__file__).parents[1] / "oracle" / "messages"
 MARK = re.compile(r"<[^<>]*-loop-detection-bounce-email@[^<>]*>")
 GENERATED = re.compile(r"<[0-9a-f-]{36}@localhost>")
 

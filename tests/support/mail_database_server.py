@@ -8,7 +8,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PASSWORD = "s3cret"
 
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
+from support.gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 READY = "is ready"
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-PROGRAM = Path(__file__).parents[1] / "mail_gateway.py"
+PROGRAM = Path(__file__).parents[2] / "mail_gateway.py"
 PASSWORD = "s3cret ${HOME} #<&>'pässword"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C"}
 SETTINGS: dict[str, object] = {

@@ -16,11 +16,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import requests
-from endpoint import Endpoint, Request, fault, http, returns, traceback
-from mail_database_server import Server
-from mta import Mta, wait_until
-from odoo.server import Odoo
-from smtp_sink import Sink
+
+from support.endpoint import Endpoint, Request, fault, http, returns, traceback
+from support.mail_database_server import Server
+from support.mta import Mta, wait_until
+from support.odoo.server import Odoo
+from support.smtp_sink import Sink
 
 XML = {"Content-Type": "text/xml"}
 ALIASES = {

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
 PYTHON = "/usr/bin/python3"
 PACKAGES = ("requests", "tenacity", "dotenv", "aiosmtpd")

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import xmlrpc.client  # noqa: F401 what the program imports when it needs it, imported once for all runs
+from pathlib import Path
 
 import dotenv.parser  # noqa: F401
 import requests  # noqa: F401
 import tenacity  # noqa: F401
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 import mail_gateway
 
 for line in sys.stdin:

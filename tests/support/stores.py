@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgresql import Impossible, PostgreSQL
 
 from mail_database.store import open_store, work
+from support.postgresql import Impossible, PostgreSQL
 
 NewStore = Callable[[], str]
 
