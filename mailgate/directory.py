@@ -124,7 +124,7 @@ class Directory:
             return None
         if self.listed is None and self._is_away and time.monotonic() - self._read_last > FRESH:
             await self.refresh()
-        if has(self.settings, recipient, self.listed):
+        if self.listed is None or has(self.settings, recipient, self.listed):
             return None
         return await self._ask(recipient)
 

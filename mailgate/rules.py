@@ -100,6 +100,8 @@ def _find(settings: Settings, recipient: Recipient, address: str) -> Match:
     An address with an extension matches as it stands, by a rule for addresses, or without its extension. Odoo knows
     none, except Odoo 14 in its bounce address: that one goes whole, and then without it.
     """
+    if not is_address(address):
+        return Match(recipient)
     local_part, domain = split_address(address)
     domain = ascii_domain(domain)
 
@@ -111,11 +113,11 @@ def _find(settings: Settings, recipient: Recipient, address: str) -> Match:
     def base(delimiter: str) -> str:
         return (local_part.partition(delimiter)[0] if delimiter else "") or local_part
 
-    if not is_address(address):
-        return Match(recipient)
     bounce = first(base(BOUNCE_EXTENSION), [BOUNCE])
     if bounce.rule:
         whole = join_address(local_part, domain)
         return bounce._replace(addresses=tuple(dict.fromkeys((whole, *bounce.addresses))))
     found = first(local_part, ADDRESS_RULES)
-    return found if found.rule else first(base(settings.recipient_delimiter), RULES)
+    without_extension = base(settings.recipient_delimiter)
+    rules = DOMAIN_RULES if without_extension == local_part else RULES  # the address has been asked for
+    return found if found.rule else first(without_extension, rules)

@@ -55,9 +55,11 @@ SHAPES = (
     # For 150,000 and 300,000 in Subject 7.2 and 33.4
     Shape("words", TEXTS, _per_field(WORD), 100_000),
 )
-# In a line that ends as one may for Python's email parser: with a bare CR, too.
+_SHAPES_OF = {name: [shape for shape in SHAPES if name in shape.names] for name in ADDRESSES | PARAMETERS | TEXTS}
+# In lower case, in a line that ends as one may for Python's email parser: with a bare CR, too. The expression begins
+# with a literal: so the search takes a tenth of the time.
 _PART_FIELD = re.compile(
-    rb"(?<=[\r\n])content-(?:type|disposition|transfer-encoding):[^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*", re.I
+    rb"content-(?<=[\r\n]content-)(?:type|disposition|transfer-encoding):[^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*"
 )
 
 
@@ -68,17 +70,18 @@ def too_slow(head: bytes) -> str:
     """
     size = 0
     squares = dict.fromkeys((shape.what for shape in SHAPES), 0)
-    seen = []
+    counted = []
     for name, field in fields(head):
         size += len(field)
-        seen.append((name, field))
-    for part in _PART_FIELD.finditer(head, size):
-        seen.append((part[0].partition(b":")[0].lower(), part[0]))
-    for name, field in seen:
-        for shape in SHAPES:
-            if name in shape.names:
-                squares[shape.what] += shape.squares(unfold(field))
-                if squares[shape.what] > shape.bound**2:
-                    found = f"more than {shape.bound} {shape.what}"
-                    return f"{name.decode()}: {found} would keep the database busy for too long"
+        if name in _SHAPES_OF:
+            counted.append((name, field))
+    for part in _PART_FIELD.finditer(head.lower(), size):
+        counted.append((part[0].partition(b":")[0], part[0]))
+    for name, field in counted:
+        value = unfold(field)
+        for shape in _SHAPES_OF[name]:
+            squares[shape.what] += shape.squares(value)
+            if squares[shape.what] > shape.bound**2:
+                found = f"more than {shape.bound} {shape.what}"
+                return f"{name.decode()}: {found} would keep the database busy for too long"
     return ""
