@@ -97,7 +97,7 @@ class Stage(NamedTuple):
     def service(self) -> Iterator[Service]:
         """Run the service with these settings."""
         log = self.folder / "log"
-        command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", self.env_file]
+        command = [sys.executable, "-m", "mailgate.service", "--env-file", self.env_file]
         with subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT) as process:
             try:
                 while not (log.exists() and "is ready" in log.read_text()):

@@ -16,9 +16,9 @@ from support.mail_database_server import PASSWORD, Server, command
 from support.odoo.server import Odoo
 from support.service import Client, Service, running
 
-from mailgate.addresses import PAGE
-from mailgate.directory import PATIENCE, QUESTIONS
+from mailgate.alias_list import PAGE
 from mailgate.outcome import Outcome
+from mailgate.service.directory import PATIENCE, QUESTIONS
 
 KNOWN = "250 2.1.5 one of ours"
 UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
@@ -75,12 +75,18 @@ def test_an_address_is_refused_as_the_database_would(tmp_path: Path, database: S
         assert dict(zip(ADDRESSES, client.begin(*ADDRESSES), strict=True)) == ADDRESSES
 
 
-def test_the_operators_rules_count_as_well(tmp_path: Path, database: Server) -> None:
-    settings = {"ALIAS_DOMAINS": "example.com", "RECIPIENT_DELIMITER": "+"}
-    with running(service_before(tmp_path, database.url, **settings)) as service, service.client() as client:
-        answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com")
-        assert answers == [KNOWN, UNKNOWN, UNKNOWN]
-        assert client.data(b"Subject: x\r\n\r\n") == ["250 2.0.0 delivered"]
+def test_the_list_takes_the_place_of_the_settings(tmp_path: Path, database: Server) -> None:
+    """An alias that the operator has not written down yet is not refused; the log says that it is missing, once."""
+    settings = {"ALIAS_DOMAINS": "example.com", "ALIASES": "old@example.com", "RECIPIENT_DELIMITER": "+"}
+    service = service_before(tmp_path, database.url, **settings)
+    service.runs_first("from mailgate.service import directory; directory.REFRESH_SECONDS = 0.05")
+    with running(service), service.client() as client:
+        answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com", "old@example.com")
+        assert answers == [KNOWN, KNOWN, UNKNOWN, UNKNOWN]
+        assert client.data(b"Subject: x\r\n\r\n", 2) == ["250 2.0.0 delivered"] * 2
+        service.wait_for("settings leave out all@second.example, bounce@xn--mller-kva.example, ")
+        assert client.begin("nobody@example.com") == [UNKNOWN]
+    assert service.text().count("settings leave out") == 1
 
 
 def test_a_model_for_what_no_alias_takes_takes_all(tmp_path: Path, database: Server) -> None:
@@ -314,7 +320,7 @@ def test_a_database_that_never_ends_its_answer_is_asked_by_a_new_service(tmp_pat
     """A call can be given up after fourteen minutes; here it is a second."""
     endpoint.version = drip
     service = Service(tmp_path, URL=endpoint.url)
-    service.command[1:3] = ["-c", "from mailgate import lmtp; lmtp.DEADLINE = 1.0; lmtp.WATCH = 0.1; lmtp.run()"]
+    service.runs_first("from mailgate.service import service; service.DEADLINE = 1.0; service.WATCH_SECONDS = 0.1")
     service.start()
     assert service.process
     try:

@@ -158,7 +158,7 @@ def test_an_unknown_recipient_costs_no_network_traffic_and_no_requests(gateway: 
     command[1:1] = ["-X", "importtime"]
     finished = subprocess.run(command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False)
     assert finished.returncode == 67
-    assert b"mailgate.rules" in finished.stderr
+    assert b"mailgate.addresses" in finished.stderr
     assert b"requests" not in finished.stderr
 
 
@@ -427,8 +427,8 @@ def copy_program(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "break_it",
     [
-        "echo 'raise ImportError' > mailgate/rules.py",
-        "echo 'syntax error' >> mailgate/rules.py",
+        "echo 'raise ImportError' > mailgate/addresses.py",
+        "echo 'syntax error' >> mailgate/addresses.py",
         "echo 'raise SystemExit(0)' >> mailgate/message.py",
         "echo 'raise ImportError' > requests.py",
         "echo 'def judge(*_): raise KeyError' >> mailgate/judge.py",

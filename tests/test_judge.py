@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.endpoint import traceback
 
-from mailgate.judge import ANSWER_LIMIT, Reply, judge
+from mailgate.judge import MAX_ANSWER_BYTES, Reply, judge
 from mailgate.outcome import Outcome, Verdict
 
 DEFERRED = {outcome for outcome in Outcome if outcome.exit_status == 75}
@@ -114,4 +114,4 @@ def test_a_server_in_trouble_holds_no_mail(exception: str) -> None:
 
 
 def test_an_answer_that_is_too_long_is_none() -> None:
-    assert judge(Reply(200, answer(42).body + b" " * ANSWER_LIMIT)).outcome is Outcome.CUT_OFF
+    assert judge(Reply(200, answer(42).body + b" " * MAX_ANSWER_BYTES)).outcome is Outcome.CUT_OFF

@@ -17,9 +17,9 @@ from support.endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, f
 from support.gateway import KEYS
 from support.service import Client, Service, running
 
-from mailgate.connection import IN_MEMORY
-from mailgate.lmtp import WAITING
 from mailgate.outcome import Outcome
+from mailgate.service.connection import IN_MEMORY_BYTES
+from mailgate.service.service import MAX_WAITING
 
 NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
 
@@ -179,7 +179,7 @@ def test_commands_behind_a_large_message_keep_their_order(service: Service) -> N
     envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\n"
     with service.client() as client:
         for number in range(10):
-            client.send(envelope + b"DATA\r\n" + mail(number, "x" * 2 * IN_MEMORY) + b".\r\n" + envelope)
+            client.send(envelope + b"DATA\r\n" + mail(number, "x" * 2 * IN_MEMORY_BYTES) + b".\r\n" + envelope)
             time.sleep(0.0002 * number)
             client.send(b"RCPT TO:<jobs@example.com>\r\nRSET\r\n")
             assert [client.answer()[:3] for _ in range(8)] == ["250", "250", "354", *["250"] * 5]
@@ -252,7 +252,7 @@ def test_no_more_calls_at_a_time_than_workers_and_none_is_lost(tmp_path: Path, e
 def test_when_too_many_wait_new_mail_is_put_off(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
     with contextlib.ExitStack() as closing:
         service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=1)))
-        clients = [closing.enter_context(service.client()) for _ in range(WAITING + 1)]
+        clients = [closing.enter_context(service.client()) for _ in range(MAX_WAITING + 1)]
         for number, client in enumerate(clients):
             send(client, number)
         gate.wait_for(1)
@@ -377,10 +377,10 @@ def test_sighup_reads_the_settings_anew_and_keeps_the_old_ones_where_they_are_wr
 def test_a_full_disk_puts_the_message_off_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
     """What has no answer of its own would take the next command's for it."""
     assert service.process
-    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (2 * IN_MEMORY, 2 * IN_MEMORY))
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (2 * IN_MEMORY_BYTES, 2 * IN_MEMORY_BYTES))
     with service.client() as client:
         client.begin("info@example.com", "jobs@example.com", "sales@example.com")
-        assert client.data(mail(1, "x" * 4 * IN_MEMORY), 3) == [Outcome.FAILED.reply] * 3
+        assert client.data(mail(1, "x" * 4 * IN_MEMORY_BYTES), 3) == [Outcome.FAILED.reply] * 3
         assert client.say("NOOP") == "250 2.0.0 OK"
         assert client.deliver(mail(2), "info@example.com") == ["250 2.0.0 delivered"]
     assert len(endpoint.messages) == 1

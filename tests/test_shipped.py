@@ -95,7 +95,7 @@ def test_what_the_readme_installs_runs_and_is_what_an_administrator_needs(tmp_pa
     named = re.findall(r"/opt/mail-gateway/((?:postfix|exim|systemd)/[\w./-]*|\.env\.example)", README)
     setup = configparser.ConfigParser()
     setup.read(installed / "setup.cfg")
-    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].split()]
+    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].replace(".", "/").split()]
     assert all((installed / name).exists() for name in named)
 
 

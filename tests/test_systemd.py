@@ -21,8 +21,10 @@ from support.gateway import PASSWORD
 from support.service import Client, Service, running
 from test_readme import README, ROOT, rows_below
 
-from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, RECIPIENTS, STOP_WITHIN
-from mailgate.metrics import CLIENTS
+from mailgate.service.__main__ import MAX_DESCRIPTORS
+from mailgate.service.connection import MAX_RECIPIENTS
+from mailgate.service.metrics import MAX_CLIENTS
+from mailgate.service.service import STOP_WITHIN_SECONDS
 from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
 
 UNITS = ROOT / "systemd"
@@ -76,9 +78,9 @@ def test_the_sandbox_is_as_hard_as_the_readme_says(analyze: Callable[..., str]) 
 
 
 def test_the_limits_are_those_that_the_program_needs() -> None:
-    assert int(option(UNIT, "TimeoutStopSec")) > STOP_WITHIN
-    assert int(option(UNIT, "LimitNOFILE")) >= DESCRIPTORS
-    assert option(UNIT, "RestartPreventExitStatus") == f"{EX_CONFIG}"
+    assert int(option(UNIT, "TimeoutStopSec")) > STOP_WITHIN_SECONDS
+    assert int(option(UNIT, "LimitNOFILE")) >= MAX_DESCRIPTORS
+    assert option(UNIT, "RestartPreventExitStatus") == f"{os.EX_CONFIG}"
 
 
 def test_the_paths_are_those_of_the_readme_and_of_the_program() -> None:
@@ -119,7 +121,7 @@ def refusal(service: Service, **settings: object) -> str:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (EX_CONFIG, "")
+    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
     (line,) = done.stderr.splitlines()
     assert PASSWORD not in line
     return line
@@ -297,18 +299,17 @@ def test_of_many_that_start_beside_a_stale_socket_one_listens_and_the_others_say
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(service.address))
     # each has seen that nobody answers before any goes on
-    race = (
-        "import os, time; from mailgate import listen, lmtp; unlink = os.unlink;"
-        "listen.os.unlink = lambda path: (time.sleep(1), unlink(path)); lmtp.run()"
+    service.runs_first(
+        "import os, time; from mailgate.service import listen; unlink = os.unlink;"
+        "listen.os.unlink = lambda path: (time.sleep(1), unlink(path))"
     )
-    service.command[1:3] = ["-c", race]
     service.write_settings()
     processes = [
         subprocess.Popen(service.command, env=service.environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     try:
-        until(lambda: sum(process.poll() == EX_CONFIG for process in processes) == 2)
+        until(lambda: sum(process.poll() == os.EX_CONFIG for process in processes) == 2)
         (listening,) = [process for process in processes if process.poll() is None]
         until(lambda: "is ready" in service.text())
         with service.client() as client:
@@ -421,9 +422,9 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
     """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
     port = free_port()
     service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
-    service.command[1:3] = ["-c", "from mailgate import lmtp, metrics; metrics.CLIENT_TIMEOUT = 0.5; lmtp.run()"]
+    service.runs_first("from mailgate.service import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
     with running(service), contextlib.ExitStack() as closing:
-        for _ in range(2 * CLIENTS):
+        for _ in range(2 * MAX_CLIENTS):
             client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
             client.settimeout(30)
             with contextlib.suppress(ConnectionError):  # turned away
@@ -446,7 +447,7 @@ def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, 
         running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service,
         service.client() as client,
     ):
-        client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
+        client.begin(*[f"a{number}@example.com" for number in range(MAX_RECIPIENTS)])
         assert client.say("DATA").startswith("354 ")
         client.send(MESSAGE + b".\r\n")
         until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])

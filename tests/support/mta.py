@@ -89,7 +89,7 @@ class Service:
             if self.runs:
                 return
             self.process = subprocess.Popen(
-                ["/bin/sh", "-c", script, "sh", PYTHON, "-m", "mailgate.lmtp", "--env-file", self.env_file],
+                ["/bin/sh", "-c", script, "sh", PYTHON, "-m", "mailgate.service", "--env-file", self.env_file],
                 env={"PATH": "/usr/bin:/bin", "LANG": "C", "NOTIFY_SOCKET": str(self._address)},
                 cwd=self.program.parent,
                 stdin=subprocess.DEVNULL,

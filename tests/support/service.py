@@ -87,10 +87,14 @@ class Service:
         own = {"STATE": folder / "service-state", "LOG": self.log, "LMTP": self.address}
         self.settings = SETTINGS | own | settings
         os.makedirs(self.settings["STATE"], exist_ok=True)
-        self.command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)]
+        self.command = [sys.executable, "-m", "mailgate.service", "--env-file", str(self.env_file)]
         self.environ = ENVIRONMENT | coverage_environment()
         self.descriptors: tuple[int, ...] = ()  # open files for it to inherit
         self.process: subprocess.Popen[bytes] | None = None
+
+    def runs_first(self, statement: str) -> None:
+        """Have the process of the service run a statement first, such as one that shortens a time-out."""
+        self.command[1:3] = ["-c", f"{statement}; from mailgate.service.__main__ import run; run()"]
 
     def write_settings(self, **settings: object) -> None:
         """Write the settings file; a setting that is None is left out."""
