@@ -142,6 +142,13 @@ def test_make_alone_says_what_it_can_do() -> None:
     assert subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout == said
 
 
+def test_contributors_are_told_how_long_each_command_takes() -> None:
+    (phony,) = re.findall(r"(?m)^\.PHONY: (.*)$", page("Makefile"))
+    rows = {cells[0].strip("`"): cells[2] for cells in rows_below(page("CONTRIBUTING.md"), "command")}
+    assert set(rows) == {f"make {target}" for target in phony.split()} - {"make help", "make clean"}
+    assert all(rows.values())
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_commands_of_a_page_are_there(path: Path) -> None:
     targets = set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", path.read_text(), re.MULTILINE))
