@@ -21,7 +21,7 @@ def main() -> int:
         session = re.sub(pattern, fixed, session)
     console = Console(record=True, width=max(map(len, session.splitlines())), highlight=False)
     console.print(session, markup=False, emoji=False, no_wrap=True)
-    drawn = console.export_svg(title="make demo", unique_id="demo")
+    drawn = console.export_svg(title="make demo", unique_id="demo", font_aspect_ratio=0.65)  # room for wide fonts
     # Whoever looks at the picture asks no other server for a font: their own has columns, too.
     drawn = re.sub(r"\s*(@font-face \{.*?\}|<!--.*?-->)", "", drawn, flags=re.DOTALL)
     PICTURE.write_text(drawn.replace("Fira Code, monospace", "monospace"))
