@@ -23,7 +23,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def said() -> str:
     """What the demonstration prints."""
-    command = [sys.executable, ROOT / "demo/run.py"]
+    command = [sys.executable, str(ROOT / "demo/run.py")]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert finished.stderr == ""
     return finished.stdout
