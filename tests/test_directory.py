@@ -22,7 +22,7 @@ from mailgate.service.directory import PATIENCE, QUESTIONS
 
 KNOWN = "250 2.1.5 one of ours"
 UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
-PUT_OFF = Outcome.NO_ANSWER.reply
+DEFERRED = Outcome.NO_ANSWER.reply
 WORLD = """{
   "alias_domains": [{"name": "example.com", "catchall": "catchall", "bounce": "bounce"},
                     {"name": "second.example", "catchall": "all", "bounce": "returns"},
@@ -84,7 +84,7 @@ def test_the_list_takes_the_place_of_the_settings(tmp_path: Path, database: Serv
         answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com", "old@example.com")
         assert answers == [KNOWN, KNOWN, UNKNOWN, UNKNOWN]
         assert client.data(b"Subject: x\r\n\r\n", 2) == ["250 2.0.0 delivered"] * 2
-        service.wait_for("settings leave out all@second.example, bounce@xn--mller-kva.example, ")
+        service.wait_for("settings leave out: all@second.example, bounce@xn--mller-kva.example, ")
         assert client.begin("nobody@example.com") == [UNKNOWN]
     assert service.text().count("settings leave out") == 1
 
@@ -112,9 +112,9 @@ def test_a_new_alias_is_known_at_once_and_an_old_one_without_the_database(tmp_pa
             assert client.begin("new@example.com") == [KNOWN]
             for address, expected in ADDRESSES.items():
                 answer = client.say(f"RCPT TO:<{address}>")
-                assert answer == (PUT_OFF if expected == UNKNOWN else expected)
-            # a second delivery for who was put off would be taken for a copy, so all wait
-            assert client.say("DATA") == PUT_OFF
+                assert answer == (DEFERRED if expected == UNKNOWN else expected)
+            # a second delivery for a deferred recipient would be taken for a copy, so all wait
+            assert client.say("DATA") == DEFERRED
         finally:
             database.start()
 
@@ -125,7 +125,7 @@ def test_the_list_outlives_a_reload_while_the_database_is_away(tmp_path: Path, d
         database.stop()
         service.send_signal(signal.SIGHUP)
         service.wait_for("read anew")
-        assert client.begin("info@example.com", "nobody@example.com") == [KNOWN, PUT_OFF]
+        assert client.begin("info@example.com", "nobody@example.com") == [KNOWN, DEFERRED]
         database.start()
 
 
@@ -151,7 +151,7 @@ def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoin
         endpoint.close()
         with service.client() as client:
             assert client.begin("nobody@example.com") == [KNOWN]
-            assert client.data(b"Subject: x\r\n\r\n") == [PUT_OFF]
+            assert client.data(b"Subject: x\r\n\r\n") == [DEFERRED]
 
 
 def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_path: Path, database: Server) -> None:
@@ -298,7 +298,7 @@ def test_a_guess_costs_a_question_about_it_and_no_reading_of_the_list(tmp_path: 
         assert busiest <= 1.5 * QUESTIONS  # an answer may be late, and the next one in time
 
 
-def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_put_off(tmp_path: Path) -> None:
+def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_deferred(tmp_path: Path) -> None:
     with contextlib.closing(Listing(["info"])) as database, contextlib.ExitStack() as closing:
         closing.callback(database.goes_on.set)
         service = closing.enter_context(running(Service(tmp_path, URL=database.url)))

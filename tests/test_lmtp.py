@@ -249,7 +249,7 @@ def test_no_more_calls_at_a_time_than_workers_and_none_is_lost(tmp_path: Path, e
     assert len(endpoint.messages) == 12
 
 
-def test_when_too_many_wait_new_mail_is_put_off(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+def test_when_too_many_wait_new_mail_is_deferred(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
     with contextlib.ExitStack() as closing:
         service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=1)))
         clients = [closing.enter_context(service.client()) for _ in range(MAX_WAITING + 1)]

@@ -340,7 +340,7 @@ def test_a_byte_at_a_time_is_a_message_too(watched: Watched, endpoint: Endpoint)
     assert endpoint.messages[-1].endswith(b"\r\n" + message)
 
 
-def test_too_many_recipients_are_put_off(watched: Watched) -> None:
+def test_too_many_recipients_are_deferred(watched: Watched) -> None:
     """RFC 5321, 4.5.3.1.10: 452 for those beyond; the database takes a message once, so nobody gets it this time."""
     with watched.client() as client, ThreadPoolExecutor() as pool:
         answers = pool.submit(lambda: Counter(client.answer()[:9] for _ in range(MAX_RECIPIENTS + 9002)))

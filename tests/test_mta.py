@@ -434,7 +434,7 @@ UNDER_LOAD = Trial(
     "service killed under load, again and again",
     (*(Mail() for _ in range(50)), *(BOTH for _ in range(10)), *(Mail(copies=2) for _ in range(10))),
     fault=Killing.kills,
-    # One kill may put off all that is in the queue: the others come when it is flushed.
+    # One kill may defer all that is in the queue: the others come when it is flushed.
     end=lambda mta, database: setattr(database, "fault", Killing.kills),
 )
 

@@ -385,7 +385,7 @@ def test_every_variable_has_a_name_that_a_person_can_set() -> None:
 
 
 def test_the_program_can_be_run_as_it_is() -> None:
-    """As README.md installs it: by its name; the interpreter is found on the MTA's PATH, and its packages with it."""
+    """By its name, as docs/install.md says; interpreter and packages are those of the MTA's PATH."""
     environ = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "MAIL_GATEWAY_ENV_FILE": "/dev/null"}
     finished = subprocess.run([PROGRAM], input=b"", capture_output=True, env=environ, cwd="/", check=False)
     assert finished.stdout.startswith(b"4.3.5 ")

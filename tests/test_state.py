@@ -303,7 +303,7 @@ def test_a_file_of_any_content_says_nothing(gateway: Gateway, endpoint: Endpoint
 
 
 def sweeping(url: str) -> str:
-    """Return a Message-ID, but for its end, with which the folder is swept, as one delivery in sixteen does."""
+    """Return all of a Message-ID except its end, with which the folder is swept, as one delivery in sixteen does."""
     ids = (f"<{number}@outside.test" for number in itertools.count())
     return next(found for found in ids if sha256(f"{url}\0mydatabase\0{found}".encode()).hexdigest()[2] == "0")
 

@@ -18,8 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.endpoint import Endpoint, Gate, cut, returns
 from support.gateway import PASSWORD
+from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
-from test_readme import README, ROOT, rows_below
 
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.connection import MAX_RECIPIENTS
@@ -83,10 +83,10 @@ def test_the_limits_are_those_that_the_program_needs() -> None:
     assert option(UNIT, "RestartPreventExitStatus") == f"{os.EX_CONFIG}"
 
 
-def test_the_paths_are_those_of_the_readme_and_of_the_program() -> None:
+def test_the_paths_are_those_of_the_pages_and_of_the_program() -> None:
     folders = [f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()]
     assert {HOLD, STATE} <= set(folders)
-    assert all(f"{path}" in README for path in [*folders, option(UNIT, "WorkingDirectory")])
+    assert all(f"{path}" in page("docs/install.md") for path in [*folders, option(UNIT, "WorkingDirectory")])
     assert shlex.split(option(UNIT, "ExecStart"))[-2:] == ["--env-file", ENV_FILE]
     listening = {option(unit, "FileDescriptorName"): option(unit, "ListenStream") for unit in SOCKETS}
     assert listening["lmtp"] == VARIABLES["LMTP"].default

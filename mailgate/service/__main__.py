@@ -14,7 +14,7 @@ import time
 try:
     import aiosmtpd  # noqa: F401  # said here, in a sentence, before any module fails for it
 except ImportError:
-    sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: docs/install.md says how to install it")
+    sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: docs/service.md says how to install it")
 
 from mailgate import __version__, settings
 from mailgate.log import Log, error_text

@@ -175,7 +175,7 @@ class Directory:
         more = f" and {len(addresses) - MAX_NAMED} more" if len(addresses) > MAX_NAMED else ""
         named = f"{', '.join(addresses[:MAX_NAMED])}{more}"
         if addresses and named != self._said_of_settings:
-            self.report(f"settings leave out {named}: the database has them, so they count here, but not in the pipe")
+            self.report(f"settings leave out: {named}; the database has them, so they count here, but not in the pipe")
         self._said_of_settings = named
 
     @property

@@ -1,7 +1,7 @@
 """Private mail servers: each in a folder of its own, on loopback, with the configuration exactly as it is shipped.
 
-The gateway is installed beside them as README.md says, with the packages of the system's Python. What is replaced in
-the shipped files is only what names this machine: the program's path (and with it the settings file), the user, the
+The gateway is installed beside them as docs/install.md says, with the packages of the system's Python. What is replaced
+in the shipped files is only what names this machine: the program's path (and with it the settings file), the user, the
 service's socket, and the time limits, so that a trial of them needs no quarter of an hour.
 """
 
