@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from mail_database.message import Message, sanitize
 from mail_database.references import OUR_NOTICE
-from mail_database.store import Row, Work, work
+from mail_database.store import Row, Store, transaction
 
 log = logging.getLogger("mail_database")
 REPEAT_AFTER = 60  # minutes
@@ -68,15 +68,15 @@ class Notice(NamedTuple):
     content: str = ""  # an alias's own text, HTML
 
 
-def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
+def tell(store: Store, message: Message, notice: Notice, user_id: int) -> str:
     """Keep a notice for the message's sender and return "", or, where he is not to be told, why not."""
     to = message.sender_address if message.return_path is None else message.return_path
     if not to:
         return NOBODY
     if message.is_automatic or any(map(MACHINES.fullmatch, (to, message.sender_address))):
         return AUTOMATIC
-    store.alone_with(f"what {to} is told")
-    if store.told_since(notice.about, to, notice.address, REPEAT_AFTER):
+    store.lock(f"what {to} is told")
+    if store.was_told_since(notice.about, to, notice.address, REPEAT_AFTER):
         return ALREADY_TOLD
     company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
     domains = {row["name"]: row for row in store.alias_domains()}
@@ -100,7 +100,7 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
     return ""
 
 
-def _reply_to(store: Work, user_id: int, domain: Row | None) -> str:
+def _reply_to(store: Store, user_id: int, domain: Row | None) -> str:
     user = store.user(user_id)
     partner = store.partner(user["partner_id"]) if user else None
     name = partner["name"] if partner else "Administrator"
@@ -130,13 +130,13 @@ def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
     """Send what is outgoing. What the mail server does not take now, or when it is away, stays outgoing."""
     last = 0
     while True:
-        with work(engine) as store:
-            notice = store.outgoing(after=last)
+        with transaction(engine) as store:
+            notice = store.next_outgoing(after=last)
         if notice is None:
             return
         last = notice["id"]
         state = _send(smtp, notice)
-        with work(engine) as store:
+        with transaction(engine) as store:
             store.set_notice_state(last, state)
 
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from mail_database import notices
 from mail_database.message import Message
-from mail_database.store import Row, Work
+from mail_database.store import Row, Store
 
 LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
 BEHIND_LIMIT = 10  # addresses that are looked at
@@ -90,7 +90,7 @@ class Fallback(NamedTuple):
     defaults: Mapping[str, Any] = {}
 
 
-def in_whose_name(store: Work, message: Message) -> Message:
+def in_whose_name(store: Store, message: Message) -> Message:
     """Return the message with the sender in whose name a group or a form of ours has sent it, else as it is."""
     if not message.behind or not is_ours(store, message.sender_address):
         return message._replace(behind=())
@@ -109,7 +109,7 @@ def in_whose_name(store: Work, message: Message) -> Message:
     return message._replace(sender=sender, sender_address=address, return_path=told, behind=others)
 
 
-def is_ours(store: Work, address: str) -> bool:
+def is_ours(store: Store, address: str) -> bool:
     """Tell whether an address is an alias of ours, or another that the database, or a form of ours, itself has."""
     domain = address.rpartition("@")[2]
     domains = store.alias_domains()
@@ -125,18 +125,18 @@ def _collecting(domains: Sequence[Row]) -> dict[str, str]:
     return {f"{row[name]}@{row['name']}".lower(): row["name"] for row in domains for name in ("catchall", "bounce")}
 
 
-def is_at_bounce_address(store: Work, message: Message) -> bool:
+def is_at_bounce_address(store: Store, message: Message) -> bool:
     """Tell whether To (with Delivered-To) names a bounce address of ours."""
     return any(f"{row['bounce']}@{row['name']}".lower() in message.to for row in store.alias_domains())
 
 
-def ancestor(store: Work, message: Message) -> Row | None:
+def ancestor(store: Store, message: Message) -> Row | None:
     """Return the nearest message that this one answers and that is on a record's thread."""
     known = store.messages_named(message.ancestors)
     return next((row for row in known if row["model"] and row["thread_id"]), None)
 
 
-def route(store: Work, message: Message, fallback: Fallback) -> Routes:
+def route(store: Store, message: Message, fallback: Fallback) -> Routes:
     """Return where a message goes (steps 4 to 8). Raises Fault when it goes nowhere."""
     addressed = matching_aliases(store, message.recipients)
     parent = ancestor(store, message)
@@ -175,7 +175,7 @@ def route(store: Work, message: Message, fallback: Fallback) -> Routes:
     )
 
 
-def matching_aliases(store: Work, addresses: tuple[str, ...]) -> list[Row]:
+def matching_aliases(store: Store, addresses: tuple[str, ...]) -> list[Row]:
     """Return the aliases that these addresses name, by the full address or, where it is on, by the local-part."""
     by_local_part: dict[str, set[str]] = {}
     for address in addresses:
@@ -198,11 +198,11 @@ def address_of(alias: Row) -> str:
     return f"{alias['local_part']}@{alias['domain']}" if alias["domain"] else str(alias["local_part"])
 
 
-def _allowed_domains(store: Work) -> set[str]:
+def _allowed_domains(store: Store) -> set[str]:
     return {domain.strip() for domain in store.parameter("mail.catchall.domain.allowed").split(",")} - {""}
 
 
-def _reply(store: Work, message: Message, parent: Row, addressed: list[Row]) -> Routes:
+def _reply(store: Store, message: Message, parent: Row, addressed: list[Row]) -> Routes:
     """Return the thread that a reply belongs to; a record that is gone is made anew."""
     model, thread_id = parent["model"], parent["thread_id"]
     exists = store.record(model, thread_id) is not None
@@ -214,7 +214,7 @@ def _reply(store: Work, message: Message, parent: Row, addressed: list[Row]) -> 
     return Routes((Route(model, thread_id if exists else None, alias=alias),))
 
 
-def _by_alias(store: Work, message: Message, alias: Row) -> Route | notices.Notice:
+def _by_alias(store: Store, message: Message, alias: Row) -> Route | notices.Notice:
     model, thread_id = alias["model"], alias["thread_id"]
     if thread_id and store.record(model, thread_id) is None:
         thread_id = None  # the record that took all of its mail is gone: a new one takes this
@@ -229,7 +229,7 @@ def _check_model(model: str) -> None:
         raise Fault(1, f"ValueError: Mailbox unavailable - model {model} does not accept document creation")
 
 
-def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
+def _refusal(store: Store, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
     """Return what the sender is told when the alias does not take mail from him."""
     contact = alias["contact"] or "everyone"
     address = address_of(alias)
@@ -248,7 +248,7 @@ def _refusal(store: Work, message: Message, alias: Row, record: tuple[str, int |
     return notices.Notice(notices.DENIED, address, alias["domain"], contact, alias["bounced_content"] or "")
 
 
-def is_loop(store: Work, message: Message, routes: tuple[Route, ...]) -> bool:
+def is_loop(store: Store, message: Message, routes: tuple[Route, ...]) -> bool:
     """Tell whether the sender has made so many records that the next one would be one of a loop.
 
     Replies are never limited, unless mail.gateway.loop.replies is ``limit`` (as Odoo 19 does).
@@ -273,7 +273,7 @@ def is_loop(store: Work, message: Message, routes: tuple[Route, ...]) -> bool:
     return False
 
 
-def _number(store: Work, key: str, default: int) -> int:
+def _number(store: Store, key: str, default: int) -> int:
     value = store.parameter(key)
     try:
         return int(value) if value else default

@@ -15,7 +15,7 @@ from mail_database import models
 from mail_database.calls import LOGIN_LIMIT, pieces_of, read_call, read_login
 from mail_database.delivery import process
 from mail_database.routing import MODELS, Fallback, Fault
-from mail_database.store import Work, work
+from mail_database.store import Store, transaction
 
 USER_ID = 2  # of whoever logs in
 VERSION = {
@@ -123,8 +123,8 @@ def _answer(service: Callable[[str, Sequence[Any]], Any], allowed: Access, read:
         log.exception("a call failed")
         return _fault(1, "TypeError: wrong arguments")
     except sa.exc.OperationalError as error:
-        log.error("the store: %s", error.orig)
-        return _fault(1, "psycopg2.OperationalError: the store can't be reached")
+        log.error("the database: %s", error.orig)
+        return _fault(1, "psycopg2.OperationalError: the database can't be reached")
     except Exception:  # our own bug: the caller keeps his mail, and the log has the rest
         log.exception("a call failed")
         return _fault(1, "RuntimeError: the call failed; the server's log says why")
@@ -180,7 +180,7 @@ def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence
     methods = METHODS | (PARAMETER_METHODS if model == "ir.config_parameter" else {})
     if name not in methods:
         raise Fault(1, f"AttributeError: The method '{model}.{name}' does not exist")
-    with work(engine) as store:
+    with transaction(engine) as store:
         if name.startswith("search") and isinstance(context, dict) and context.get("active_test") is False:
             kwargs["active_test"] = False
         return methods[name](store, model, *args, **kwargs)
@@ -205,7 +205,7 @@ def _message_process(
 
 
 def _search_read(
-    store: Work,
+    store: Store,
     model: str,
     domain: Sequence[Any] = (),
     fields: Sequence[str] = (),
@@ -218,11 +218,11 @@ def _search_read(
     return models.rows(store, model, condition, fields, limit or None, offset, order or "id")
 
 
-def _search(store: Work, model: str, domain: Sequence[Any], *rest: Any, **named: Any) -> list[Any]:
+def _search(store: Store, model: str, domain: Sequence[Any], *rest: Any, **named: Any) -> list[Any]:
     return [row["id"] for row in _search_read(store, model, domain, ["id"], *rest, **named)]
 
 
-def _search_count(store: Work, model: str, domain: Sequence[Any] = (), **named: Any) -> int:
+def _search_count(store: Store, model: str, domain: Sequence[Any] = (), **named: Any) -> int:
     return len(_search(store, model, domain, **named))
 
 
@@ -234,31 +234,31 @@ def _of_ids(model: str, ids: Any) -> Any:
     return models.where(models.model_of(model), [("id", "in", _ids(ids))], active_test=False)
 
 
-def _read(store: Work, model: str, ids: Any, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _read(store: Store, model: str, ids: Any, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
     return models.rows(store, model, _of_ids(model, ids), fields)
 
 
-def _create(store: Work, model: str, values: Any) -> Any:
+def _create(store: Store, model: str, values: Any) -> Any:
     if isinstance(values, list):
         return [_create(store, model, each) for each in values]
     return store.create(models.model_of(model).table, model, models.created(store, model, values))
 
 
-def _write(store: Work, model: str, ids: Any, values: dict[str, Any]) -> bool:
+def _write(store: Store, model: str, ids: Any, values: dict[str, Any]) -> bool:
     store.write(models.model_of(model).table, _of_ids(model, ids), models.written(store, model, values))
     return True
 
 
-def _unlink(store: Work, model: str, ids: Any) -> bool:
+def _unlink(store: Store, model: str, ids: Any) -> bool:
     store.unlink(models.model_of(model).table, model, _of_ids(model, ids), _ids(ids))
     return True
 
 
-def _get_param(store: Work, model: str, key: str, default: Any = False) -> Any:
+def _get_param(store: Store, model: str, key: str, default: Any = False) -> Any:
     return store.parameter(key) or default
 
 
-def _set_param(store: Work, model: str, key: str, value: Any) -> bool:
+def _set_param(store: Store, model: str, key: str, value: Any) -> bool:
     """Set a parameter; the list of allowed domains is kept in lower case, and must name one."""
     text = "" if value is False or value is None else str(value)
     if key == "mail.catchall.domain.allowed" and text:

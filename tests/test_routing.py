@@ -6,6 +6,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +20,9 @@ from mail_database.delivery import process
 from mail_database.message import identify, parse
 from mail_database.references import ANCESTOR_LIMIT, ancestors
 from mail_database.routing import Fallback
-from mail_database.store import open_store, work
+from mail_database.store import open_database, transaction
+from mail_database.tables import now
+from mail_database.world import load
 
 WORLD = {
     "alias_domains": [{"id": 1, "name": "ours.example", "catchall": "catchall", "bounce": "bounce"}],
@@ -83,7 +86,7 @@ def new_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def database(new_world: NewStore) -> Iterator[Database]:
     url = new_world()
-    engine = open_store(url)
+    engine = open_database(url)
     with serving(engine) as address, xmlrpc.client.ServerProxy(f"{address}/xmlrpc/2/object") as proxy:
         yield Database(url, engine, proxy)
     engine.dispose()
@@ -371,12 +374,13 @@ def test_a_report_about_no_mail_of_ours_is_kept_as_it_came(database: Database) -
     ],
 )
 def test_a_report_that_fails_nobody_of_several_is_kept(database: Database, old: bytes, new: bytes, kept: bool) -> None:
-    with work(database.engine) as store:
-        store.load(
+    with transaction(database.engine) as store:
+        load(
+            store,
             {
                 "partners": [{"id": 5, "name": "Dora", "email": "dora@customer.example"}],
                 "notifications": [{"id": 2, "message": 1, "partner_id": 5, "status": "sent"}],
-            }
+            },
         )
     assert database.deliver((REPORT % b"<lead@ours.example>").replace(old, new)) is False
     assert [row["status"] for row in database.dump()["notifications"]] == ["sent", "sent"]
@@ -445,9 +449,9 @@ def test_each_alias_that_refuses_is_told_of_or_the_mail_is_kept(database: Databa
 
 
 def test_the_oldest_of_what_is_placed_nowhere_goes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "UNPLACED_BYTES", 10 * (store_module.UNPLACED_OVERHEAD + 1000))
-    with work(database.engine) as store:
-        long_ago = store_module.now() - store_module.timedelta(days=store_module.UNPLACED_DAYS + 1)
+    monkeypatch.setattr(store_module, "MAX_UNPLACED_BYTES", 10 * (store_module.UNPLACED_OVERHEAD_BYTES + 1000))
+    with transaction(database.engine) as store:
+        long_ago = now() - timedelta(days=store_module.UNPLACED_DAYS + 1)
         store.keep_unplaced(b"old", about="x", reason="", sender="", subject="", message_id="", date=long_ago)
         assert [row["id"] for row in store.unplaced()] == []
         for _ in range(25):
@@ -471,7 +475,7 @@ def test_a_person_sees_what_is_placed_nowhere(database: Database) -> None:
 
 def test_what_is_placed_nowhere_comes_out_as_it_went_in(database: Database, new_store: NewStore) -> None:
     raw = bytes(range(256)) + mail(1)
-    with work(database.engine) as store:
+    with transaction(database.engine) as store:
         store.keep_unplaced(raw, about="x", reason="y", sender="s", subject=None, message_id="<1@x>")
     dumped = command(database.store, "dump")
     other = new_store()
@@ -588,8 +592,8 @@ def test_a_store_of_the_version_before_gets_what_it_lacks(database: Database) ->
         connection.exec_driver_sql("drop table unplaced")
         connection.exec_driver_sql("alter table notices drop column address")
     database.engine.dispose()
-    open_store(database.store).dispose()
-    open_store(database.store).dispose()
+    open_database(database.store).dispose()
+    open_database(database.store).dispose()
     assert [row["address"] for row in database.new("notices")] == [None]
     for number in (2, 3):
         database.deliver(mail(number, to="members@ours.example"))
@@ -605,14 +609,14 @@ def test_a_store_that_is_not_new_is_not_loaded_into(database: Database) -> None:
     words = [sys.executable, "-m", "mail_database", "load", "mail_database/example.json", "--store", database.store]
     finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 1
-    assert "the store is not new" in finished.stderr
+    assert "the database is not new" in finished.stderr
     assert database.dump() == before
 
 
 def test_the_world_for_trying_out_stops_nobody(new_store: NewStore) -> None:
     url = new_store()
     command(url, "load", "mail_database/example.json")
-    engine = open_store(url)
+    engine = open_database(url)
     try:
         for number in range(12):
             raw = mail(number, to="info@mail.company-name.com", From="root@mx.company-name.com")
