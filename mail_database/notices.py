@@ -27,7 +27,8 @@ from mail_database.store import Row, Store, transaction
 log = logging.getLogger("mail_database")
 REPEAT_AFTER = 60  # minutes
 
-# The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it.
+# The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it; {allowed}: who
+# may write to it (routing.POLICIES).
 CATCHALL, DENIED, MISCONFIGURED, LOOP = "catchall", "denied", "misconfigured", "loop"
 TEXTS = {
     CATCHALL: "Your message to {address} was not delivered: this address only collects replies. "
@@ -39,7 +40,6 @@ TEXTS = {
     LOOP: "Your message to {address} was not accepted: too many messages came from you in a short time. "
     "Please try again later.",
 }
-ALLOWED = {"partners": "registered partners", "followers": "certain people"}
 MARKED_REFERENCES = {LOOP}
 
 # Addresses that are not told anything, though nobody says that they are machines': nobody reads what comes there.
@@ -64,7 +64,7 @@ class Notice(NamedTuple):
     about: str
     address: str
     domain: str | None = None
-    contact: str = ""
+    allowed: str = ""  # who may write to the address
     content: str = ""  # an alias's own text, HTML
 
 
@@ -82,7 +82,7 @@ def tell(store: Store, message: Message, notice: Notice, user_id: int) -> str:
     domains = {row["name"]: row for row in store.alias_domains()}
     domain = domains.get(notice.domain or company["alias_domain"]) or next(iter(domains.values()), None)
     text = TEXTS[notice.about].format(
-        address=notice.address, company=company["name"], email=company["email"], allowed=ALLOWED.get(notice.contact, "")
+        address=notice.address, company=company["name"], email=company["email"], allowed=notice.allowed
     )
     host = domain["name"] if domain else "localhost"
     mark = f"<{uuid.uuid4()}{OUR_NOTICE}{host}>" if notice.about in MARKED_REFERENCES else ""

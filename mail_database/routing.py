@@ -24,7 +24,7 @@ a form of ours has sent the message in somebody's name, and he is the sender. Wh
 Reply-To, so where several are named, an alias for some people takes the message only if each of them may write.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from mail_database import notices
 from mail_database.message import Message
 from mail_database.store import Row, Store
 
-LOOP_MINUTES, LOOP_THRESHOLD = 120, 20
+LOOP_MINUTES, LOOP_THRESHOLD_MESSAGES = 120, 20  # Odoo's, where no parameter says otherwise
 BEHIND_LIMIT = 10  # addresses that are looked at
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
@@ -40,6 +40,34 @@ FIELDS = (
     "name email_from email_cc partner_id active type team_id user_id project_id stage_id priority tag_ids phone "
     "description company_id"
 )
+
+
+Record = tuple[str, int]  # its model and its id
+
+
+class Policy(NamedTuple):
+    """Who may write to an alias: for the notice, in words, and as a test of one sender's address."""
+
+    who: str
+    may_write: Callable[[Store, str, Record | None], bool]
+    needs_record: bool = False  # the one that the mail is for, else the alias's parent
+
+
+def _follows(store: Store, address: str, record: Record | None) -> bool:
+    """Tell whether a partner with this address follows the record."""
+    following = store.followers(*record) if record else set()
+    return any(partner["id"] in following for partner in store.partners_with(address))
+
+
+# Who may write to an alias, by its contact policy (Odoo's alias_contact). An alias without one is for everyone. For
+# `employees` an Odoo with the module hr looks for an employee with the address, or for one whose user has it. There
+# are no employees here, so an internal user counts as one (docs/decisions.md).
+POLICIES = {
+    "everyone": Policy("everyone", lambda store, address, record: True),
+    "partners": Policy("registered partners", lambda store, address, record: bool(store.partners_with(address))),
+    "followers": Policy("certain people", _follows, needs_record=True),
+    "employees": Policy("employees", lambda store, address, record: store.has_internal_user(address)),
+}
 
 
 class Model(NamedTuple):
@@ -215,12 +243,13 @@ def _reply(store: Store, message: Message, parent: Row, addressed: list[Row]) ->
 
 
 def _by_alias(store: Store, message: Message, alias: Row) -> Route | notices.Notice:
+    """Return where an alias sends a message, or what its sender is told instead."""
     model, thread_id = alias["model"], alias["thread_id"]
     if thread_id and store.record(model, thread_id) is None:
         thread_id = None  # the record that took all of its mail is gone: a new one takes this
     if not thread_id:
         _check_model(model)
-    refusal = _refusal(store, message, alias, (model, thread_id))
+    refusal = _refusal(store, message, alias, (model, thread_id) if thread_id else None)
     return refusal or Route(model, thread_id, alias["defaults"] or {}, alias)
 
 
@@ -229,23 +258,25 @@ def _check_model(model: str) -> None:
         raise Fault(1, f"ValueError: Mailbox unavailable - model {model} does not accept document creation")
 
 
-def _refusal(store: Store, message: Message, alias: Row, record: tuple[str, int | None]) -> notices.Notice | None:
-    """Return what the sender is told when the alias does not take mail from him."""
-    contact = alias["contact"] or "everyone"
-    address = address_of(alias)
-    if contact == "followers":
-        model, thread_id = record if record[1] else (alias["parent_model"], alias["parent_id"])
-        if not thread_id:
+def _refusal(store: Store, message: Message, alias: Row, record: Record | None) -> notices.Notice | None:
+    """Return what the sender is told when the alias does not take his mail, else None.
+
+    ``record`` is what the mail would be posted to. Raises Fault where the alias's policy is not in POLICIES.
+    """
+    name, address = alias["contact"] or "everyone", address_of(alias)
+    if name not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise Fault(1, f"ValueError: alias {address} has an unknown contact policy {name!r}: not one of {known}")
+    policy = POLICIES[name]
+    if policy.needs_record and not record:
+        if not alias["parent_id"]:
             store.set_alias_status(alias["id"], "invalid")
             return notices.Notice(notices.MISCONFIGURED, address, alias["domain"])
-        following = store.followers(model, thread_id)
-    if contact == "everyone":
+        record = alias["parent_model"], alias["parent_id"]
+    senders = {message.sender_address, *(found for _, found in message.behind)}
+    if all(policy.may_write(store, sender, record) for sender in senders):
         return None
-    writers = {message.sender_address, *(found for _, found in message.behind)}
-    known = [{row["id"] for row in store.partners_with(writer)} for writer in writers]
-    if all(ids if contact == "partners" else following & ids for ids in known):
-        return None
-    return notices.Notice(notices.DENIED, address, alias["domain"], contact, alias["bounced_content"] or "")
+    return notices.Notice(notices.DENIED, address, alias["domain"], policy.who, alias["bounced_content"] or "")
 
 
 def is_loop(store: Store, message: Message, routes: tuple[Route, ...]) -> bool:
@@ -257,7 +288,7 @@ def is_loop(store: Store, message: Message, routes: tuple[Route, ...]) -> bool:
     if not sender or store.is_allowed(sender):
         return False
     minutes = _number(store, "mail.gateway.loop.minutes", LOOP_MINUTES)
-    threshold = _number(store, "mail.gateway.loop.threshold", LOOP_THRESHOLD)
+    threshold = _number(store, "mail.gateway.loop.threshold", LOOP_THRESHOLD_MESSAGES)
     limit_replies = store.parameter("mail.gateway.loop.replies") == "limit"
     for destination in routes:
         if not destination.loop_checked:

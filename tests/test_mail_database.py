@@ -173,6 +173,26 @@ def test_an_alias_can_be_made_by_its_odoo_names(server: Server) -> None:
     assert server.call("project.task", "read", [task], ["name"]) == [{"id": task, "name": "mail 1"}]
 
 
+def test_an_alias_for_employees_takes_only_their_mail(basic: Server) -> None:
+    (jobs,) = basic.call("mail.alias", "search", [("alias_name", "=", "jobs")])
+    basic.call("mail.alias", "write", [jobs], {"alias_contact": "employees"})
+    assert basic.deliver(mail(1, "jobs@second.example", From="Admin <admin@mydatabase.example>"))
+    assert basic.deliver(mail(2, "jobs@second.example")) is False
+    (notice,) = basic.dump()["notices"]
+    assert (notice["about"], notice["address"]) == ("denied", "jobs@second.example")
+    assert "only employees may write to this address" in notice["body"]
+
+
+def test_an_unknown_policy_of_an_alias_is_a_fault_that_names_both(basic: Server) -> None:
+    (jobs,) = basic.call("mail.alias", "search", [("alias_name", "=", "jobs")])
+    basic.call("mail.alias", "write", [jobs], {"alias_contact": "friends"})
+    for _ in range(2):
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            basic.deliver(mail(1, "jobs@second.example"))
+        assert "alias jobs@second.example has an unknown contact policy 'friends'" in caught.value.faultString
+    assert basic.dump()["records"] == []
+
+
 def test_each_company_answers_in_its_own_name(basic: Server) -> None:
     basic.deliver(mail(1, "catchall@mydatabase.example"))
     basic.deliver(mail(2, "replies@second.example", From="Bob <bob@outside.test>"))

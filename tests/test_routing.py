@@ -19,7 +19,7 @@ from mail_database import store as store_module
 from mail_database.delivery import process
 from mail_database.message import identify, parse
 from mail_database.references import ANCESTOR_LIMIT, ancestors
-from mail_database.routing import Fallback
+from mail_database.routing import POLICIES, Fallback
 from mail_database.store import open_database, transaction
 from mail_database.tables import now
 from mail_database.world import load
@@ -561,6 +561,97 @@ def test_a_notice_goes_to_him_and_not_to_the_group(database: Database) -> None:
     assert [row["to"] for row in database.new("notices")] == ["eve@x.example"]
     database.deliver(mail(2, to="catchall@ours.example", Return_Path="<>", **fields))
     assert len(database.new("notices")) == 1
+
+
+# --- who may write to an alias --------------------------------------------------------------------------------
+
+# A colleague, one whose user is archived, one who is archived himself, one with a portal user; and who follows lead 1.
+STAFF = {
+    "partners": [
+        {"id": 11, "name": "Emma", "email": "Emma@ours.example"},
+        {"id": 12, "name": "Gone", "email": "gone@ours.example"},
+        {"id": 13, "name": "Old", "email": "old@ours.example", "active": False},
+        {"id": 14, "name": "Portal", "email": "portal@customer.example"},
+    ],
+    "users": [
+        {"id": 11, "login": "emma", "partner_id": 11},
+        {"id": 12, "login": "gone", "partner_id": 12, "active": False},
+        {"id": 13, "login": "old", "partner_id": 13},
+        {"id": 14, "login": "portal", "partner_id": 14, "internal": False},
+    ],
+    "followers": [{"model": "crm.lead", "id": 1, "partner_id": 4}, {"model": "crm.lead", "id": 1, "partner_id": 13}],
+}
+# The policy; of these senders, those who may write; and the words in the notice for the others.
+WRITERS = {
+    "everyone": ("emma gone old portal carl gina", ""),
+    "partners": ("emma gone portal carl", "only registered partners may write"),
+    "followers": ("carl", "only certain people may write"),
+    "employees": ("emma", "only employees may write"),
+}
+FROM = {
+    "emma": "emma@ours.example",
+    "gone": "gone@ours.example",
+    "old": "old@ours.example",
+    "portal": "portal@customer.example",
+    "carl": "carl@customer.example",
+    "gina": "gina@stranger.example",
+}
+
+
+def alias_of(database: Database, contact: str | None) -> None:
+    """Add alias desk@ with a contact policy; it belongs to lead 1."""
+    parent = {"model": "crm.lead", "id": 1}
+    alias = {"id": 9, "local_part": "desk", "domain": "ours.example", "model": "crm.lead", "contact": contact}
+    with transaction(database.engine) as store:
+        load(store, STAFF | {"aliases": [alias | {"parent": parent}]})
+
+
+def test_each_policy_is_tested() -> None:
+    assert WRITERS.keys() == POLICIES.keys()
+
+
+@pytest.mark.parametrize("contact", POLICIES)
+def test_only_those_whom_the_policy_names_may_write(database: Database, contact: str) -> None:
+    alias_of(database, contact)
+    writers, words = WRITERS[contact]
+    made = {name: database.deliver(mail(name, to="desk@ours.example", From=FROM[name])) for name in FROM}
+    assert " ".join(name for name in FROM if made[name]) == writers
+    refused = [name for name in FROM if name not in writers.split()]
+    notices = database.new("notices")
+    assert [(row["about"], row["to"]) for row in notices] == [("denied", FROM[name]) for name in refused]
+    assert all(f"{words} to this address" in row["body"] for row in notices)
+
+
+def test_an_alias_without_a_policy_is_for_everyone(database: Database) -> None:
+    alias_of(database, None)
+    assert database.deliver(mail(to="desk@ours.example"))
+
+
+def test_a_reply_to_an_alias_for_employees_is_theirs_too(database: Database) -> None:
+    alias_of(database, "employees")
+    for number, (sender, answer) in enumerate({FROM["emma"]: 1, FROM["carl"]: False}.items()):
+        raw = mail(number, to="desk@ours.example", From=sender, In_Reply_To="<lead@ours.example>")
+        assert database.deliver(raw) is answer
+    assert [row["email_from"] for row in database.new("messages")] == [FROM["emma"]]
+
+
+def test_an_unknown_policy_is_a_fault_until_it_is_mended(database: Database) -> None:
+    alias_of(database, "collaegues")
+    raw = mail(1, to="info@ours.example, desk@ours.example")
+    for _ in range(2):
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            database.proxy.execute_kw(
+                "mydatabase", 2, "s3cret", "mail.thread", "message_process", [False, xmlrpc.client.Binary(raw)]
+            )
+        assert caught.value.faultString == (
+            "ValueError: alias desk@ours.example has an unknown contact policy 'collaegues': "
+            "not one of everyone, partners, followers, employees"
+        )
+    assert database.new("records") == database.new("notices") == []
+    values = {"alias_contact": "everyone"}
+    database.proxy.execute_kw("mydatabase", 2, "s3cret", "mail.alias", "write", [[9], values])
+    assert database.deliver(raw)
+    assert len(database.new("records")) == 2
 
 
 # --- what a delivery costs, and the stores of before ----------------------------------------------------------
