@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
-TOKENS_LIMIT = 1000  # of one address with its name; what is beyond is another entry
+MAX_ADDRESS_CHARACTERS = 320  # RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
+MAX_ENTRY_TOKENS = 1000  # of one address with its name; what follows counts as another entry
 
 # A backslash takes the next character along everywhere, so that a quote which fails to end is looked at once.
 _TOKEN = re.compile(
@@ -70,7 +70,7 @@ def split(text: str) -> Iterator[Address]:
         token = found[0]
         first = token[0]
         entry.tokens += 1
-        if entry.tokens > TOKENS_LIMIT:
+        if entry.tokens > MAX_ENTRY_TOKENS:
             yield from entry.addresses()
             entry, in_angle = _Entry(), False
         if first == "(" and comments:
@@ -147,7 +147,7 @@ def normalize(address: str) -> str:
     """Return an address by which it is known again: bare, in lower case, its domain in ASCII; "" when it is none."""
     found = next((entry.address for entry in split(address)), "")
     local_part, _, domain = found.strip().lower().rpartition("@")
-    return f"{local_part}@{ascii_domain(domain)}" if found and len(found) <= ADDRESS_LIMIT else ""
+    return f"{local_part}@{ascii_domain(domain)}" if found and len(found) <= MAX_ADDRESS_CHARACTERS else ""
 
 
 @functools.lru_cache(1000)

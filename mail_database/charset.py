@@ -62,7 +62,7 @@ GUESSED = {"ascii", "iso8859-2", "iso8859-6", "iso8859-7", "iso8859-13"}
 # UTF-8 that another charset's name hides is told by so many bytes that only UTF-8 has in this order: one is enough
 # where they would be an accented letter followed by a sign, which no language writes.
 LATIN = {"ascii", "iso8859-1", "cp1252", "iso8859-15", "iso8859-2", "cp1250", "iso8859-9", "cp1254"}
-TELLING, TELLING_LATIN = 4, 1
+TELLING_BYTES, TELLING_LATIN_BYTES = 4, 1
 PLAIN = LATIN | {"utf-8", ""}  # in which what is ASCII is ASCII; senders also say them of what they are not
 
 # That of UTF-32 begins with that of UTF-16.
@@ -112,7 +112,7 @@ def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
     if codec in PLAIN and content.isascii():
         return content.decode("ascii"), codec == ""
     if codec not in ("", "utf-8"):
-        hidden = _hidden_utf_8(content, TELLING_LATIN if codec in LATIN else TELLING)
+        hidden = _hidden_utf_8(content, TELLING_LATIN_BYTES if codec in LATIN else TELLING_BYTES)
         if hidden is not None:
             return hidden, True
         for name in (codec, *LARGER.get(codec, ())):

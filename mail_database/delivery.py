@@ -78,7 +78,7 @@ class Misconfigured(Fault):
 
 def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
     if message.answers_our_notice and (message.is_automatic or message.return_path == ""):
-        _keep(store, message, *ANSWER)
+        _keep_unplaced(store, message, *ANSWER)
         return None
     at_bounce_address = is_at_bounce_address(store, message)
     if said and is_report(message, at_bounce_address):
@@ -86,7 +86,7 @@ def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, s
         if not reason:
             return False
         if message.is_report or message.sender_address or at_bounce_address:
-            _keep(store, message, REPORT, reason)
+            _keep_unplaced(store, message, REPORT, reason)
             return False  # others are a scanner's or the like, which may have failed, and has no address
     routes, told = route(store, message, fallback)
     stopped = bool(routes) and is_loop(store, message, routes)
@@ -95,7 +95,7 @@ def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, s
     not_told = [notices.tell(store, message, notice, user_id) for notice in told]
     in_silence = [(notice.about, reason) for notice, reason in zip(told, not_told, strict=True) if reason]
     if in_silence:  # even where another alias takes it: whoever reads this one's mail would never know
-        _keep(store, message, *in_silence[0])
+        _keep_unplaced(store, message, *in_silence[0])
     if stopped:
         return None
     store.reset_bounces(message.sender_address)
@@ -110,7 +110,7 @@ def _loop_notice(routes: tuple[Route, ...]) -> notices.Notice:
     return notices.Notice(notices.LOOP, address_of(alias) if alias else "us", alias["domain"] if alias else None)
 
 
-def _keep(store: Store, message: Message, about: str, reason: str) -> None:
+def _keep_unplaced(store: Store, message: Message, about: str, reason: str) -> None:
     """Keep a message that is placed nowhere, where a person finds it."""
     store.keep_unplaced(
         about=about,

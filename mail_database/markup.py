@@ -14,9 +14,9 @@ from typing import NamedTuple
 import nh3
 
 SCHEMES = {"http", "https", "mailto", "tel", "cid"}  # cid: names a picture of the same message (RFC 2392)
-DEPTH_LIMIT = 200
-TAGS_LIMIT = 50_000
-SIZE_LIMIT = 2**20  # characters
+MAX_MARKUP_DEPTH = 200
+MAX_TAGS = 50_000
+MAX_MARKUP_CHARACTERS = 2**20
 
 UNREAD = ("script", "style", "title")  # elements that are left out with all that is in them
 VOID = {"area", "br", "col", "hr", "img", "wbr"}
@@ -79,9 +79,11 @@ def sanitize(text: str) -> str:
 
 def shown(text: str) -> Shown:
     """Return HTML as it can be shown."""
-    balanced, lost, has_words = _balanced(text[:SIZE_LIMIT].translate({ord(AMPERSAND): None, ord(LESS_THAN): None}))
+    balanced, lost, has_words = _balanced(
+        text[:MAX_MARKUP_CHARACTERS].translate({ord(AMPERSAND): None, ord(LESS_THAN): None})
+    )
     cleaned = nh3.clean(balanced, url_schemes=SCHEMES).replace(AMPERSAND, "&amp;").replace(LESS_THAN, "&lt;")
-    return Shown(cleaned, lost or len(text) > SIZE_LIMIT, has_words)
+    return Shown(cleaned, lost or len(text) > MAX_MARKUP_CHARACTERS, has_words)
 
 
 class _Tree:
@@ -115,7 +117,7 @@ class _Tree:
             self._end_item(ITEMS[name])
         elif name == "a":
             self.end("a")
-        if len(self.open) >= DEPTH_LIMIT:
+        if len(self.open) >= MAX_MARKUP_DEPTH:
             self.lost = True
             return
         self.out.append(f"<{name}{_kept(attributes)}>")
@@ -209,7 +211,7 @@ def _balanced(text: str) -> tuple[str, bool, bool]:
             position = behind(f"</{name}", position) or position
         elif tag and name in KEPT:
             tags += 1
-            if tags > TAGS_LIMIT:
+            if tags > MAX_TAGS:
                 tree.lost = True
             elif tag[1]:
                 tree.end(name)

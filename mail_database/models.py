@@ -45,6 +45,7 @@ class Model(NamedTuple):
     where: Mapping[str, Any] = {}
 
     def column(self, name: str) -> Any:
+        """Return the column of a field. Raises Fault for a field that the model does not have."""
         if name not in self.columns:
             raise Fault(1, f"ValueError: Invalid field {name!r}")
         return self.table.c[self.columns[name]]
@@ -183,12 +184,13 @@ def _named(store: Store, field: str, value: Any) -> str | None:
 
 
 def model_of(name: str) -> Model:
+    """Return the model with this name. Raises Fault where there is none."""
     if name not in TABLES:
         raise Fault(2, f"Object {name} doesn't exist")
     return TABLES[name]
 
 
-def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
+def search_condition(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
     """Return a search domain (Odoo's prefix notation) as a condition; archived rows are left out unless asked for."""
     terms: list[Any] = []
     try:

@@ -25,7 +25,7 @@ from mail_database.references import OUR_NOTICE
 from mail_database.store import Row, Store, transaction
 
 log = logging.getLogger("mail_database")
-REPEAT_AFTER = 60  # minutes
+REPEAT_AFTER_MINUTES = 60
 
 # The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it; {allowed}: who
 # may write to it (routing.POLICIES).
@@ -55,7 +55,7 @@ MACHINES = re.compile(
 # Why a sender is not told.
 NOBODY = "there is no sender to be told"
 AUTOMATIC = "a machine or a list sent it, which is not answered"
-ALREADY_TOLD = f"the sender was told within the last {REPEAT_AFTER} minutes"
+ALREADY_TOLD = f"the sender was told within the last {REPEAT_AFTER_MINUTES} minutes"
 
 
 class Notice(NamedTuple):
@@ -76,7 +76,7 @@ def tell(store: Store, message: Message, notice: Notice, user_id: int) -> str:
     if message.is_automatic or any(map(MACHINES.fullmatch, (to, message.sender_address))):
         return AUTOMATIC
     store.lock(f"what {to} is told")
-    if store.was_told_since(notice.about, to, notice.address, REPEAT_AFTER):
+    if store.was_told_since(notice.about, to, notice.address, REPEAT_AFTER_MINUTES):
         return ALREADY_TOLD
     company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
     domains = {row["name"]: row for row in store.alias_domains()}

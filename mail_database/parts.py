@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from mail_database.header import Parameters, Part, header_at, parameters
 
-PARTS_LIMIT = 1000
-DEPTH_LIMIT = 200  # of multiparts within each other
+MAX_PARTS = 1000
+MAX_PART_DEPTH = 200  # of multiparts within each other
 
 _BOUNDARY = re.compile(rb"(?m)^--(.*)$")
 _LINE_END = re.compile(rb"\r?\n\Z")
@@ -67,12 +67,12 @@ def leaves(raw: bytes, message: Part) -> Iterator[Leaf | None]:
         if begun is not None:  # a part begins
             count += 1
             content_type = type_of(begun.header, default)
-            if count > PARTS_LIMIT:
+            if count > MAX_PARTS:
                 yield None
                 return
             boundary = content_type.parameters.get("boundary", "").rstrip()
             if content_type.value.startswith("multipart/") and boundary:
-                if len(opened) == DEPTH_LIMIT:
+                if len(opened) == MAX_PART_DEPTH:
                     yield None
                     return
                 places.setdefault(boundary.encode("utf-8", "replace"), []).append(len(opened))

@@ -31,9 +31,9 @@ STATUS_KEYS = ("status", "bounced_address_status", "error_code", "code")
 REASON_KEYS = ("diagnosticcode", "reason", "description", "diag", "raw_reason", "error")
 ID_KEYS = ("messageid", "message-id", "smtp-id", "message_id")
 
-DEPTH = 12  # of objects within each other
-START = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
-STARTS = 4  # places where a text may begin to be JSON
+MAX_OBJECT_DEPTH = 12  # of objects within each other
+JSON_START = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
+MAX_JSON_STARTS = 4  # places where a text may begin to be JSON
 
 
 class Event(NamedTuple):
@@ -54,8 +54,8 @@ class Events(NamedTuple):
 
 def read_events(text: str) -> Events | None:
     """Return the events of a text that is a provider's report in JSON, None when it is none."""
-    for place, start in enumerate(START.finditer(text)):
-        if place == STARTS:
+    for place, start in enumerate(JSON_START.finditer(text)):
+        if place == MAX_JSON_STARTS:
             return None
         try:
             value = _DECODER.raw_decode(text, start.end())[0]
@@ -63,7 +63,7 @@ def read_events(text: str) -> Events | None:
             continue
         kinds: list[str] = []
         ids: list[str] = []
-        events = tuple(_events(value, "", kinds, ids, DEPTH))
+        events = tuple(_events(value, "", kinds, ids, MAX_OBJECT_DEPTH))
         if kinds:
             return Events(events, tuple(dict.fromkeys(ids)))
     return None

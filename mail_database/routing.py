@@ -33,7 +33,7 @@ from mail_database.message import Message
 from mail_database.store import Row, Store
 
 LOOP_MINUTES, LOOP_THRESHOLD_MESSAGES = 120, 20  # Odoo's, where no parameter says otherwise
-BEHIND_LIMIT = 10  # addresses that are looked at
+MAX_BEHIND = 10  # addresses behind the sender that are looked at
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
 FIELDS = (
@@ -126,11 +126,11 @@ def in_whose_name(store: Store, message: Message) -> Message:
     for sender, address in message.behind:
         named.setdefault(address, sender)
     named.pop("", None)
-    some = islice(named.items(), BEHIND_LIMIT)
+    some = islice(named.items(), MAX_BEHIND)
     others = tuple((sender, address) for address, sender in some if not is_ours(store, address))
     if not others:
         return message._replace(behind=())
-    if len(named) > BEHIND_LIMIT:
+    if len(named) > MAX_BEHIND:
         others += (("", ""),)  # nobody, who may write nowhere
     sender, address = others[0]
     told = message.return_path and address  # not the group itself; but the null sender stays what it is

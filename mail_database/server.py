@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from mail_database import models
-from mail_database.calls import LOGIN_LIMIT, pieces_of, read_call, read_login
+from mail_database.calls import MAX_LOGIN_BYTES, pieces_of, read_call, read_login
 from mail_database.delivery import process
 from mail_database.routing import MODELS, Fallback, Fault
 from mail_database.store import Store, transaction
@@ -36,6 +36,7 @@ class Access(NamedTuple):
     digest: bytes
 
     def allows(self, password: object) -> bool:
+        """Tell whether this is the password; the time that it takes says nothing about it."""
         given = password if isinstance(password, str) else ""
         return hmac.compare_digest(_digest(given, self.salt), self.digest)
 
@@ -104,9 +105,9 @@ def _check_login(allowed: Access, head: bytes) -> None:
 
 def _answer(service: Callable[[str, Sequence[Any]], Any], allowed: Access, read: Callable[[int], bytes]) -> bytes:
     """Return the XML of a call's answer. What goes wrong, and is not the caller's fault, is logged, not told."""
-    head = read(LOGIN_LIMIT)
+    head = read(MAX_LOGIN_BYTES)
     try:
-        if len(head) == LOGIN_LIMIT:
+        if len(head) == MAX_LOGIN_BYTES:
             _check_login(allowed, head)
         method, arguments = read_call(pieces_of(head, read))
     except Fault as fault:
@@ -214,7 +215,7 @@ def _search_read(
     order: str = "",
     active_test: bool = True,
 ) -> list[dict[str, Any]]:
-    condition = models.where(models.model_of(model), domain, active_test)
+    condition = models.search_condition(models.model_of(model), domain, active_test)
     return models.rows(store, model, condition, fields, limit or None, offset, order or "id")
 
 
@@ -231,7 +232,7 @@ def _ids(ids: Any) -> list[Any]:
 
 
 def _of_ids(model: str, ids: Any) -> Any:
-    return models.where(models.model_of(model), [("id", "in", _ids(ids))], active_test=False)
+    return models.search_condition(models.model_of(model), [("id", "in", _ids(ids))], active_test=False)
 
 
 def _read(store: Store, model: str, ids: Any, fields: Sequence[str] = ()) -> list[dict[str, Any]]:

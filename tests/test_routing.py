@@ -18,7 +18,7 @@ from support.stores import NewStore, _maker
 from mail_database import store as store_module
 from mail_database.delivery import process
 from mail_database.message import identify, parse
-from mail_database.references import ANCESTOR_LIMIT, ancestors
+from mail_database.references import MAX_ANCESTORS, ancestors
 from mail_database.routing import POLICIES, Fallback
 from mail_database.store import open_database, transaction
 from mail_database.tables import now
@@ -170,7 +170,7 @@ def test_a_field_of_a_megabyte_costs_linear_time_and_names_the_nearest() -> None
         begun = time.process_time()
         found = ancestors("", text)
         times.append(time.process_time() - begun)
-        assert len(found) == ANCESTOR_LIMIT
+        assert len(found) == MAX_ANCESTORS
         assert found[0] == f"<{number - 1}@x.example>"
     assert times[1] < 30 * max(times[0], 0.01)
 
