@@ -95,6 +95,7 @@ class _Tree:
         self.scopes: list[Counter[str]] = [Counter()]  # what is open within the innermost of SCOPES, and so on
         self.tables: list[Counter[str]] = []  # which parts of the innermost table are open, and so on
         self.lost = self.has_words = False
+        self.tags = 0
         self.hidden = 0  # the depth at which something invisible begins, 0: nowhere
 
     def text(self, text: str) -> None:
@@ -102,21 +103,20 @@ class _Tree:
         if not self.has_words and not self.hidden:
             self.has_words = bool(_BLANK.sub("", html.unescape(text)))
 
-    def begin(self, name: str, attributes: str) -> None:
-        if name in TABLE_PARTS:
-            if not self.tables:
-                return
-            parents = PARENTS.get("td" if name == "th" else name, {"table"})
-            while self.open[-1] not in parents:
-                self.pop()
-        elif name in BLOCKS and self.scopes[-1]["p"]:
-            self.end("p")
-        if name in HEADINGS and self.open and self.open[-1] in HEADINGS:
-            self.pop()
-        elif name in ITEMS and any(self.scopes[-1][item] for item in ITEMS[name]):
-            self._end_item(ITEMS[name])
-        elif name == "a":
-            self.end("a")
+    def tag(self, is_end: bool, name: str, attributes: str) -> None:
+        """Begin or end an element; from the limit on, tags are left out."""
+        self.tags += 1
+        if self.tags > MAX_TAGS:
+            self.lost = True
+        elif is_end:
+            self.end(name)
+        else:
+            self.open_element(name, attributes)
+
+    def open_element(self, name: str, attributes: str) -> None:
+        if name in TABLE_PARTS and not self.tables:
+            return
+        self._end_what_cannot_hold(name)
         if len(self.open) >= MAX_MARKUP_DEPTH:
             self.lost = True
             return
@@ -134,6 +134,21 @@ class _Tree:
             self.scopes.append(Counter())
         if not self.hidden and _INVISIBLE.search(attributes):
             self.hidden = len(self.open)
+
+    def _end_what_cannot_hold(self, name: str) -> None:
+        """End the elements that the beginning of this one ends: a paragraph, a heading, an item, a link."""
+        if name in TABLE_PARTS:
+            parents = PARENTS.get("td" if name == "th" else name, {"table"})
+            while self.open[-1] not in parents:
+                self.pop()
+        elif name in BLOCKS and self.scopes[-1]["p"]:
+            self.end("p")
+        if name in HEADINGS and self.open and self.open[-1] in HEADINGS:
+            self.pop()
+        elif name in ITEMS and any(self.scopes[-1][item] for item in ITEMS[name]):
+            self._end_item(ITEMS[name])
+        elif name == "a":
+            self.end("a")
 
     def _end_item(self, items: set[str]) -> None:
         for name in reversed(self.open):
@@ -186,7 +201,7 @@ def _balanced(text: str) -> tuple[str, bool, bool]:
     tree = _Tree()
     lowered = text.lower() if len(text.lower()) == len(text) else text
     endless: set[str] = set()  # what never ends: it is looked for once
-    begun = position = tags = 0  # where the text begins that was not written yet, and where the next tag is looked for
+    begun = position = 0  # where the text begins that was not written yet, and where the next tag is looked for
 
     def behind(end: str, start: int) -> int | None:
         found = -1 if end in endless else lowered.find(end, start)
@@ -210,13 +225,7 @@ def _balanced(text: str) -> tuple[str, bool, bool]:
         if tag and name in UNREAD and not tag[1]:
             position = behind(f"</{name}", position) or position
         elif tag and name in KEPT:
-            tags += 1
-            if tags > MAX_TAGS:
-                tree.lost = True
-            elif tag[1]:
-                tree.end(name)
-            else:
-                tree.begin(name, tag[3])
+            tree.tag(bool(tag[1]), name, tag[3])
         begun = position
     tree.text(text[begun:])
     while tree.open:

@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
     table: sa.Table
     columns: Mapping[str, str]
-    where: Mapping[str, Any] = {}
+    required: Mapping[str, Any] = {}
 
     def column(self, name: str) -> Any:
         """Return the column of a field. Raises Fault for a field that the model does not have."""
@@ -209,7 +209,7 @@ def search_condition(model: Model, domain: Sequence[Any], active_test: bool = Tr
         raise Fault(1, f"ValueError: Invalid domain term ({type(error).__name__})") from None
     if active_test and "active" in model.columns and "'active'" not in repr(domain):
         terms.append(model.column("active"))
-    return sa.and_(sa.true(), *terms, *(model.table.c[name] == value for name, value in model.where.items()))
+    return sa.and_(sa.true(), *terms, *(model.table.c[name] == value for name, value in model.required.items()))
 
 
 def rows(

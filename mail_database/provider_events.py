@@ -86,13 +86,7 @@ def _events(value: Any, kind: str, kinds: list[str], ids: list[str], depth: int)
         kinds.append(own)
     kind = own or kind
     ids += _ids(found)
-    recipient = next((_word(found, key) for key in RECIPIENT_KEYS if "@" in _word(found, key)), "")
-    if recipient and kind:
-        status = next((word for key in STATUS_KEYS if (word := _word(found, key))), "")
-        reason = next((word for key in REASON_KEYS if (word := _word(found, key))), "")
-        action = _word(found, "action").lower()
-        is_failure = kind in FAILED_EVENTS and action not in ("delayed", "delivered", "relayed", "expanded")
-        yield Event(recipient, is_failure, status, reason)
+    yield from _own_event(found, kind)
     message = found.get("message")
     if isinstance(message, str) and message.lstrip().startswith("{"):  # SNS has the report as a text within its own
         with contextlib.suppress(ValueError, RecursionError):
@@ -100,6 +94,17 @@ def _events(value: Any, kind: str, kinds: list[str], ids: list[str], depth: int)
     for each in value.values():
         if isinstance(each, (dict, list)):
             yield from _events(each, kind, kinds, ids, depth - 1)
+
+
+def _own_event(found: dict[str, Any], kind: str) -> Iterator[Event]:
+    """Yield the event of a kind that an object itself describes, if it names a recipient."""
+    recipient = next((_word(found, key) for key in RECIPIENT_KEYS if "@" in _word(found, key)), "")
+    if recipient and kind:
+        status = next((word for key in STATUS_KEYS if (word := _word(found, key))), "")
+        reason = next((word for key in REASON_KEYS if (word := _word(found, key))), "")
+        action = _word(found, "action").lower()
+        is_failure = kind in FAILED_EVENTS and action not in ("delayed", "delivered", "relayed", "expanded")
+        yield Event(recipient, is_failure, status, reason)
 
 
 def _word(found: dict[str, Any], key: str) -> str:

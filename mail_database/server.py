@@ -155,17 +155,22 @@ def _check_database(allowed: Access, database: object) -> None:
         raise Fault(1, f'psycopg2.OperationalError: connection failed: FATAL:  database "{database}" does not exist')
 
 
+def _check_caller(allowed: Access, database: object, uid: object, password: object) -> None:
+    """Raise the fault for who may not call."""
+    _check_database(allowed, database)
+    if not allowed.allows(password):
+        raise Fault(3, "Access Denied")
+    if uid != USER_ID:
+        raise Fault(2, f"Record does not exist or has been deleted.\n(Record: res.users({uid},), User: {uid})")
+
+
 def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence[Any]) -> Any:
     if method not in ("execute", "execute_kw"):
         raise Fault(1, f"NameError: Method not available {method}")
     if len(arguments) < 5:
         raise Fault(1, f"TypeError: {method}() missing arguments")
     database, uid, password, model, name, *rest = arguments
-    _check_database(allowed, database)
-    if not allowed.allows(password):
-        raise Fault(3, "Access Denied")
-    if uid != USER_ID:
-        raise Fault(2, f"Record does not exist or has been deleted.\n(Record: res.users({uid},), User: {uid})")
+    _check_caller(allowed, database, uid, password)
     if method == "execute_kw":
         args, kwargs = [*rest[:1], []][0], [*rest[1:2], {}][0]
     else:
