@@ -105,7 +105,7 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 
 def _stop(*_: object) -> None:
-    """End the process: what is running gets its answer, and a log that nobody reads, say, does not keep it longer."""
+    """End the process: what is running gets its answer, but after STOP_SECONDS nothing is waited for any longer."""
     last = threading.Timer(STOP_SECONDS, os._exit, [0])
     last.daemon = True
     last.start()

@@ -24,7 +24,7 @@ from mail_database.store import Row, Store, transaction
 TYPES = {"name": str, "email_from": str, "active": bool, "partner_id": int}  # of what defaults may set
 ODOOBOT = 2  # the partner who is the author of mail without a sender
 
-# What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
+# What is kept as unplaced, besides mail whose sender is not told (notices.py): what it is about, and why.
 ANSWER = ("notice", "a machine answers a notice of ours")
 REPORT = "report"
 ABOUT_NOTHING = "it is about no mail of ours"
@@ -45,9 +45,9 @@ def process(
     message = parse(raw)
     if strip_attachments:
         message = message._replace(attachments=())
-    if not message.message_id:  # nobody can know it again
+    if not message.message_id:  # it can't be recognised later
         message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
-    # Read before the transaction, which others wait for: a report may name thousands.
+    # A report may name thousands, so it is read before the transaction: others wait for that.
     with transaction(engine, reads=True) as store:
         at_bounce_address = is_at_bounce_address(store, message)
     said = read(raw) if is_report(message, at_bounce_address) else None
@@ -68,7 +68,7 @@ def process(
 
 
 class Misconfigured(Fault):
-    """An alias asks for what can't be made: its sender is told, though the rest is rolled back."""
+    """An alias asks for a record that can't be created: the sender is told, and the rest is rolled back."""
 
     def __init__(self, code: int, text: str, alias: Row) -> None:
         super().__init__(code, text)
@@ -77,6 +77,7 @@ class Misconfigured(Fault):
 
 
 def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
+    """Do with a message what the steps of routing.py say, and return what ``process`` returns."""
     if message.answers_our_notice and (message.is_automatic or message.return_path == ""):
         _keep_unplaced(store, message, *ANSWER)
         return None
@@ -87,14 +88,14 @@ def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, s
             return False
         if message.is_report or message.sender_address or at_bounce_address:
             _keep_unplaced(store, message, REPORT, reason)
-            return False  # others are a scanner's or the like, which may have failed, and has no address
+            return False  # the others come from scanners and the like: they are ordinary mail
     routes, told = route(store, message, fallback)
     stopped = bool(routes) and is_loop(store, message, routes)
     if stopped:
         routes, told = (), (_loop_notice(routes),)
     not_told = [notices.tell(store, message, notice, user_id) for notice in told]
     in_silence = [(notice.about, reason) for notice, reason in zip(told, not_told, strict=True) if reason]
-    if in_silence:  # even where another alias takes it: whoever reads this one's mail would never know
+    if in_silence:  # even if another alias takes it: who reads this alias's mail would never know of it
         _keep_unplaced(store, message, *in_silence[0])
     if stopped:
         return None
@@ -111,7 +112,7 @@ def _loop_notice(routes: tuple[Route, ...]) -> notices.Notice:
 
 
 def _keep_unplaced(store: Store, message: Message, about: str, reason: str) -> None:
-    """Keep a message that is placed nowhere, where a person finds it."""
+    """Keep a message that is placed nowhere, so that a person finds it."""
     store.keep_unplaced(
         about=about,
         reason=reason,

@@ -3,9 +3,9 @@
 A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2) or to an address
 that only machines have (RFC 5230, 4.6), and at most once per sender, reason, address and hour. It says
 Auto-Submitted: auto-replied and leaves with the null sender, so that no machine answers it. One that does
-nevertheless quotes the notice's Message-ID, as people do when they answer: the mark in it tells that it is a notice
-which is answered, and routing.py (step 2) stops the machines and hears the people. A notice of a loop has the mark in
-its References, too, for machines that quote nothing else; the others tell people what to do, and have it there not.
+nevertheless quotes the notice's Message-ID, as people do when they answer. The mark in the id shows that a notice is
+answered; routing.py (step 2) then ignores machines, and takes a person's answer as new mail. A notice of a loop has the
+mark in its References, too, for machines that quote only those. Other notices do not: people are expected to answer.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ TEXTS = {
 }
 MARKED_REFERENCES = {LOOP}
 
-# Addresses that are not told anything, though nobody says that they are machines': nobody reads what comes there.
+# Addresses that are never told anything, though no field says that a machine sent the message: nobody reads their mail.
 MACHINES = re.compile(
-    r"(?:prvs=[^=@]*=|srs\d[=+-](?:[^=@]*=){3})?"  # what stands in front in an envelope: BATV, SRS
+    r"(?:prvs=[^=@]*=|srs\d[=+-](?:[^=@]*=){3})?"  # a prefix that BATV or SRS adds in an envelope
     r"(?:mail(?:er)?[-_.]?daemon|post[-_.]?master|listserv|majordomo|owner-.*|.*-(?:request|owner)"
     r"|(?:.*[-_])?bounces?(?:[-_.+=].*)?|(?:auto(?:matic)?[-_.]?)(?:reply|respon[ds]er?)(?:[-_.+].*)?"
     r"|(?:do[-_.]?)?not?[-_.]?repl(?:y|ies).*|(?:nicht|keine?)[-_.]?antwort(?:en)?|(?:ne[-_.]?)?pas[-_.]?(?:de[-_.]?)?repon(?:dre|se)"
@@ -127,7 +127,7 @@ def mail_of(notice: Row) -> EmailMessage:
 
 
 def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
-    """Send what is outgoing. What the mail server does not take now, or when it is away, stays outgoing."""
+    """Send what is outgoing. What the mail server does not take, or can't be given, stays outgoing."""
     last = 0
     while True:
         with transaction(engine) as store:
@@ -150,7 +150,7 @@ def _send(smtp: tuple[str, int], notice: Row) -> str:
     try:
         with contextlib.closing(smtplib.SMTP(*smtp, timeout=30)) as server:
             server.sendmail("", [notice["to"]], mail)
-            with contextlib.suppress(OSError, smtplib.SMTPException):  # it has been sent, whatever comes of that
+            with contextlib.suppress(OSError, smtplib.SMTPException):  # the notice has been sent by now
                 server.quit()
     except smtplib.SMTPRecipientsRefused as error:
         return "outgoing" if all(code < 500 for code, _ in error.recipients.values()) else "exception"

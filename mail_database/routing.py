@@ -1,27 +1,28 @@
-"""Message + lookups -> what becomes of it.
+"""Message + lookups -> Routes: what becomes of a message.
 
-In the order in which it is asked:
+The steps, in the order in which they are executed:
 
-1. **Known.** A message whose Message-ID was accepted before is done: nothing. Only its header was read for that.
+1. **Known.** A message whose Message-ID was accepted before is done already. Only its header is read to find that out.
 2. **A machine's answer to a notice.** References or In-Reply-To name a notice of ours, and the message is automatic or
-   from the null sender: it is kept as unplaced. A person's answer goes on; the notice's id counts as none.
-3. **Report.** It says that mail came back (bounce.py): notifications fail. One that names no mail of ours that failed
-   is kept as unplaced.
-4. **Reply.** The nearest message that In-Reply-To, then References from their end, name and that has a record: its
-   thread. An alias of another kind in To makes it a forward, which goes on with 5 for these aliases alone. An alias of
-   the record's own kind among the recipients has its say about who may write.
-5. **Catchall.** To (with Delivered-To) names nothing but catchall and bounce addresses: the sender is told.
-6. **Aliases.** Each alias among the recipients opens a record, or posts to the one it names; a sender whom an alias
-   does not take is told.
-7. **Fallback.** The caller's model takes what no alias took.
-8. **Catchall again**, beside addresses that lead nowhere: the sender is told. Else there is no route: a fault.
+   from the null sender: it is kept as unplaced. A person's answer goes on to 3; the notice's id is ignored.
+3. **Report.** The message says that mail came back (bounce.py): notifications are marked as failed. A report that
+   names no mail of ours that failed is kept as unplaced.
+4. **Reply.** In-Reply-To, then References from their end, name messages. The nearest one that is on a record's thread
+   gives the thread. If To names aliases of another model, the message is a forward, and goes on to 5 with these aliases
+   only. If an alias of the record's own model is among the recipients, its contact policy applies.
+5. **Catchall.** To (with Delivered-To) names only catchall and bounce addresses: the sender is told.
+6. **Aliases.** Each alias among the recipients opens a record, or posts to the record that it names. If its contact
+   policy (POLICIES) refuses the sender, he is told.
+7. **Fallback.** If the caller names a model, that model takes what no alias took.
+8. **Catchall again.** A catchall address stands beside addresses that lead nowhere: the sender is told. Otherwise there
+   is no route, which is a fault.
 
-Then the loop check: a sender who has made too many records is stopped, and told, for all routes or none. What goes
-nowhere and whose sender can't be told (notices.py) is kept as unplaced.
+Then comes the loop check: if the sender has made too many records, he is told, and no route is taken. A message that no
+route takes, and whose sender can't be told (notices.py), is kept as unplaced.
 
-The sender is From. Where that is an address of ours and Reply-To (or what a group puts in its place) is not, a group or
-a form of ours has sent the message in somebody's name, and he is the sender. Whoever writes to a group chooses his
-Reply-To, so where several are named, an alias for some people takes the message only if each of them may write.
+The sender is From. If From is an address of ours and Reply-To (or the field that a group has for it) is not, a group or
+a form of ours has sent the message in somebody's name, and he is the sender. A writer to a group chooses his Reply-To
+himself. So if several senders are named, an alias takes the message only if each of them may write.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from mail_database import notices
 from mail_database.message import Message
 from mail_database.store import Row, Store
 
-LOOP_MINUTES, LOOP_THRESHOLD_MESSAGES = 120, 20  # Odoo's, where no parameter says otherwise
+LOOP_MINUTES, LOOP_THRESHOLD_RECORDS = 120, 20  # Odoo's, where no parameter says otherwise
 MAX_BEHIND = 10  # addresses behind the sender that are looked at
 
 # The fields that an alias's defaults may set. A model that is not in MODELS takes no mail.
@@ -104,7 +105,7 @@ class Route(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """What becomes of a message: where it goes, and what its sender is told. Neither: it is accepted, that's all."""
+    """What becomes of a message: where it goes, and what its sender is told. Both may be empty."""
 
     routes: tuple[Route, ...] = ()
     told: tuple[notices.Notice, ...] = ()
@@ -131,7 +132,7 @@ def in_whose_name(store: Store, message: Message) -> Message:
     if not others:
         return message._replace(behind=())
     if len(named) > MAX_BEHIND:
-        others += (("", ""),)  # nobody, who may write nowhere
+        others += (("", ""),)  # an unknown sender: no restricted alias takes the message
     sender, address = others[0]
     told = message.return_path and address  # not the group itself; but the null sender stays what it is
     return message._replace(sender=sender, sender_address=address, return_path=told, behind=others)
@@ -246,7 +247,7 @@ def _by_alias(store: Store, message: Message, alias: Row) -> Route | notices.Not
     """Return where an alias sends a message, or what its sender is told instead."""
     model, thread_id = alias["model"], alias["thread_id"]
     if thread_id and store.record(model, thread_id) is None:
-        thread_id = None  # the record that took all of its mail is gone: a new one takes this
+        thread_id = None  # the record that took this alias's mail is gone: a new one is opened
     if not thread_id:
         _check_model(model)
     refusal = _refusal(store, message, alias, (model, thread_id) if thread_id else None)
@@ -288,7 +289,7 @@ def is_loop(store: Store, message: Message, routes: tuple[Route, ...]) -> bool:
     if not sender or store.is_allowed(sender):
         return False
     minutes = _number(store, "mail.gateway.loop.minutes", LOOP_MINUTES)
-    threshold = _number(store, "mail.gateway.loop.threshold", LOOP_THRESHOLD_MESSAGES)
+    threshold = _number(store, "mail.gateway.loop.threshold", LOOP_THRESHOLD_RECORDS)
     limit_replies = store.parameter("mail.gateway.loop.replies") == "limit"
     for destination in routes:
         if not destination.loop_checked:
