@@ -11,7 +11,9 @@ from page import Figure, report
 
 from mail_database.delivery import process
 from mail_database.routing import Fallback
-from mail_database.store import key_of, messages, now, open_store, records, work
+from mail_database.store import key_of, open_database, transaction
+from mail_database.tables import messages, now, records
+from mail_database.world import load
 
 SIZES = (10**3, 10**5, 10**6)
 ROUNDS, DELIVERIES = 10, 50
@@ -27,10 +29,10 @@ WORLD = {
 def main(*urls: str) -> int:
     """Fill a store of each size, deliver to each in turn, and report the ratio of the rates."""
     with tempfile.TemporaryDirectory() as folder:
-        engines = [open_store(url) for url in urls or (f"sqlite:///{folder}/{size}.db" for size in SIZES)]
+        engines = [open_database(url) for url in urls or (f"sqlite:///{folder}/{size}.db" for size in SIZES)]
         for engine, size in zip(engines, SIZES, strict=True):
-            with work(engine) as store:
-                store.load(WORLD)
+            with transaction(engine) as store:
+                load(store, WORLD)
                 store.set_parameter("mail.gateway.loop.threshold", "1000000000")
             fill(engine, size)
         # In rounds, so that whatever else the machine does meanwhile slows down all of them.

@@ -21,12 +21,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mail_database import notices, show
+from mail_database import notices, show, world
 from mail_database.listen import listen
 from mail_database.server import access, allows_login, application
-from mail_database.store import open_store, work
+from mail_database.store import open_database, transaction
 
-SEND_EVERY = 5.0  # seconds between two looks for notices to be sent
+SEND_EVERY_SECONDS = 5.0  # how often notices are looked for and sent
 STOP_SECONDS = 10.0  # after SIGTERM; waitress gives what is running 5 of them
 
 
@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # mail has more characters than some terminals
     try:
-        engine = open_store(options.store)
+        engine = open_database(options.store)
         return int(COMMANDS[options.command](engine, options))
     except sa.exc.SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        print(f"mail_database: the store can't be used: {reason}", file=sys.stderr)
+        print(f"mail_database: the database can't be used: {reason}", file=sys.stderr)
     except BrokenPipeError:  # of a pager that was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help="0: a free one")
     serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
-    load = commands.add_parser("load", help="fill a new store with companies, domains, aliases, partners, records")
+    load = commands.add_parser("load", help="fill a new database with companies, domains, aliases, partners, records")
     load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
     commands.add_parser("dump", help="print everything that is stored, as JSON")
     shown = commands.add_parser("show", help="print records and their threads, for a person")
@@ -87,8 +87,8 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
     if not password:
         password = secrets.token_urlsafe(12)
         print(f"password for {login}: {password}", flush=True)
-    with work(engine) as store:
-        store.begin(f"{database}.example")
+    with transaction(engine) as store:
+        world.set_up(store, f"{database}.example")
     allowed = access(database, login, password)
     server = listen(application(engine, allowed), allows_login(allowed), options.host, options.port)
     stopped = threading.Event()
@@ -105,7 +105,7 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 
 def _stop(*_: object) -> None:
-    """End the process: what is running gets its answer, and a log that nobody reads, say, does not keep it longer."""
+    """End the process: what is running gets its answer, but after STOP_SECONDS nothing is waited for any longer."""
     last = threading.Timer(STOP_SECONDS, os._exit, [0])
     last.daemon = True
     last.start()
@@ -113,21 +113,20 @@ def _stop(*_: object) -> None:
 
 
 def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.Event) -> None:
-    while not stopped.wait(SEND_EVERY):
+    while not stopped.wait(SEND_EVERY_SECONDS):
         try:
             notices.send_outgoing(engine, smtp)
-        except Exception as error:  # the store is away, say: the loop goes on, and so will the notices
+        except Exception as error:  # for example, the database can't be reached: the next round tries again
             notices.log.warning("notices wait: %s", str(error).partition("\n")[0])
 
 
 def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
     try:
-        with options.world, work(engine) as store:
-            world = json.load(options.world)
-            if not store.is_new():
-                print("mail_database: the store is not new: nothing was loaded into it", file=sys.stderr)
+        with options.world, transaction(engine) as store:
+            if not world.is_new(store):
+                print("mail_database: the database is not new: nothing was loaded into it", file=sys.stderr)
                 return 1
-            store.load(world)
+            world.load(store, json.load(options.world))
     except (AttributeError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {reason}", file=sys.stderr)
@@ -136,14 +135,14 @@ def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
 
 
 def _dump(engine: sa.Engine, options: argparse.Namespace) -> int:
-    with work(engine, reads=True) as store:
-        json.dump(store.dump(), sys.stdout, indent=1, ensure_ascii=False)
+    with transaction(engine, reads=True) as store:
+        json.dump(world.dump(store), sys.stdout, indent=1, ensure_ascii=False)
     print(flush=True)
     return 0
 
 
 def _show(engine: sa.Engine, options: argparse.Namespace) -> int:
-    with work(engine, reads=True) as store:
+    with transaction(engine, reads=True) as store:
         asked = options.model, options.id
         lines = show.lines(store, *asked) if options.unplaced is None else show.unplaced(store, options.unplaced)
         for line in lines:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-ADDRESS_LIMIT = 320  # characters: RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
-TOKENS_LIMIT = 1000  # of one address with its name; what is beyond is another entry
+MAX_ADDRESS_CHARACTERS = 320  # RFC 5321 (4.5.3.1) allows 64 before the @ and 255 behind it
+MAX_ENTRY_TOKENS = 1000  # of one address with its name; what follows counts as another entry
 
 # A backslash takes the next character along everywhere, so that a quote which fails to end is looked at once.
 _TOKEN = re.compile(
@@ -32,12 +32,39 @@ class _Entry:
 
     def __init__(self) -> None:
         self.words: list[list[str]] = []  # each of tokens that stand without a blank between them
-        self.angle: list[str] | None = None
+        self.angle: list[str] = []
         self.comments: list[str] = []
+        self.has_angle = self.in_angle = False  # a < was read; its > was not
         self.is_glued = self.is_named = False  # the next token belongs to the last word; there is an @
         self.tokens = 0
 
+    def ends_before(self, token: str) -> bool:
+        """Tell whether a token separates this entry from the next one, or begins the next one without a separator."""
+        if self._is_separator(token):
+            return bool(self.words or self.angle)
+        return bool(self.angle) and not self.in_angle and token[0] not in ">:" and not token.isspace()
+
+    def _is_separator(self, token: str) -> bool:
+        in_route = self.in_angle and self.angle and self.angle[0][0] == "@"  # <@a,@b:ann@c>
+        return token[0] in ",;" and not in_route
+
     def add(self, token: str) -> None:
+        """Add a token that is no comment's."""
+        if self._is_separator(token) or token == ">":
+            self.in_angle = False
+        elif token == "<":
+            self.angle, self.has_angle, self.in_angle = [], True, True
+        elif self.in_angle:
+            self.angle.append(token)
+            self.is_named = self.is_named or "@" in token
+        elif token.isspace():
+            self.is_glued = False
+        elif token == ":":  # of a group, or mailto:
+            self.words, self.is_glued = [], False
+        else:
+            self._add_to_words(token)
+
+    def _add_to_words(self, token: str) -> None:
         if not self.is_glued:
             self.words.append([])
         self.words[-1].append(token)
@@ -48,7 +75,7 @@ class _Entry:
         if not self.is_named:
             return
         comment = "".join(self.comments).strip()
-        found = _bare("".join(self.angle)) if self.angle is not None else ""
+        found = _bare("".join(self.angle)) if self.has_angle else ""
         if "@" in found:
             yield Address(_name(self.words) or comment, found)
             return
@@ -64,52 +91,35 @@ class _Entry:
 
 def split(text: str) -> Iterator[Address]:
     """Yield the addresses of a field's text."""
-    comments = _comments_end(text)
-    entry, in_angle, depth = _Entry(), False, 0
-    for found in _TOKEN.finditer(text):
-        token = found[0]
-        first = token[0]
+    entry = _Entry()
+    for token, is_comment in _tokens(text):
         entry.tokens += 1
-        if entry.tokens > TOKENS_LIMIT:
+        if entry.tokens > MAX_ENTRY_TOKENS or (not is_comment and entry.ends_before(token)):
             yield from entry.addresses()
-            entry, in_angle = _Entry(), False
-        if first == "(" and comments:
-            if depth:
-                entry.comments.append(token)
-            elif entry.comments:
-                entry.comments.append(" ")
-            depth += len(token)
-        elif first == ")" and depth:
-            depth = max(0, depth - len(token))
-            if depth:
-                entry.comments.append(token)
-        elif depth:
-            entry.comments.append(_ESCAPED.sub(r"\1", token) if first == "\\" else token)
-        elif first in ",;" and not (in_angle and entry.angle and entry.angle[0][0] == "@"):  # but <@a,@b:ann@c>
-            if entry.words or entry.angle:
-                yield from entry.addresses()
-                entry = _Entry()
-            in_angle = False
-        elif first == "<":
-            if entry.angle and not in_angle:  # the next one, without a comma before it
-                yield from entry.addresses()
-                entry = _Entry()
-            entry.angle, in_angle = [], True
-        elif first == ">":
-            in_angle = False
-        elif in_angle and entry.angle is not None:
-            entry.angle.append(token)
-            entry.is_named = entry.is_named or "@" in token
-        elif first.isspace():
-            entry.is_glued = False
-        elif first == ":":  # of a group, or mailto:
-            entry.words, entry.is_glued = [], False
+            entry = _Entry()
+        if is_comment:
+            entry.comments.append(token)
         else:
-            if entry.angle:
-                yield from entry.addresses()
-                entry = _Entry()
             entry.add(token)
     yield from entry.addresses()
+
+
+def _tokens(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each token, and whether it is a comment's; instead of the outermost brackets come a blank and ""."""
+    has_comments = _comments_end(text)
+    depth = 0
+    for found in _TOKEN.finditer(text):
+        token = found[0]
+        if token[0] == "(" and has_comments:
+            yield (token if depth else " "), True
+            depth += len(token)
+        elif token[0] == ")" and depth:
+            depth = max(0, depth - len(token))
+            yield (token if depth else ""), True
+        elif depth:
+            yield (_ESCAPED.sub(r"\1", token) if token[0] == "\\" else token), True
+        else:
+            yield token, False
 
 
 def _comments_end(text: str) -> bool:
@@ -147,7 +157,7 @@ def normalize(address: str) -> str:
     """Return an address by which it is known again: bare, in lower case, its domain in ASCII; "" when it is none."""
     found = next((entry.address for entry in split(address)), "")
     local_part, _, domain = found.strip().lower().rpartition("@")
-    return f"{local_part}@{ascii_domain(domain)}" if found and len(found) <= ADDRESS_LIMIT else ""
+    return f"{local_part}@{ascii_domain(domain)}" if found and len(found) <= MAX_ADDRESS_CHARACTERS else ""
 
 
 @functools.lru_cache(1000)

@@ -6,7 +6,7 @@ Such mail is never answered (RFC 3834, 2), and it is never believed to answer us
 from collections.abc import Iterable
 
 # What the names of fields begin with that only a machine's mail has. With a value of NO they say nothing.
-SIGNS = (
+MACHINE_FIELDS = (
     "auto-submitted",  # RFC 3834, 5
     "x-auto-response-suppress",  # Exchange: nobody is to answer ([MS-OXCMAIL] 2.1.3.2.20)
     "x-autorepl",  # X-Autoreply (Gmail, and others), X-Autoreply-From
@@ -19,32 +19,34 @@ SIGNS = (
 NO = {"", "no", "none", "false"}
 
 # Fields that only lists and newsletters have, whatever their value.
-LISTS = (
+LIST_FIELDS = (
     "list-",  # RFC 2369, RFC 2919; "List-Post: NO" is one, too
     "mailing-list",  # ezmlm
     "x-mailing-list",
     "feedback-id",  # newsletters, for Gmail
 )
 
-# Fields whose values tell.
-VALUES = {
+# Fields whose values tell that a machine or a list has sent the message.
+TELLING_VALUES = {
     "precedence": {"auto_reply", "auto-reply", "bulk", "junk", "list"},  # RFC 3834, 3.1.8
     "x-precedence": {"auto_reply", "auto-reply", "bulk", "junk", "list"},
     "preference": {"auto_reply"},  # BoxTrapper's spelling of it
     "x-post-messageclass": {"autoresponder"},  # Mailtraq: "9; Autoresponder"
 }
 
-VALUE_LIMIT = 1000  # characters of a value that are looked at
+MAX_VALUE_CHARACTERS = 1000  # what is read of a value
 
 
 def is_automatic(fields: Iterable[tuple[str, str]]) -> bool:
     """Tell whether one of these fields, names and values, says that no person has sent the message to us alone."""
-    for name, value in ((name.lower(), _without_comments(str(value)[:VALUE_LIMIT])) for name, value in fields):
-        if name.startswith(LISTS) and value.strip():
+    for name, value in ((name.lower(), _without_comments(str(value)[:MAX_VALUE_CHARACTERS])) for name, value in fields):
+        if name.startswith(LIST_FIELDS) and value.strip():
             return True
-        if name.startswith(SIGNS) and value.partition(";")[0].strip(" \t\r\n\"'") not in NO:
+        if name.startswith(MACHINE_FIELDS) and value.partition(";")[0].strip(" \t\r\n\"'") not in NO:
             return True
-        if name in VALUES and not VALUES[name].isdisjoint(value.replace(";", " ").replace(",", " ").split()):
+        if name in TELLING_VALUES and not TELLING_VALUES[name].isdisjoint(
+            value.replace(";", " ").replace(",", " ").split()
+        ):
             return True
     return False
 

@@ -66,12 +66,12 @@ CORRESPONDENTS = ("from", "sender", "reply-to", "return-path", "to", "cc", "deli
 # Fields of the message that came back.
 RECIPIENTS = ("to", "cc", "delivered-to", "x-original-to", "envelope-to", "resent-to", "resent-cc")
 
-KIND_LIMIT = 2**17  # bytes of a message that tell whether it is a report
-FLUFL_LINES_LIMIT = 1000  # that flufl.bounce sees, which has fifty expressions for each, some of quadratic time
-FLUFL_LINE_LIMIT = 500  # characters of a line of these
-FLUFL_FIELDS_LIMIT = 100  # header fields that it sees
-IDS_LIMIT = 64
-REASON_LIMIT = 10_000  # characters
+MAX_KIND_BYTES = 2**17  # what is read of a message to tell whether it is a report
+MAX_FLUFL_LINES = 1000  # what flufl.bounce gets: it has fifty expressions for each line, some of quadratic time
+MAX_FLUFL_LINE_CHARACTERS = 500
+MAX_FLUFL_FIELDS = 100
+MAX_IDS = 64  # Message-IDs that a report names
+MAX_REASON_CHARACTERS = 10_000
 NO_REASON = "no error"  # as the documentation has it
 
 # None of these takes more than linear time, whatever the text.
@@ -152,7 +152,7 @@ def is_report(message: Message, at_bounce_address: bool) -> bool:
     by_person = message.sender_address and not is_machine({"from": [message.sender_address]})
     if by_person and message.return_path and not at_bounce_address and not message.is_report:
         return False  # as nearly all mail is, which need not be read for that
-    opened = open_reports(message.raw[:KIND_LIMIT])[0]
+    opened = open_reports(message.raw[:MAX_KIND_BYTES])[0]
     if content_type(opened.header).startswith("multipart/report"):
         return any(kind in found for kind in REPORT_TYPES for found in opened.types)
     if message.sender_address.partition("@")[0] == "mailer-daemon":
@@ -196,7 +196,7 @@ def read(raw: bytes) -> Said:
     return Said(
         message_ids,
         other_ids,
-        next(filter(None, readable), NO_REASON)[:REASON_LIMIT],
+        next(filter(None, readable), NO_REASON)[:MAX_REASON_CHARACTERS],
         stated,
         frozenset(for_now),
         frozenset(for_good & seen),
@@ -267,12 +267,12 @@ def _blocks(texts: Iterable[str]) -> Iterable[_Block]:
         status = _STATUS.search(first(fields, "status"))
         code = status[0] if status else ""
         is_failure = ACTIONS.get(action, code.startswith("5") or not (action or status))
-        diagnostic = " ".join(_TYPE.sub("", first(fields, "diagnostic-code")[:REASON_LIMIT], count=1).split())
+        diagnostic = " ".join(_TYPE.sub("", first(fields, "diagnostic-code")[:MAX_REASON_CHARACTERS], count=1).split())
         yield _Block(tuple(filter(None, map(_address, recipients))), is_failure, action, code, diagnostic)
 
 
 def _event_block(event: Event) -> _Block:
-    diagnostic = " ".join(_TYPE.sub("", event.diagnostic[:REASON_LIMIT], count=1).split())
+    diagnostic = " ".join(_TYPE.sub("", event.diagnostic[:MAX_REASON_CHARACTERS], count=1).split())
     return _Block(tuple(filter(None, [_address(event.recipient)])), event.is_failure, "", event.status, diagnostic)
 
 
@@ -298,12 +298,12 @@ def _message_ids(reports: list[Opened], events: Events | None) -> tuple[tuple[st
     best: tuple[str, ...] = ()
     others: dict[str, None] = {}
     for place, group in enumerate(groups):
-        found = [found for found in dict.fromkeys(_ids(group)) if found not in own][:IDS_LIMIT]
+        found = [found for found in dict.fromkeys(_ids(group)) if found not in own][:MAX_IDS]
         if not best and place < len(groups) - 1:
             best = tuple(found)
         else:
             others |= dict.fromkeys(found)
-    return best, tuple(others)[:IDS_LIMIT]
+    return best, tuple(others)[:MAX_IDS]
 
 
 def _guessed(said: Said, candidates: set[str], spared: set[str]) -> set[str]:
@@ -326,11 +326,11 @@ def _returns_mail(report: Opened) -> bool:
 def _flufl_failures(report: Opened) -> tuple[set[str], set[str]]:
     """Return the addresses that failed for now, and for good, by the header and the text: all that it has to see."""
     copy = Parsed()
-    for name, found in list(report.header.items())[:FLUFL_FIELDS_LIMIT]:
+    for name, found in list(report.header.items())[:MAX_FLUFL_FIELDS]:
         if not name.startswith("content-"):
-            copy[name] = " ".join(found[0][:FLUFL_LINE_LIMIT].split())
-    lines = "\n\n".join(report.texts).split("\n", FLUFL_LINES_LIMIT)[:FLUFL_LINES_LIMIT]
-    text = "\n".join(line[:FLUFL_LINE_LIMIT] for line in lines)
+            copy[name] = " ".join(found[0][:MAX_FLUFL_LINE_CHARACTERS].split())
+    lines = "\n\n".join(report.texts).split("\n", MAX_FLUFL_LINES)[:MAX_FLUFL_LINES]
+    text = "\n".join(line[:MAX_FLUFL_LINE_CHARACTERS] for line in lines)
     if report.types[0].startswith("multipart/"):  # some of its detectors want a part, and some the message itself
         copy["Content-Type"] = "multipart/mixed"
         part = Parsed()

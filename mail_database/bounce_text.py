@@ -12,8 +12,8 @@ from mail_database.bounce_words import FAILURE
 
 # Fields that tell a copy of the message in the text from words that look like fields ("To: ...", "Reason: ...").
 COPY_FIELDS = {"received", "return-path", "message-id", "delivered-to", "dkim-signature", "mime-version"}
-BARE_LIMIT = 2**16  # characters of a text that brings nothing back
-LED_LIMIT = 80  # characters that a line may have before an address
+MAX_BARE_TEXT_CHARACTERS = 2**16  # of a text that brings nothing back
+MAX_LEAD_CHARACTERS = 80  # what a line may have before an address
 
 # None of these takes more than linear time, whatever the text.
 _ATOM = r'[^\x00-\x20\x7f<>()\[\]\\,;:"@\s\ufffd]'
@@ -37,7 +37,7 @@ def failing(subject: str, texts: Iterable[str]) -> list[str]:
     """Return the sentences of texts that say that mail was not delivered, or stand beside one that does."""
     sentences = [subject]
     for text in texts:
-        sentences += filter(str.strip, _SENTENCE.split(text[:BARE_LIMIT]))
+        sentences += filter(str.strip, _SENTENCE.split(text[:MAX_BARE_TEXT_CHARACTERS]))
     fails = [bool(FAILURE.search(sentence)) for sentence in sentences]
     if fails[0]:
         return sentences[1:]
@@ -74,7 +74,7 @@ def words_of(texts: Iterable[str]) -> Words:
 def _is_led(line: str, start: int, addresses: set[str]) -> bool:
     """Tell whether a line is about the one address that it begins with, maybe behind a label."""
     is_alone = len({address.lstrip("'`*|=/") for address in addresses}) == 1
-    return is_alone and start <= LED_LIMIT and bool(_LED.fullmatch(line[:start]))
+    return is_alone and start <= MAX_LEAD_CHARACTERS and bool(_LED.fullmatch(line[:start]))
 
 
 def named_by(words: Words, candidates: set[str], at_most: int | None = None) -> set[str]:

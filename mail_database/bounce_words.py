@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from mail_database.report import Fields, first, values
 
-FIRST_LINES = 1000  # characters
+FIRST_LINES_CHARACTERS = 1000  # so much counts as a text's first lines
 
 # Local-parts of who reports that mail came back, and what else stands in From there.
 DAEMONS = re.compile(
@@ -99,7 +99,7 @@ def _senders(header: Fields) -> list[str]:
 
 def is_daemon(header: Fields) -> bool:
     """Tell whether a mail system wrote a message: From is a daemon, postmaster or nobody."""
-    sender = _senders(header)[0][:FIRST_LINES]
+    sender = _senders(header)[0][:FIRST_LINES_CHARACTERS]
     local_part = _LOCAL.search(sender)
     name = _BEFORE.search(sender)
     return bool(
@@ -117,7 +117,7 @@ def is_nobody(header: Fields) -> bool:
 
 def is_machine(header: Fields) -> bool:
     """Tell whether nobody reads what is answered to a message: From is no-reply or the like, or a daemon."""
-    local_part = _LOCAL.search(_senders(header)[0][:FIRST_LINES])
+    local_part = _LOCAL.search(_senders(header)[0][:FIRST_LINES_CHARACTERS])
     return is_daemon(header) or bool(local_part and MACHINES.match(local_part[1]))
 
 
@@ -128,10 +128,12 @@ def has_null_sender(header: Fields) -> bool:
 
 def says_no_failure(texts: Iterable[str]) -> bool:
     """Tell whether subject or first lines say that mail is delayed, was delivered, or has been answered."""
-    return any(NO_FAILURE.search(text[:FIRST_LINES]) for text in texts)
+    return any(NO_FAILURE.search(text[:FIRST_LINES_CHARACTERS]) for text in texts)
 
 
 def says_failure(texts: Iterable[str]) -> bool:
     """Tell whether subject or text say that mail was not delivered, and nothing else that machines write about."""
-    looked_at = [text[: 4 * FIRST_LINES] for text in texts]
-    return any(map(FAILURE.search, looked_at)) and not any(OTHER.search(text[:FIRST_LINES]) for text in looked_at)
+    looked_at = [text[: 4 * FIRST_LINES_CHARACTERS] for text in texts]
+    return any(map(FAILURE.search, looked_at)) and not any(
+        OTHER.search(text[:FIRST_LINES_CHARACTERS]) for text in looked_at
+    )

@@ -1,7 +1,7 @@
 """Read an XML-RPC call: who calls first, from the beginning of its body, and the rest only where he may.
 
 XML costs forty times its size in memory where a stranger writes it, and XML-RPC has the login in the body. So a body is
-read in two steps: the first LOGIN_LIMIT bytes for database, uid and password, and all of it, piece by piece, for a
+read in two steps: the first MAX_LOGIN_BYTES bytes for database, uid and password, and all of it, piece by piece, for a
 caller who has given the right ones. There are no document types, so no entities, and depth has a limit.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from xml.parsers import expat
 
-LOGIN_LIMIT = 2**14  # bytes; within these a large call must have told who calls; a smaller one may be anything
-DEPTH_LIMIT = 200  # elements within each other
+MAX_LOGIN_BYTES = 2**14  # within these a large call must have told who calls; a smaller one may be anything
+MAX_ELEMENT_DEPTH = 200  # elements within each other
 PIECE_BYTES = 2**16
 
 # The elements that a call may have before it has told who calls.
@@ -65,7 +65,7 @@ def read_login(head: bytes) -> tuple[str, ...]:
     parser = _parser()
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, data
     with contextlib.suppress(_Enough, ValueError, expat.ExpatError):
-        parser.Parse(head[:LOGIN_LIMIT], False)
+        parser.Parse(head[:MAX_LOGIN_BYTES], False)
     return tuple(found)
 
 
@@ -77,7 +77,7 @@ def read_call(pieces: Iterable[bytes]) -> tuple[str, tuple[Any, ...]]:
     def start(name: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
-        if depth > DEPTH_LIMIT:
+        if depth > MAX_ELEMENT_DEPTH:
             raise ValueError("too deep")
         unmarshaller.start(name, attributes)
 

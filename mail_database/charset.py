@@ -62,7 +62,7 @@ GUESSED = {"ascii", "iso8859-2", "iso8859-6", "iso8859-7", "iso8859-13"}
 # UTF-8 that another charset's name hides is told by so many bytes that only UTF-8 has in this order: one is enough
 # where they would be an accented letter followed by a sign, which no language writes.
 LATIN = {"ascii", "iso8859-1", "cp1252", "iso8859-15", "iso8859-2", "cp1250", "iso8859-9", "cp1254"}
-TELLING, TELLING_LATIN = 4, 1
+TELLING_BYTES, TELLING_LATIN_BYTES = 4, 1
 PLAIN = LATIN | {"utf-8", ""}  # in which what is ASCII is ASCII; senders also say them of what they are not
 
 # That of UTF-32 begins with that of UTF-16.
@@ -99,6 +99,7 @@ def clean(text: str) -> str:
 
 
 def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
+    """Return text, and whether its charset had to be guessed."""
     marked = _by_mark(content)
     if marked is not None:
         return marked, False
@@ -112,22 +113,31 @@ def _decoded(content: bytes, charset: str) -> tuple[str, bool]:
     if codec in PLAIN and content.isascii():
         return content.decode("ascii"), codec == ""
     if codec not in ("", "utf-8"):
-        hidden = _hidden_utf_8(content, TELLING_LATIN if codec in LATIN else TELLING)
-        if hidden is not None:
-            return hidden, True
-        for name in (codec, *LARGER.get(codec, ())):
-            text = _strict(content, name)
-            if text is not None and not _CONTROLS.search(text):
-                return text, name != codec and codec in GUESSED
-        larger = (codec, *LARGER.get(codec, ()))[-1]
-        text = (_cp50220(content, "replace") or "") if larger == "cp50220" else content.decode(larger, "replace")
-        others = len(content) - len(content.translate(None, bytes(range(0x80, 0x100))))
-        if text.count("\ufffd") <= others // 4 + 1 or codec.startswith("iso2022"):
-            return text, True
+        named = _by_name(content, codec)
+        if named is not None:
+            return named
     text = _strict(content, "utf-8")
     if text is not None:
         return text, codec != "utf-8"
     return content.decode("utf-8", "surrogateescape").translate(_WINDOWS_1252), True
+
+
+def _by_name(content: bytes, codec: str) -> tuple[str, bool] | None:
+    """Return text in the charset that is named, or in a larger one, and whether it was guessed; None if in neither."""
+    hidden = _hidden_utf_8(content, TELLING_LATIN_BYTES if codec in LATIN else TELLING_BYTES)
+    if hidden is not None:
+        return hidden, True
+    names = (codec, *LARGER.get(codec, ()))
+    for name in names:
+        text = _strict(content, name)
+        if text is not None and not _CONTROLS.search(text):
+            return text, name != codec and codec in GUESSED
+    largest = names[-1]
+    text = (_cp50220(content, "replace") or "") if largest == "cp50220" else content.decode(largest, "replace")
+    others = len(content) - len(content.translate(None, bytes(range(0x80, 0x100))))
+    if text.count("\ufffd") <= others // 4 + 1 or codec.startswith("iso2022"):
+        return text, True
+    return None
 
 
 @functools.lru_cache(256)

@@ -12,12 +12,12 @@ from mail_database.charset import decoded
 from mail_database.header import Parameters, Part, parameters, raw_values, text_of, unfolded
 from mail_database.markup import charset_of, shown
 from mail_database.parts import Branch, Leaf, leaves, type_of
-from mail_database.transfer import IDENTITY, undone
+from mail_database.transfer_encoding import IDENTITY, undone
 
-TEXT_LIMIT = 2**20  # characters of one text, and of all of them
-WORDS_LIMIT = 1000  # characters of a plain form that are looked for in the HTML beside it
-LETTERS_THAT_TELL = 8  # fewer of them say too little
-NAME_LIMIT = 200  # characters of a file's name
+MAX_TEXT_CHARACTERS = 2**20  # of one text, and of all of them
+MAX_WORDS_CHARACTERS = 1000  # of a plain text, which are looked for in the HTML beside it
+MIN_TELLING_LETTERS = 8  # fewer letters say too little
+MAX_NAME_CHARACTERS = 200  # of a file's name
 ORIGINAL = "original.eml"
 MESSAGE = "message/rfc822"
 HTML = {"text/html", "text/htm", "html"}  # and what programs call it
@@ -137,7 +137,7 @@ def read_content(raw: bytes, message: Part) -> Content:
             lost = lost or (guessed and not is_file)
         if is_file:
             name = _file_name(given, kind)
-            lost = lost or len(given) > NAME_LIMIT
+            lost = lost or len(given) > MAX_NAME_CHARACTERS
             attachments.append(Attachment(name, kind, content, _content_id(leaf.header)))
     if not any(text.has_words for text in texts):
         texts += named
@@ -157,18 +157,18 @@ def _text(content: bytes, leaf: Leaf, is_html: bool) -> tuple[_Text, bool]:
     """Return a text, and whether something of it was guessed or lost."""
     charset = leaf.content_type.parameters.get("charset", "")
     own = charset_of(content) if is_html else ""
-    text, guessed = decoded(content[: 4 * TEXT_LIMIT], charset or own or "utf-8")
+    text, guessed = decoded(content[: 4 * MAX_TEXT_CHARACTERS], charset or own or "utf-8")
     if guessed and charset and own:  # the header is wrong; what the HTML says of itself may be right
-        other, is_guess = decoded(content[: 4 * TEXT_LIMIT], own)
+        other, is_guess = decoded(content[: 4 * MAX_TEXT_CHARACTERS], own)
         text, guessed = (text, True) if is_guess else (other, True)
     if is_html:
         seen = shown(text)
         found = _Text(leaf.branch, True, seen.html, seen.has_words)
-        return found, guessed or seen.lost or len(content) > 4 * TEXT_LIMIT
-    escaped = html.escape(text[:TEXT_LIMIT], quote=False)
+        return found, guessed or seen.lost or len(content) > 4 * MAX_TEXT_CHARACTERS
+    escaped = html.escape(text[:MAX_TEXT_CHARACTERS], quote=False)
     return _Text(leaf.branch, False, f"<pre>{escaped}</pre>\n", not text.isspace() and bool(text)), len(
         text
-    ) > TEXT_LIMIT or guessed
+    ) > MAX_TEXT_CHARACTERS or guessed
 
 
 def _body(texts: list[_Text]) -> tuple[str, bool]:
@@ -176,7 +176,7 @@ def _body(texts: list[_Text]) -> tuple[str, bool]:
     any words itself."""
     forms = {text.branch.of: text.branch.number for text in texts if text.branch and text.is_html and text.has_words}
     kept: list[str] = []
-    room = 4 * TEXT_LIMIT
+    room = 4 * MAX_TEXT_CHARACTERS
     for text in texts:
         if text.branch and forms.get(text.branch.of, text.branch.number) != text.branch.number:
             continue
@@ -204,9 +204,9 @@ def _differs(texts: list[_Text]) -> bool:
     seen = {of: "".join(forms) for of, forms in shown_forms.items()}
     for text in texts:
         if text.branch and not text.is_html and text.branch.of in seen:
-            plain = html.unescape(text.html.removeprefix("<pre>").removesuffix("</pre>\n")[:WORDS_LIMIT])
+            plain = html.unescape(text.html.removeprefix("<pre>").removesuffix("</pre>\n")[:MAX_WORDS_CHARACTERS])
             words = {word[:8] for word in _WORD.findall(plain)}
-            if sum(map(len, words)) >= LETTERS_THAT_TELL and sum(
+            if sum(map(len, words)) >= MIN_TELLING_LETTERS and sum(
                 word in seen[text.branch.of] for word in words
             ) * 2 < len(words):
                 return True
@@ -220,9 +220,9 @@ def _given_name(leaf: Leaf, disposition: Parameters) -> str:
 def _file_name(given: str, kind: str) -> str:
     """Return a file's name: the given one, else one that ends as its type does. A message is known by .eml."""
     suffix = SUFFIXES.get(kind, ".bin")
-    if len(given) > NAME_LIMIT:
+    if len(given) > MAX_NAME_CHARACTERS:
         _, dot, ending = given.rpartition(".")
-        given = given[: NAME_LIMIT - 20] + (dot + ending if len(ending) < 20 else "")
+        given = given[: MAX_NAME_CHARACTERS - 20] + (dot + ending if len(ending) < 20 else "")
     if not given:
         return f"attachment{suffix}"
     return f"{given}.eml" if kind in MESSAGES and not given.lower().endswith(".eml") else given

@@ -19,12 +19,12 @@ from mail_database.routing import (
     is_loop,
     route,
 )
-from mail_database.store import Row, Work, work
+from mail_database.store import Row, Store, transaction
 
 TYPES = {"name": str, "email_from": str, "active": bool, "partner_id": int}  # of what defaults may set
 ODOOBOT = 2  # the partner who is the author of mail without a sender
 
-# What is kept as unplaced beside the mail whose sender is not told (notices.py): what it is about, and why.
+# What is kept as unplaced, besides mail whose sender is not told (notices.py): what it is about, and why.
 ANSWER = ("notice", "a machine answers a notice of ours")
 REPORT = "report"
 ABOUT_NOTHING = "it is about no mail of ours"
@@ -39,28 +39,28 @@ def process(
     Raises Fault when there is no route; then nothing of it stays, except what its sender was told.
     """
     if known := identify(raw):  # before anything expensive is read
-        with work(engine, reads=True) as store:
+        with transaction(engine, reads=True) as store:
             if store.is_known(known):
                 return False
     message = parse(raw)
     if strip_attachments:
         message = message._replace(attachments=())
-    if not message.message_id:  # nobody can know it again
+    if not message.message_id:  # it can't be recognised later
         message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
-    # Read before the transaction, which others wait for: a report may name thousands.
-    with work(engine, reads=True) as store:
+    # A report may name thousands, so it is read before the transaction: others wait for that.
+    with transaction(engine, reads=True) as store:
         at_bounce_address = is_at_bounce_address(store, message)
     said = read(raw) if is_report(message, at_bounce_address) else None
     try:
-        with work(engine) as store:
+        with transaction(engine) as store:
             message = in_whose_name(store, message)
-            store.alone_with(message.message_id, message.sender_address)
+            store.lock(message.message_id, message.sender_address)
             if store.is_known(message.message_id):
                 return False
             store.accept(message.message_id)
             return _deliver(store, message, fallback, user_id, said)
     except Misconfigured as error:
-        with work(engine) as store:
+        with transaction(engine) as store:
             notice = notices.Notice(notices.MISCONFIGURED, error.address, error.alias["domain"])
             notices.tell(store, message, notice, user_id)
             store.set_alias_status(error.alias["id"], "invalid")
@@ -68,7 +68,7 @@ def process(
 
 
 class Misconfigured(Fault):
-    """An alias asks for what can't be made: its sender is told, though the rest is rolled back."""
+    """An alias asks for a record that can't be created: the sender is told, and the rest is rolled back."""
 
     def __init__(self, code: int, text: str, alias: Row) -> None:
         super().__init__(code, text)
@@ -76,9 +76,10 @@ class Misconfigured(Fault):
         self.address = address_of(alias)
 
 
-def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
+def _deliver(store: Store, message: Message, fallback: Fallback, user_id: int, said: Said | None) -> int | bool | None:
+    """Do with a message what the steps of routing.py say, and return what ``process`` returns."""
     if message.answers_our_notice and (message.is_automatic or message.return_path == ""):
-        _keep(store, message, *ANSWER)
+        _keep_unplaced(store, message, *ANSWER)
         return None
     at_bounce_address = is_at_bounce_address(store, message)
     if said and is_report(message, at_bounce_address):
@@ -86,16 +87,16 @@ def _deliver(store: Work, message: Message, fallback: Fallback, user_id: int, sa
         if not reason:
             return False
         if message.is_report or message.sender_address or at_bounce_address:
-            _keep(store, message, REPORT, reason)
-            return False  # others are a scanner's or the like, which may have failed, and has no address
+            _keep_unplaced(store, message, REPORT, reason)
+            return False  # the others come from scanners and the like: they are ordinary mail
     routes, told = route(store, message, fallback)
     stopped = bool(routes) and is_loop(store, message, routes)
     if stopped:
         routes, told = (), (_loop_notice(routes),)
     not_told = [notices.tell(store, message, notice, user_id) for notice in told]
     in_silence = [(notice.about, reason) for notice, reason in zip(told, not_told, strict=True) if reason]
-    if in_silence:  # even where another alias takes it: whoever reads this one's mail would never know
-        _keep(store, message, *in_silence[0])
+    if in_silence:  # even if another alias takes it: who reads this alias's mail would never know of it
+        _keep_unplaced(store, message, *in_silence[0])
     if stopped:
         return None
     store.reset_bounces(message.sender_address)
@@ -110,8 +111,8 @@ def _loop_notice(routes: tuple[Route, ...]) -> notices.Notice:
     return notices.Notice(notices.LOOP, address_of(alias) if alias else "us", alias["domain"] if alias else None)
 
 
-def _keep(store: Work, message: Message, about: str, reason: str) -> None:
-    """Keep a message that is placed nowhere, where a person finds it."""
+def _keep_unplaced(store: Store, message: Message, about: str, reason: str) -> None:
+    """Keep a message that is placed nowhere, so that a person finds it."""
     store.keep_unplaced(
         about=about,
         reason=reason,
@@ -122,7 +123,7 @@ def _keep(store: Work, message: Message, about: str, reason: str) -> None:
     )
 
 
-def _post(store: Work, message: Message, destination: Route) -> int:
+def _post(store: Store, message: Message, destination: Route) -> int:
     """Put the message on its record's thread, a new record where there is none, and return the record's id."""
     model, thread_id, alias = destination.model, destination.thread_id, destination.alias
     parent = None
@@ -151,7 +152,7 @@ def _post(store: Work, message: Message, destination: Route) -> int:
     return thread_id
 
 
-def _create(store: Work, message: Message, destination: Route) -> tuple[int | None, int]:
+def _create(store: Store, message: Message, destination: Route) -> tuple[int | None, int]:
     """Open a record: the subject is its name, its contact the sender where he is known; the alias's defaults win."""
     model, alias = destination.model, destination.alias
     values = {"name": message.subject or "No Subject", "email_from": message.sender, **destination.defaults}
@@ -175,13 +176,13 @@ def _create(store: Work, message: Message, destination: Route) -> tuple[int | No
     return author, store.create_record(model, **({"partner_id": author} | chosen), defaults=defaults)
 
 
-def _bounce(store: Work, said: Said) -> str:
+def _bounce(store: Store, said: Said) -> str:
     """Mark what a report is about as failed, for every recipient that it says has failed.
 
     Returns "", or why a person should look at it.
     """
     about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
-    found = list(store.notified(about["id"])) if about else []
+    found = list(store.notifications_of(about["id"])) if about else []
     written_to = {row["email"] for row in found}
     ours = store.known_addresses(said.addresses() | said.for_good) | written_to
     report = judge(said, written_to, ours)

@@ -10,12 +10,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from mail_database.charset import clean, decoded
-from mail_database.transfer import from_base64
+from mail_database.transfer_encoding import from_base64
 
-FIELDS_LIMIT = 1000  # of one name
-ALL_FIELDS_LIMIT = 10_000
-PARAMETERS_LIMIT = 1000
-SECTIONS_LIMIT = 1000  # of one parameter (RFC 2231, 3)
+MAX_FIELDS_OF_A_NAME = 1000
+MAX_FIELDS = 10_000
+MAX_PARAMETERS = 1000
+MAX_SECTIONS = 1000  # of one parameter (RFC 2231, 3)
 
 # A line that is neither a field nor goes on with one ends the header; so does a boundary. A mailbox file's first line
 # does not (">From ann@b.test Tue Nov 24 ..."), nor does a byte order mark.
@@ -27,7 +27,7 @@ _ITS_OWN = re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:From|To|Cc|Subject|Date|MIME-
 
 # Until From has come, a line that is no field is a defect in the header; later the text begins there, as with Odoo.
 _FROM = re.compile(rb"(?im)^From[ \t]*:")
-DEFECTS_LIMIT = 3  # such lines
+MAX_DEFECT_LINES = 3
 
 _FIELD = re.compile(rb"(?m)^([!-9;-~]+)[ \t]*:(.*(?:\n[ \t].*)*)")
 _ENCODED_WORD = re.compile(rb"=\?([^?\s]{1,60})\?([bqBQ])\?((?:(?!\?=|=\?(?!=))[^\0])*)\?=", re.DOTALL)
@@ -63,7 +63,7 @@ def first_header(raw: bytes) -> Part:
         start, end, body = start if end else begin, found, _behind(raw, found)
         if _ITS_OWN.search(raw, start, end):
             break
-    for _ in range(DEFECTS_LIMIT):
+    for _ in range(MAX_DEFECT_LINES):
         line = raw.find(b"\n", end) + 1
         if body > end or not line:
             break
@@ -98,14 +98,14 @@ def _lines(header: bytes) -> bytes:
 
 def fields(header: bytes) -> Iterator[tuple[str, str]]:
     """Yield the name of each field, and its value as it was written."""
-    for field in islice(_FIELD.finditer(header), ALL_FIELDS_LIMIT):
+    for field in islice(_FIELD.finditer(header), MAX_FIELDS):
         yield field[1].decode("ascii"), decoded(field[2], "utf-8")[0]
 
 
 def raw_values(header: bytes, name: str) -> list[bytes]:
     """Return the values of a field as they were written, folded."""
     found = re.finditer(rb"(?im)^%b[ \t]*:(.*(?:\n[ \t].*)*)" % re.escape(name.encode()), header)
-    return [value[1] for value in islice(found, FIELDS_LIMIT)]
+    return [value[1] for value in islice(found, MAX_FIELDS_OF_A_NAME)]
 
 
 def values(header: bytes, name: str) -> list[Value]:
@@ -114,6 +114,7 @@ def values(header: bytes, name: str) -> list[Value]:
 
 
 def unfolded(value: bytes) -> bytes:
+    """Return a value on one line, without blanks around it."""
     return value.replace(b"\n", b"").replace(b"\r", b"").strip()
 
 
@@ -173,13 +174,13 @@ def parameters(header: bytes, name: str) -> Parameters:
     value = unfolded(next(iter(raw_values(header, name)), b""))
     first = re.match(rb"[^;\s(]*", value)
     sections: dict[str, dict[int, tuple[bytes, bool]]] = {}
-    for found in islice(_PARAMETER.finditer(value), PARAMETERS_LIMIT):
+    for found in islice(_PARAMETER.finditer(value), MAX_PARAMETERS):
         label, *numbers = found[1].lower().decode("ascii", "replace").split("*")
         quoted, bare = found[2], found[3]
         text = bare.strip(b' \t"') if quoted is None else re.sub(rb'\\(["\\])', rb"\1", quoted)
         is_encoded = bool(numbers) and numbers[-1] == ""
         number = int(numbers[0]) if numbers and re.fullmatch(r"\d{1,4}", numbers[0], re.ASCII) else -1 - is_encoded
-        if number < SECTIONS_LIMIT:
+        if number < MAX_SECTIONS:
             sections.setdefault(label, {}).setdefault(number, (text, is_encoded))
     read = {label: _parameter(found) for label, found in sections.items()}
     lost = any(value.lost for value in read.values())

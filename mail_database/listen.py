@@ -1,9 +1,10 @@
 """The HTTP server, and what a caller may cost before the database knows him.
 
-- A body that goes on behind LOGIN_LIMIT bytes without the right login is received, for HTTP wants it so, and dropped.
-- A request that is not complete in time, by the seconds and the rate below, is cut off.
-- Where there are too many connections, the one whose request has been incomplete for longest gives way; where there is
-  none, the one that has been idle for longest. So slow clients, however many, keep nobody from being served.
+- If the first MAX_LOGIN_BYTES of a body do not contain the right login, the rest is received, as HTTP requires, and
+  dropped.
+- A request that is not complete within the seconds below, at the rate below, is cut off.
+- If there are too many connections, the one whose request has been incomplete for longest is closed; if no request is
+  incomplete, the one that has been idle for longest. So slow clients, however many, do not block the others.
 """
 
 import io
@@ -15,14 +16,14 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, create_server
 
-from mail_database.calls import LOGIN_LIMIT
+from mail_database.calls import MAX_LOGIN_BYTES
 
-BODY_LIMIT = 128 * 2**20  # bytes; Odoo's; a larger body is answered with 413
-HEADER_LIMIT = 2**14  # bytes
+MAX_BODY_BYTES = 128 * 2**20  # Odoo's; a larger body is answered with 413
+MAX_HEADER_BYTES = 2**14
 THREADS = 16
-CONNECTIONS = 400  # at once; each is a file, and a process has 1,024
-REQUEST_SECONDS = 15.0  # for a request, and besides
-BYTES_PER_SECOND = 2**14  # at least, for a body
+MAX_CONNECTIONS = 400  # at once; each is a file, and a process has 1,024
+REQUEST_SECONDS = 15.0  # for a request, in addition to the time for its body
+MIN_BYTES_PER_SECOND = 2**14  # for a body
 IDLE_SECONDS = 120  # between two requests
 
 
@@ -53,7 +54,7 @@ class _Channel(HTTPChannel):
         self._since, self._is_idle = time.monotonic(), False
         open_ones = [each for each in server.active_channels.values() if not each.will_close]
         others = [each for each in open_ones if each is not self and not each.requests]
-        if others and len(open_ones) > CONNECTIONS:
+        if others and len(open_ones) > MAX_CONNECTIONS:
             min(others, key=lambda channel: (channel._is_idle, channel._since)).will_close = True
 
     def received(self, data: bytes) -> Any:
@@ -67,7 +68,7 @@ class _Channel(HTTPChannel):
     def readable(self) -> Any:
         if not self._is_idle and not self.requests:  # asked at least once a second
             taken = self.request.body_bytes_received if self.request else 0
-            if time.monotonic() - self._since > REQUEST_SECONDS + taken / BYTES_PER_SECOND:
+            if time.monotonic() - self._since > REQUEST_SECONDS + taken / MIN_BYTES_PER_SECOND:
                 self.will_close = True
         return super().readable()
 
@@ -80,9 +81,9 @@ def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: i
 
         def received(self, data: bytes) -> Any:
             consumed = super().received(data)
-            if self.body_rcv is not None and not self.is_judged and len(self.body_rcv) >= LOGIN_LIMIT:
+            if self.body_rcv is not None and not self.is_judged and len(self.body_rcv) >= MAX_LOGIN_BYTES:
                 self.is_judged = True
-                head = self.body_rcv.getbuf().get(LOGIN_LIMIT)
+                head = self.body_rcv.getbuf().get(MAX_LOGIN_BYTES)
                 if not allows(head):
                     self.body_rcv.getbuf().close()
                     self.body_rcv.buf = _Dropped(head)  # type: ignore[assignment]  # it has what a receiver needs
@@ -95,12 +96,12 @@ def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: i
         host=host,
         port=port,
         threads=THREADS,
-        max_request_body_size=BODY_LIMIT + 1,  # bytes from which on it answers 413
-        max_request_header_size=HEADER_LIMIT,
-        connection_limit=CONNECTIONS + 50,
+        max_request_body_size=MAX_BODY_BYTES + 1,  # bytes from which on it answers 413
+        max_request_header_size=MAX_HEADER_BYTES,
+        connection_limit=MAX_CONNECTIONS + 50,
         channel_timeout=IDLE_SECONDS,
         asyncore_use_poll=True,  # select knows no more than 1,024 files
-        backlog=CONNECTIONS,
+        backlog=MAX_CONNECTIONS,
         ident="mail_database",
     )
     channel = type("Channel", (_Channel,), {"parser_class": Request})

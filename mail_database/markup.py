@@ -14,9 +14,9 @@ from typing import NamedTuple
 import nh3
 
 SCHEMES = {"http", "https", "mailto", "tel", "cid"}  # cid: names a picture of the same message (RFC 2392)
-DEPTH_LIMIT = 200
-TAGS_LIMIT = 50_000
-SIZE_LIMIT = 2**20  # characters
+MAX_MARKUP_DEPTH = 200
+MAX_TAGS = 50_000
+MAX_MARKUP_CHARACTERS = 2**20
 
 UNREAD = ("script", "style", "title")  # elements that are left out with all that is in them
 VOID = {"area", "br", "col", "hr", "img", "wbr"}
@@ -79,9 +79,11 @@ def sanitize(text: str) -> str:
 
 def shown(text: str) -> Shown:
     """Return HTML as it can be shown."""
-    balanced, lost, has_words = _balanced(text[:SIZE_LIMIT].translate({ord(AMPERSAND): None, ord(LESS_THAN): None}))
+    balanced, lost, has_words = _balanced(
+        text[:MAX_MARKUP_CHARACTERS].translate({ord(AMPERSAND): None, ord(LESS_THAN): None})
+    )
     cleaned = nh3.clean(balanced, url_schemes=SCHEMES).replace(AMPERSAND, "&amp;").replace(LESS_THAN, "&lt;")
-    return Shown(cleaned, lost or len(text) > SIZE_LIMIT, has_words)
+    return Shown(cleaned, lost or len(text) > MAX_MARKUP_CHARACTERS, has_words)
 
 
 class _Tree:
@@ -93,6 +95,7 @@ class _Tree:
         self.scopes: list[Counter[str]] = [Counter()]  # what is open within the innermost of SCOPES, and so on
         self.tables: list[Counter[str]] = []  # which parts of the innermost table are open, and so on
         self.lost = self.has_words = False
+        self.tags = 0
         self.hidden = 0  # the depth at which something invisible begins, 0: nowhere
 
     def text(self, text: str) -> None:
@@ -100,22 +103,21 @@ class _Tree:
         if not self.has_words and not self.hidden:
             self.has_words = bool(_BLANK.sub("", html.unescape(text)))
 
-    def begin(self, name: str, attributes: str) -> None:
-        if name in TABLE_PARTS:
-            if not self.tables:
-                return
-            parents = PARENTS.get("td" if name == "th" else name, {"table"})
-            while self.open[-1] not in parents:
-                self.pop()
-        elif name in BLOCKS and self.scopes[-1]["p"]:
-            self.end("p")
-        if name in HEADINGS and self.open and self.open[-1] in HEADINGS:
-            self.pop()
-        elif name in ITEMS and any(self.scopes[-1][item] for item in ITEMS[name]):
-            self._end_item(ITEMS[name])
-        elif name == "a":
-            self.end("a")
-        if len(self.open) >= DEPTH_LIMIT:
+    def tag(self, is_end: bool, name: str, attributes: str) -> None:
+        """Begin or end an element; from the limit on, tags are left out."""
+        self.tags += 1
+        if self.tags > MAX_TAGS:
+            self.lost = True
+        elif is_end:
+            self.end(name)
+        else:
+            self.open_element(name, attributes)
+
+    def open_element(self, name: str, attributes: str) -> None:
+        if name in TABLE_PARTS and not self.tables:
+            return
+        self._end_what_cannot_hold(name)
+        if len(self.open) >= MAX_MARKUP_DEPTH:
             self.lost = True
             return
         self.out.append(f"<{name}{_kept(attributes)}>")
@@ -132,6 +134,21 @@ class _Tree:
             self.scopes.append(Counter())
         if not self.hidden and _INVISIBLE.search(attributes):
             self.hidden = len(self.open)
+
+    def _end_what_cannot_hold(self, name: str) -> None:
+        """End the elements that the beginning of this one ends: a paragraph, a heading, an item, a link."""
+        if name in TABLE_PARTS:
+            parents = PARENTS.get("td" if name == "th" else name, {"table"})
+            while self.open[-1] not in parents:
+                self.pop()
+        elif name in BLOCKS and self.scopes[-1]["p"]:
+            self.end("p")
+        if name in HEADINGS and self.open and self.open[-1] in HEADINGS:
+            self.pop()
+        elif name in ITEMS and any(self.scopes[-1][item] for item in ITEMS[name]):
+            self._end_item(ITEMS[name])
+        elif name == "a":
+            self.end("a")
 
     def _end_item(self, items: set[str]) -> None:
         for name in reversed(self.open):
@@ -184,7 +201,7 @@ def _balanced(text: str) -> tuple[str, bool, bool]:
     tree = _Tree()
     lowered = text.lower() if len(text.lower()) == len(text) else text
     endless: set[str] = set()  # what never ends: it is looked for once
-    begun = position = tags = 0  # where the text begins that was not written yet, and where the next tag is looked for
+    begun = position = 0  # where the text begins that was not written yet, and where the next tag is looked for
 
     def behind(end: str, start: int) -> int | None:
         found = -1 if end in endless else lowered.find(end, start)
@@ -208,13 +225,7 @@ def _balanced(text: str) -> tuple[str, bool, bool]:
         if tag and name in UNREAD and not tag[1]:
             position = behind(f"</{name}", position) or position
         elif tag and name in KEPT:
-            tags += 1
-            if tags > TAGS_LIMIT:
-                tree.lost = True
-            elif tag[1]:
-                tree.end(name)
-            else:
-                tree.begin(name, tag[3])
+            tree.tag(bool(tag[1]), name, tag[3])
         begun = position
     tree.text(text[begun:])
     while tree.open:

@@ -1,8 +1,9 @@
 """bytes -> Message: ids, references, addresses, the kind of mail, and what a person would read.
 
 Nothing here raises for any bytes, and all of it takes linear time. What can't be read as its sender meant it is read
-as well as it can be, and the message then carries its original as an attachment. The rooms behind this page: header.py
-(fields), addresses.py, charset.py, transfer.py and parts.py (MIME), markup.py (HTML), content.py (text and files).
+as well as it can be, and the message then carries its original as an attachment. The modules that this one uses:
+header.py (fields), addresses.py, charset.py, transfer_encoding.py and parts.py (MIME), markup.py (HTML), content.py
+(text and files).
 """
 
 import re
@@ -20,13 +21,13 @@ from mail_database.references import ancestors, answers_our_notice
 
 __all__ = ["ORIGINAL", "Attachment", "Message", "clean", "decoded", "identify", "normalize", "parse", "sanitize"]
 
-SUBJECT_LIMIT = 2**20  # characters
-CONVERTED_LIMIT = 5000  # recipients of a field that are not in ASCII; each takes 50 µs, and further ones are nobody's
+MAX_SUBJECT_CHARACTERS = 2**20
+MAX_CONVERTED_ADDRESSES = 5000  # not in ASCII, of all fields of a kind; each takes 50 µs, and further ones are left out
 
 # Who wrote what a group or a form has sent in its own name: what its server says before what the writer may say.
 # The first two are those of Google's groups, the third Mailman's.
 BEHIND = ("X-Original-From", "X-Original-Sender", "X-MailFrom", "Reply-To")
-BEHIND_LIMIT = 100  # of each
+MAX_BEHIND_OF_A_FIELD = 100  # fields of a name, and addresses of a field
 
 _MESSAGE_ID = re.compile(r"<[^<>]+>")
 
@@ -64,7 +65,7 @@ def parse(raw: bytes) -> Message:
     named = " ".join(_values(parsed, "In-Reply-To")), " ".join(_values(parsed, "References"))
     sender, sender_address, is_guess = _sender(parsed)
     subject = next((value for value in values(parsed, "Subject") if value.text), Value("", False))
-    is_lost = content.lost or is_guess or subject.lost or len(subject.text) > SUBJECT_LIMIT
+    is_lost = content.lost or is_guess or subject.lost or len(subject.text) > MAX_SUBJECT_CHARACTERS
     original = [Attachment(ORIGINAL, MESSAGE, raw)] if is_lost else []
     to = _addresses(parsed, "To", "Delivered-To")
     return Message(
@@ -76,13 +77,13 @@ def parse(raw: bytes) -> Message:
         behind=tuple(
             found
             for name in BEHIND
-            for value in raw_values(parsed, name)[:BEHIND_LIMIT]
-            for found in islice(_mailboxes(value), BEHIND_LIMIT)
+            for value in raw_values(parsed, name)[:MAX_BEHIND_OF_A_FIELD]
+            for found in islice(_mailboxes(value), MAX_BEHIND_OF_A_FIELD)
         ),
         return_path=normalize(_first(parsed, "Return-Path")) if _values(parsed, "Return-Path") else None,
         to=to,
         recipients=tuple(dict.fromkeys(to + _addresses(parsed, "Cc", "Resent-To", "Resent-Cc"))),
-        subject=subject.text[:SUBJECT_LIMIT] or None,
+        subject=subject.text[:MAX_SUBJECT_CHARACTERS] or None,
         body=content.body,
         attachments=(*content.attachments, *original),
         is_report=content.is_report,
@@ -131,7 +132,7 @@ def _addresses(parsed: bytes, *names: str) -> tuple[str, ...]:
                 addresses = list(split(text_of(value).text))
             for entry in addresses:
                 converted += not entry.address.isascii()
-                if entry.address.isascii() or converted <= CONVERTED_LIMIT:
+                if entry.address.isascii() or converted <= MAX_CONVERTED_ADDRESSES:
                     found[normalize(entry.address)] = None
     return tuple(filter(None, found))
 

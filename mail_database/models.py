@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from mail_database import store, tables
+from mail_database import tables
 from mail_database.message import normalize
 from mail_database.routing import KNOWN_MODELS, MODELS, Fault
+from mail_database.store import Store, key_of
 
 
 def _is_nothing(column: Any, value: Any) -> bool:
@@ -41,9 +42,10 @@ class Model(NamedTuple):
 
     table: sa.Table
     columns: Mapping[str, str]
-    where: Mapping[str, Any] = {}
+    required: Mapping[str, Any] = {}
 
     def column(self, name: str) -> Any:
+        """Return the column of a field. Raises Fault for a field that the model does not have."""
         if name not in self.columns:
             raise Fault(1, f"ValueError: Invalid field {name!r}")
         return self.table.c[self.columns[name]]
@@ -143,28 +145,28 @@ TABLES = {
 MODEL_IDS = {model: number for number, model in enumerate(sorted(KNOWN_MODELS), 1)}
 
 
-def _domain(work: store.Work, row: Mapping[str, Any], column: str) -> Any:
-    domain = next((found for found in work.alias_domains() if found["name"] == row[column]), None)
+def _domain(store: Store, row: Mapping[str, Any], column: str) -> Any:
+    domain = next((found for found in store.alias_domains() if found["name"] == row[column]), None)
     return [domain["id"], domain["name"]] if domain else False
 
 
 # Fields that Odoo computes, or that name a row of another model as [id, name].
-COMPUTED: dict[str, dict[str, Callable[[store.Work, Mapping[str, Any]], Any]]] = {
+COMPUTED: dict[str, dict[str, Callable[[Store, Mapping[str, Any]], Any]]] = {
     "mail.alias": {
-        "alias_domain_id": lambda work, row: _domain(work, row, "domain"),
-        "alias_model_id": lambda work, row: [MODEL_IDS.get(row["model"], 0), row["model"]],
-        "alias_full_name": lambda work, row: (
+        "alias_domain_id": lambda store, row: _domain(store, row, "domain"),
+        "alias_model_id": lambda store, row: [MODEL_IDS.get(row["model"], 0), row["model"]],
+        "alias_full_name": lambda store, row: (
             f"{row['local_part']}@{row['domain']}" if row["domain"] else row["local_part"]
         ),
     },
     "mail.alias.domain": {
-        "bounce_email": lambda work, row: f"{row['bounce']}@{row['name']}",
-        "catchall_email": lambda work, row: f"{row['catchall']}@{row['name']}",
-        "default_from_email": lambda work, row: f"notifications@{row['name']}",
+        "bounce_email": lambda store, row: f"{row['bounce']}@{row['name']}",
+        "catchall_email": lambda store, row: f"{row['catchall']}@{row['name']}",
+        "default_from_email": lambda store, row: f"notifications@{row['name']}",
     },
-    "res.company": {"alias_domain_id": lambda work, row: _domain(work, row, "alias_domain")},
-    "mail.notification": {"failure_type": lambda work, row: "mail_bounce" if row["status"] == "bounce" else False},
-    "mail.message": {"attachment_ids": lambda work, row: work.attachments_of(row["id"])},
+    "res.company": {"alias_domain_id": lambda store, row: _domain(store, row, "alias_domain")},
+    "mail.notification": {"failure_type": lambda store, row: "mail_bounce" if row["status"] == "bounce" else False},
+    "mail.message": {"attachment_ids": lambda store, row: store.attachments_of(row["id"])},
 }
 # The columns of those that a client may write.
 WRITTEN = {
@@ -174,20 +176,21 @@ WRITTEN = {
 }
 
 
-def _named(work: store.Work, field: str, value: Any) -> str | None:
+def _named(store: Store, field: str, value: Any) -> str | None:
     """Return what we store for an id that a client writes."""
     if field == "alias_model_id":
         return next((model for model, number in MODEL_IDS.items() if number == value), None)
-    return next((domain["name"] for domain in work.alias_domains() if domain["id"] == value), None)
+    return next((domain["name"] for domain in store.alias_domains() if domain["id"] == value), None)
 
 
 def model_of(name: str) -> Model:
+    """Return the model with this name. Raises Fault where there is none."""
     if name not in TABLES:
         raise Fault(2, f"Object {name} doesn't exist")
     return TABLES[name]
 
 
-def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
+def search_condition(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
     """Return a search domain (Odoo's prefix notation) as a condition; archived rows are left out unless asked for."""
     terms: list[Any] = []
     try:
@@ -206,11 +209,11 @@ def where(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:
         raise Fault(1, f"ValueError: Invalid domain term ({type(error).__name__})") from None
     if active_test and "active" in model.columns and "'active'" not in repr(domain):
         terms.append(model.column("active"))
-    return sa.and_(sa.true(), *terms, *(model.table.c[name] == value for name, value in model.where.items()))
+    return sa.and_(sa.true(), *terms, *(model.table.c[name] == value for name, value in model.required.items()))
 
 
 def rows(
-    work: store.Work,
+    store: Store,
     name: str,
     condition: Any,
     names: Sequence[str] = (),
@@ -229,16 +232,16 @@ def rows(
             model.column(field)
     return [
         {
-            field: computed[field](work, row) if field in computed else _value(row[model.columns[field]])
+            field: computed[field](store, row) if field in computed else _value(row[model.columns[field]])
             for field in wanted
         }
-        for row in work.select(model.table, condition, _order(model, order), limit, offset)
+        for row in store.select(model.table, condition, _order(model, order), limit, offset)
     ]
 
 
-def _default(field: str) -> Callable[[store.Work, Mapping[str, Any]], Any]:
+def _default(field: str) -> Callable[[Store, Mapping[str, Any]], Any]:
     """Return a reader of a field that a record keeps among its defaults."""
-    return lambda work, row: (row.get("defaults") or {}).get(field, False)
+    return lambda store, row: (row.get("defaults") or {}).get(field, False)
 
 
 def _order(model: Model, order: str) -> list[Any]:
@@ -272,21 +275,21 @@ def _literal(text: str) -> dict[str, Any]:
     return value
 
 
-def created(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def created(store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a new row, with what Odoo gives it besides."""
-    columns = written(work, name, values)
-    domains = work.alias_domains()
+    columns = written(store, name, values)
+    domains = store.alias_domains()
     if name == "mail.alias" and domains:
         columns.setdefault("domain", domains[0]["name"])
     if name == "mail.message":
         columns["message_id"] = columns.get("message_id") or f"<{uuid.uuid4()}@localhost>"
-        columns["message_key"] = store.key_of(columns["message_id"])
+        columns["message_key"] = key_of(columns["message_id"])
     if name == "mail.gateway.allowed":
         columns["email"] = normalize(columns.get("email") or "")
     return columns
 
 
-def written(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def written(store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that these fields set. Raises Fault for a field that the model does not have."""
     model = model_of(name)
     columns: dict[str, Any] = {}
@@ -298,7 +301,7 @@ def written(work: store.Work, name: str, values: Mapping[str, Any]) -> dict[str,
         if field in ("alias_name", "alias_domain") and isinstance(value, str):
             value = value.lower()
         if (name, field) in WRITTEN:
-            columns[WRITTEN[name, field]] = _named(work, field, value)
+            columns[WRITTEN[name, field]] = _named(store, field, value)
         elif field in model.columns and field != "id":
             column = model.table.c[model.columns[field]]
             columns[column.name] = None if value is False and not isinstance(column.type, sa.Boolean) else value

@@ -3,9 +3,9 @@
 A notice goes to Return-Path, else From; never to a null sender, never to automatic mail (RFC 3834, 2) or to an address
 that only machines have (RFC 5230, 4.6), and at most once per sender, reason, address and hour. It says
 Auto-Submitted: auto-replied and leaves with the null sender, so that no machine answers it. One that does
-nevertheless quotes the notice's Message-ID, as people do when they answer: the mark in it tells that it is a notice
-which is answered, and routing.py (step 2) stops the machines and hears the people. A notice of a loop has the mark in
-its References, too, for machines that quote nothing else; the others tell people what to do, and have it there not.
+nevertheless quotes the notice's Message-ID, as people do when they answer. The mark in the id shows that a notice is
+answered; routing.py (step 2) then ignores machines, and takes a person's answer as new mail. A notice of a loop has the
+mark in its References, too, for machines that quote only those. Other notices do not: people are expected to answer.
 """
 
 import contextlib
@@ -22,12 +22,13 @@ import sqlalchemy as sa
 
 from mail_database.message import Message, sanitize
 from mail_database.references import OUR_NOTICE
-from mail_database.store import Row, Work, work
+from mail_database.store import Row, Store, transaction
 
 log = logging.getLogger("mail_database")
-REPEAT_AFTER = 60  # minutes
+REPEAT_AFTER_MINUTES = 60
 
-# The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it.
+# The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it; {allowed}: who
+# may write to it (routing.POLICIES).
 CATCHALL, DENIED, MISCONFIGURED, LOOP = "catchall", "denied", "misconfigured", "loop"
 TEXTS = {
     CATCHALL: "Your message to {address} was not delivered: this address only collects replies. "
@@ -39,12 +40,11 @@ TEXTS = {
     LOOP: "Your message to {address} was not accepted: too many messages came from you in a short time. "
     "Please try again later.",
 }
-ALLOWED = {"partners": "registered partners", "followers": "certain people"}
 MARKED_REFERENCES = {LOOP}
 
-# Addresses that are not told anything, though nobody says that they are machines': nobody reads what comes there.
+# Addresses that are never told anything, though no field says that a machine sent the message: nobody reads their mail.
 MACHINES = re.compile(
-    r"(?:prvs=[^=@]*=|srs\d[=+-](?:[^=@]*=){3})?"  # what stands in front in an envelope: BATV, SRS
+    r"(?:prvs=[^=@]*=|srs\d[=+-](?:[^=@]*=){3})?"  # a prefix that BATV or SRS adds in an envelope
     r"(?:mail(?:er)?[-_.]?daemon|post[-_.]?master|listserv|majordomo|owner-.*|.*-(?:request|owner)"
     r"|(?:.*[-_])?bounces?(?:[-_.+=].*)?|(?:auto(?:matic)?[-_.]?)(?:reply|respon[ds]er?)(?:[-_.+].*)?"
     r"|(?:do[-_.]?)?not?[-_.]?repl(?:y|ies).*|(?:nicht|keine?)[-_.]?antwort(?:en)?|(?:ne[-_.]?)?pas[-_.]?(?:de[-_.]?)?repon(?:dre|se)"
@@ -55,7 +55,7 @@ MACHINES = re.compile(
 # Why a sender is not told.
 NOBODY = "there is no sender to be told"
 AUTOMATIC = "a machine or a list sent it, which is not answered"
-ALREADY_TOLD = f"the sender was told within the last {REPEAT_AFTER} minutes"
+ALREADY_TOLD = f"the sender was told within the last {REPEAT_AFTER_MINUTES} minutes"
 
 
 class Notice(NamedTuple):
@@ -64,25 +64,25 @@ class Notice(NamedTuple):
     about: str
     address: str
     domain: str | None = None
-    contact: str = ""
+    allowed: str = ""  # who may write to the address
     content: str = ""  # an alias's own text, HTML
 
 
-def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
+def tell(store: Store, message: Message, notice: Notice, user_id: int) -> str:
     """Keep a notice for the message's sender and return "", or, where he is not to be told, why not."""
     to = message.sender_address if message.return_path is None else message.return_path
     if not to:
         return NOBODY
     if message.is_automatic or any(map(MACHINES.fullmatch, (to, message.sender_address))):
         return AUTOMATIC
-    store.alone_with(f"what {to} is told")
-    if store.told_since(notice.about, to, notice.address, REPEAT_AFTER):
+    store.lock(f"what {to} is told")
+    if store.was_told_since(notice.about, to, notice.address, REPEAT_AFTER_MINUTES):
         return ALREADY_TOLD
     company = store.company_of(notice.domain) or {"name": "us", "email": "", "alias_domain": notice.domain}
     domains = {row["name"]: row for row in store.alias_domains()}
     domain = domains.get(notice.domain or company["alias_domain"]) or next(iter(domains.values()), None)
     text = TEXTS[notice.about].format(
-        address=notice.address, company=company["name"], email=company["email"], allowed=ALLOWED.get(notice.contact, "")
+        address=notice.address, company=company["name"], email=company["email"], allowed=notice.allowed
     )
     host = domain["name"] if domain else "localhost"
     mark = f"<{uuid.uuid4()}{OUR_NOTICE}{host}>" if notice.about in MARKED_REFERENCES else ""
@@ -100,7 +100,7 @@ def tell(store: Work, message: Message, notice: Notice, user_id: int) -> str:
     return ""
 
 
-def _reply_to(store: Work, user_id: int, domain: Row | None) -> str:
+def _reply_to(store: Store, user_id: int, domain: Row | None) -> str:
     user = store.user(user_id)
     partner = store.partner(user["partner_id"]) if user else None
     name = partner["name"] if partner else "Administrator"
@@ -127,16 +127,16 @@ def mail_of(notice: Row) -> EmailMessage:
 
 
 def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
-    """Send what is outgoing. What the mail server does not take now, or when it is away, stays outgoing."""
+    """Send what is outgoing. What the mail server does not take, or can't be given, stays outgoing."""
     last = 0
     while True:
-        with work(engine) as store:
-            notice = store.outgoing(after=last)
+        with transaction(engine) as store:
+            notice = store.next_outgoing(after=last)
         if notice is None:
             return
         last = notice["id"]
         state = _send(smtp, notice)
-        with work(engine) as store:
+        with transaction(engine) as store:
             store.set_notice_state(last, state)
 
 
@@ -150,7 +150,7 @@ def _send(smtp: tuple[str, int], notice: Row) -> str:
     try:
         with contextlib.closing(smtplib.SMTP(*smtp, timeout=30)) as server:
             server.sendmail("", [notice["to"]], mail)
-            with contextlib.suppress(OSError, smtplib.SMTPException):  # it has been sent, whatever comes of that
+            with contextlib.suppress(OSError, smtplib.SMTPException):  # the notice has been sent by now
                 server.quit()
     except smtplib.SMTPRecipientsRefused as error:
         return "outgoing" if all(code < 500 for code, _ in error.recipients.values()) else "exception"

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from mail_database.header import Parameters, Part, header_at, parameters
 
-PARTS_LIMIT = 1000
-DEPTH_LIMIT = 200  # of multiparts within each other
+MAX_PARTS = 1000
+MAX_PART_DEPTH = 200  # of multiparts within each other
 
 _BOUNDARY = re.compile(rb"(?m)^--(.*)$")
 _LINE_END = re.compile(rb"\r?\n\Z")
@@ -39,12 +39,20 @@ class _Open:
 
     def __init__(self, part: Part, content_type: Parameters, branch: Branch | None, number: int) -> None:
         self.part, self.content_type, self.branch, self.number = part, content_type, branch, number
+        self.boundary = boundary_of(content_type)
         self.children = 0
-        self.default = "message/rfc822" if content_type.value == "multipart/digest" else "text/plain"
 
-    def branch_of_child(self) -> Branch | None:
+    def next_child(self) -> tuple[str, Branch | None]:
+        """Return the type that the next part has if it names none, and the form of a text that it belongs to."""
+        self.children += 1
+        default = "message/rfc822" if self.content_type.value == "multipart/digest" else "text/plain"
         is_alternative = self.content_type.value == "multipart/alternative"
-        return Branch(self.number, self.children) if is_alternative else self.branch
+        return default, Branch(self.number, self.children) if is_alternative else self.branch
+
+
+def boundary_of(content_type: Parameters) -> bytes:
+    """Return the boundary as the lines between parts have it, b"" where there is none."""
+    return content_type.parameters.get("boundary", "").rstrip().encode("utf-8", "replace")
 
 
 def type_of(header: bytes, default: str = "text/plain") -> Parameters:
@@ -54,68 +62,89 @@ def type_of(header: bytes, default: str = "text/plain") -> Parameters:
     return found._replace(value=value)
 
 
+class _Line(NamedTuple):
+    """A boundary line: where it stands, to which open multipart it belongs, and whether it is the last one there."""
+
+    start: int
+    end: int
+    place: int
+    is_last: bool
+
+
+class _Stack:
+    """The multiparts that are open, and their places in it by their boundaries."""
+
+    def __init__(self) -> None:
+        self.opened: list[_Open] = []
+        self._places: dict[bytes, list[int]] = {}
+
+    def open(self, multipart: _Open) -> None:
+        """Add a multipart, within those that are open."""
+        self._places.setdefault(multipart.boundary, []).append(len(self.opened))
+        self.opened.append(multipart)
+
+    def next_line(self, raw: bytes, position: int) -> _Line | None:
+        """Return the next boundary line of what is open, None where the message ends before it."""
+        while found := _BOUNDARY.search(raw, position):
+            position = found.end()
+            token = found[1].rstrip()
+            is_last = not self._places.get(token)
+            token = token[:-2] if is_last and token.endswith(b"--") else token
+            if self._places.get(token):
+                return _Line(found.start(), found.end(), self._places[token][-1], is_last)
+        return None
+
+    def close(self, line: _Line | None) -> Iterator[_Open]:
+        """Close what the line ends, all where there is none, and yield those multiparts that had no parts."""
+        while len(self.opened) > (line.place + (not line.is_last) if line else 0):
+            ended = self.opened.pop()
+            self._places[ended.boundary].pop()
+            if not ended.children:
+                yield ended
+
+
 def leaves(raw: bytes, message: Part) -> Iterator[Leaf | None]:
     """Yield the parts that hold something, in order, and None where the rest is beyond the limits, or in no part."""
-    opened: list[_Open] = []
-    places: dict[bytes, list[int]] = {}  # in opened, by the boundary
-    current: tuple[Part, Parameters, Branch | None] | None = None  # the part that is being read
+    stack = _Stack()
     behind = -1  # where the text behind a multipart begins, which belongs to no part
     count = 0
     begun: Part | None = message
     default, branch, position = "text/plain", None, 0
     while True:
-        if begun is not None:  # a part begins
+        current: tuple[Part, Parameters, Branch | None] | None = None  # the part that is being read
+        if begun is not None:
             count += 1
             content_type = type_of(begun.header, default)
-            if count > PARTS_LIMIT:
+            is_multipart = content_type.value.startswith("multipart/") and boundary_of(content_type) != b""
+            if count > MAX_PARTS or (is_multipart and len(stack.opened) == MAX_PART_DEPTH):
                 yield None
                 return
-            boundary = content_type.parameters.get("boundary", "").rstrip()
-            if content_type.value.startswith("multipart/") and boundary:
-                if len(opened) == DEPTH_LIMIT:
-                    yield None
-                    return
-                places.setdefault(boundary.encode("utf-8", "replace"), []).append(len(opened))
-                opened.append(_Open(begun, content_type, branch, count))
+            if is_multipart:
+                stack.open(_Open(begun, content_type, branch, count))
             else:
                 current = begun, content_type, branch
             position = begun.body
-
-        # the next boundary line of what is open, or the end
-        while found := _BOUNDARY.search(raw, position):
-            position = found.end()
-            token = found[1].rstrip()
-            is_last = not places.get(token)
-            token = token[:-2] if is_last and token.endswith(b"--") else token
-            if places.get(token):
-                break
-        end = _before(raw, found.start()) if found else len(raw)
-        place = places[token][-1] if found else 0
-
+        line = stack.next_line(raw, position)
+        end = _before(raw, line.start) if line else len(raw)
         if current:
-            part, content_type, branch = current
-            is_broken = content_type.value.startswith("multipart/")
-            yield Leaf(part.header, content_type, raw[part.body : max(part.body, end)], branch, is_broken)
-            current = None
+            yield _leaf(raw, end, *current)
         elif behind >= 0 and raw[behind:end].strip():
             yield None
-        behind = -1
-        while len(opened) > place + (found is not None and not is_last):
-            ended = opened.pop()
-            places[ended.content_type.parameters["boundary"].rstrip().encode("utf-8", "replace")].pop()
-            if not ended.children:
-                content = raw[ended.part.body : max(ended.part.body, end)]
-                yield Leaf(ended.part.header, ended.content_type, content, ended.branch, True)
-        if not found:
+        for ended in stack.close(line):
+            yield _leaf(raw, end, ended.part, ended.content_type, ended.branch)
+        if not line:
             return
-        position = min(len(raw), found.end() + 1)
-        begun = None
-        if is_last:
-            behind = position
-        else:
-            opened[place].children += 1
-            default, branch = opened[place].default, opened[place].branch_of_child()
+        position = min(len(raw), line.end + 1)
+        begun, behind = None, position if line.is_last else -1
+        if not line.is_last:
+            default, branch = stack.opened[line.place].next_child()
             begun = header_at(raw, position)
+
+
+def _leaf(raw: bytes, end: int, part: Part, content_type: Parameters, branch: Branch | None) -> Leaf:
+    """Return a part that ends there; a multipart is one whose boundary never came."""
+    is_broken = content_type.value.startswith("multipart/")
+    return Leaf(part.header, content_type, raw[part.body : max(part.body, end)], branch, is_broken)
 
 
 def _before(raw: bytes, start: int) -> int:

@@ -31,9 +31,9 @@ STATUS_KEYS = ("status", "bounced_address_status", "error_code", "code")
 REASON_KEYS = ("diagnosticcode", "reason", "description", "diag", "raw_reason", "error")
 ID_KEYS = ("messageid", "message-id", "smtp-id", "message_id")
 
-DEPTH = 12  # of objects within each other
-START = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
-STARTS = 4  # places where a text may begin to be JSON
+MAX_OBJECT_DEPTH = 12  # of objects within each other
+JSON_START = re.compile(r"^[ \t]*(?=[{\[])", re.MULTILINE)
+MAX_JSON_STARTS = 4  # places where a text may begin to be JSON
 
 
 class Event(NamedTuple):
@@ -54,8 +54,8 @@ class Events(NamedTuple):
 
 def read_events(text: str) -> Events | None:
     """Return the events of a text that is a provider's report in JSON, None when it is none."""
-    for place, start in enumerate(START.finditer(text)):
-        if place == STARTS:
+    for place, start in enumerate(JSON_START.finditer(text)):
+        if place == MAX_JSON_STARTS:
             return None
         try:
             value = _DECODER.raw_decode(text, start.end())[0]
@@ -63,7 +63,7 @@ def read_events(text: str) -> Events | None:
             continue
         kinds: list[str] = []
         ids: list[str] = []
-        events = tuple(_events(value, "", kinds, ids, DEPTH))
+        events = tuple(_events(value, "", kinds, ids, MAX_OBJECT_DEPTH))
         if kinds:
             return Events(events, tuple(dict.fromkeys(ids)))
     return None
@@ -86,13 +86,7 @@ def _events(value: Any, kind: str, kinds: list[str], ids: list[str], depth: int)
         kinds.append(own)
     kind = own or kind
     ids += _ids(found)
-    recipient = next((_word(found, key) for key in RECIPIENT_KEYS if "@" in _word(found, key)), "")
-    if recipient and kind:
-        status = next((word for key in STATUS_KEYS if (word := _word(found, key))), "")
-        reason = next((word for key in REASON_KEYS if (word := _word(found, key))), "")
-        action = _word(found, "action").lower()
-        is_failure = kind in FAILED_EVENTS and action not in ("delayed", "delivered", "relayed", "expanded")
-        yield Event(recipient, is_failure, status, reason)
+    yield from _own_event(found, kind)
     message = found.get("message")
     if isinstance(message, str) and message.lstrip().startswith("{"):  # SNS has the report as a text within its own
         with contextlib.suppress(ValueError, RecursionError):
@@ -100,6 +94,17 @@ def _events(value: Any, kind: str, kinds: list[str], ids: list[str], depth: int)
     for each in value.values():
         if isinstance(each, (dict, list)):
             yield from _events(each, kind, kinds, ids, depth - 1)
+
+
+def _own_event(found: dict[str, Any], kind: str) -> Iterator[Event]:
+    """Yield the event of a kind that an object itself describes, if it names a recipient."""
+    recipient = next((_word(found, key) for key in RECIPIENT_KEYS if "@" in _word(found, key)), "")
+    if recipient and kind:
+        status = next((word for key in STATUS_KEYS if (word := _word(found, key))), "")
+        reason = next((word for key in REASON_KEYS if (word := _word(found, key))), "")
+        action = _word(found, "action").lower()
+        is_failure = kind in FAILED_EVENTS and action not in ("delayed", "delivered", "relayed", "expanded")
+        yield Event(recipient, is_failure, status, reason)
 
 
 def _word(found: dict[str, Any], key: str) -> str:

@@ -7,7 +7,7 @@ that was cut off before the closing bracket.
 
 import re
 
-ANCESTOR_LIMIT = 1000  # the nearest ones; long threads are ordinary, and each costs an index look-up
+MAX_ANCESTORS = 1000  # the nearest ones; long threads are ordinary, and each costs an index look-up
 SEPARATE_ANCESTOR = "reply_to"  # ids with this in them are left out by Odoo: its own reply addresses of old
 OUR_NOTICE = "-loop-detection-bounce-email@"  # in the ids of what we tell a sender: an answer to it is on no thread
 
@@ -19,7 +19,7 @@ def ancestors(in_reply_to: str, references: str) -> tuple[str, ...]:
     """Return the ids that the two fields name, in brackets, the nearest message first."""
     ids = dict.fromkeys(_ids(in_reply_to) + _ids(references)[::-1])
     known = (found for found in ids if SEPARATE_ANCESTOR not in found and OUR_NOTICE not in found)
-    return tuple(found for found, _ in zip(known, range(ANCESTOR_LIMIT), strict=False))
+    return tuple(found for found, _ in zip(known, range(MAX_ANCESTORS), strict=False))
 
 
 def answers_our_notice(in_reply_to: str, references: str) -> bool:

@@ -26,13 +26,13 @@ STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
 RETURNED_TYPES = ("message/", "text/rfc822-header")  # any other message: the one that came back, or its header
 MESSAGE_IDS = ("message-id", "x-microsoft-original-message-id", "x-original-message-id", "original-message-id")
 
-READ_LIMIT = 2**22  # bytes of a report that are read
-TEXT_LIMIT = 2**20  # characters of its text, and of each status, that are looked at
-HEADER_LIMIT = 2**16  # characters of a header
-PARTS_LIMIT = 1000  # in a report
-REPORTS_LIMIT = 8  # reports within each other
+MAX_REPORT_BYTES = 2**22  # what is read of a report
+MAX_REPORT_TEXT_CHARACTERS = 2**20  # what is read of its text, and of each status
+MAX_HEADER_CHARACTERS = 2**16
+MAX_REPORT_PARTS = 1000
+MAX_NESTED_REPORTS = 8  # reports within each other
 # The parser compares each line with all boundaries that are open; a report has three, and a page.
-SPLIT_LIMIT = 4_000_000  # boundaries times lines
+MAX_BOUNDARY_COMPARISONS = 4_000_000  # boundaries times lines
 
 # Each of these takes linear time, whatever the text.
 _BOUNDARY = re.compile(r'\bboundary(?:\*0?)?\*?[ \t]*=[ \t\r\n]*(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
@@ -59,11 +59,11 @@ class Opened(NamedTuple):
 def open_reports(raw: bytes) -> list[Opened]:
     """Return the report that the bytes are, and behind it the reports that it returns or forwards."""
     reports: list[Opened] = []
-    waiting = [raw[:READ_LIMIT]]
+    waiting = [raw[:MAX_REPORT_BYTES]]
     for source in waiting:  # which grows
         opened, children = _open(source)
         reports.append(opened)
-        waiting += children[: REPORTS_LIMIT - len(waiting)]
+        waiting += children[: MAX_NESTED_REPORTS - len(waiting)]
     return reports
 
 
@@ -73,17 +73,17 @@ def _open(raw: bytes) -> tuple[Opened, list[bytes]]:
     header = fields_of(_head(message))
     opened = Opened(header, [content_type(header)], [], [], [])
     within: list[bytes] = []
-    room = TEXT_LIMIT
+    room = MAX_REPORT_TEXT_CHARACTERS
     for part, fields, kind in _parts(message):
         opened.types.append(kind)
         if not kind.startswith(("text/", "message/", "multipart/")):
             continue
         content = _content(part, fields)
-        text = _text(content[: 2 * TEXT_LIMIT], kind)[:TEXT_LIMIT]
+        text = _text(content[: 2 * MAX_REPORT_TEXT_CHARACTERS], kind)[:MAX_REPORT_TEXT_CHARACTERS]
         if kind.startswith(STATUS_TYPES):
             opened.statuses.append(text)
         elif kind.startswith(RETURNED_TYPES):
-            returned = fields_of(text.lstrip("\n").partition("\n\n")[0][:HEADER_LIMIT])
+            returned = fields_of(text.lstrip("\n").partition("\n\n")[0][:MAX_HEADER_CHARACTERS])
             opened.returned.append(returned)
             if "multipart/report" in content_type(returned):
                 within.append(content)
@@ -108,13 +108,13 @@ class _Part(Message):
 
     def get_boundary(self, failobj: object = None) -> object:  # type: ignore[override]  # the stubs overload it
         """Return the boundary; the package's own reading of parameters takes quadratic time."""
-        found = _BOUNDARY.search(str(self.get("content-type", ""))[:HEADER_LIMIT])
+        found = _BOUNDARY.search(str(self.get("content-type", ""))[:MAX_HEADER_CHARACTERS])
         return (found[1] or found[2]).rstrip() if found else failobj
 
 
 def _parsed(raw: bytes) -> Message:
     policy = compat32.clone(message_factory=_Part)
-    if len(_BOUNDARY.findall(raw.decode("latin-1"))) * raw.count(b"\n") > SPLIT_LIMIT:
+    if len(_BOUNDARY.findall(raw.decode("latin-1"))) * raw.count(b"\n") > MAX_BOUNDARY_COMPARISONS:
         return BytesHeaderParser(policy=policy).parsebytes(raw)
     try:
         return email.message_from_bytes(raw, policy=policy)
@@ -125,13 +125,13 @@ def _parsed(raw: bytes) -> Message:
 def _parts(message: Message) -> Iterator[tuple[Message, Fields, str]]:
     """Yield the parts that aren't made of parts, their fields and types; attached messages are not entered."""
     waiting = [message]
-    for _ in range(PARTS_LIMIT):  # Message.walk() fails for deeply nested parts
+    for _ in range(MAX_REPORT_PARTS):  # Message.walk() fails for deeply nested parts
         if not waiting:
             return
         part = waiting.pop()
         payload = part.get_payload()
         if isinstance(payload, list) and payload:
-            waiting += [child for child in payload[:-PARTS_LIMIT:-1] if isinstance(child, Message)]
+            waiting += [child for child in payload[:-MAX_REPORT_PARTS:-1] if isinstance(child, Message)]
         else:
             fields = fields_of(_head(part))
             yield part, fields, content_type(fields)
@@ -158,7 +158,7 @@ def _text(content: bytes, kind: str) -> str:
 
 
 def _head(part: Message) -> str:
-    head, room = [], HEADER_LIMIT
+    head, room = [], MAX_HEADER_CHARACTERS
     for name, value in part.raw_items():
         head.append(f"{name}: {value}\n"[:room])
         room -= len(head[-1])
@@ -180,10 +180,12 @@ def fields_of(head: str) -> Fields:
 
 
 def values(fields: Fields, *names: str) -> list[str]:
+    """Return the values of the fields with one of these names, in the order of the names."""
     return [value for name in names for value in fields.get(name, [])]
 
 
 def first(fields: Fields, name: str) -> str:
+    """Return the first value of a field, "" where there is none."""
     return fields.get(name, [""])[0]
 
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from mail_database import models
-from mail_database.calls import LOGIN_LIMIT, pieces_of, read_call, read_login
+from mail_database.calls import MAX_LOGIN_BYTES, pieces_of, read_call, read_login
 from mail_database.delivery import process
 from mail_database.routing import MODELS, Fallback, Fault
-from mail_database.store import Work, work
+from mail_database.store import Store, transaction
 
 USER_ID = 2  # of whoever logs in
 VERSION = {
@@ -36,6 +36,7 @@ class Access(NamedTuple):
     digest: bytes
 
     def allows(self, password: object) -> bool:
+        """Tell whether this is the password; the time that it takes says nothing about it."""
         given = password if isinstance(password, str) else ""
         return hmac.compare_digest(_digest(given, self.salt), self.digest)
 
@@ -104,9 +105,9 @@ def _check_login(allowed: Access, head: bytes) -> None:
 
 def _answer(service: Callable[[str, Sequence[Any]], Any], allowed: Access, read: Callable[[int], bytes]) -> bytes:
     """Return the XML of a call's answer. What goes wrong, and is not the caller's fault, is logged, not told."""
-    head = read(LOGIN_LIMIT)
+    head = read(MAX_LOGIN_BYTES)
     try:
-        if len(head) == LOGIN_LIMIT:
+        if len(head) == MAX_LOGIN_BYTES:
             _check_login(allowed, head)
         method, arguments = read_call(pieces_of(head, read))
     except Fault as fault:
@@ -123,8 +124,8 @@ def _answer(service: Callable[[str, Sequence[Any]], Any], allowed: Access, read:
         log.exception("a call failed")
         return _fault(1, "TypeError: wrong arguments")
     except sa.exc.OperationalError as error:
-        log.error("the store: %s", error.orig)
-        return _fault(1, "psycopg2.OperationalError: the store can't be reached")
+        log.error("the database: %s", error.orig)
+        return _fault(1, "psycopg2.OperationalError: the database can't be reached")
     except Exception:  # our own bug: the caller keeps his mail, and the log has the rest
         log.exception("a call failed")
         return _fault(1, "RuntimeError: the call failed; the server's log says why")
@@ -154,17 +155,22 @@ def _check_database(allowed: Access, database: object) -> None:
         raise Fault(1, f'psycopg2.OperationalError: connection failed: FATAL:  database "{database}" does not exist')
 
 
+def _check_caller(allowed: Access, database: object, uid: object, password: object) -> None:
+    """Raise the fault for who may not call."""
+    _check_database(allowed, database)
+    if not allowed.allows(password):
+        raise Fault(3, "Access Denied")
+    if uid != USER_ID:
+        raise Fault(2, f"Record does not exist or has been deleted.\n(Record: res.users({uid},), User: {uid})")
+
+
 def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence[Any]) -> Any:
     if method not in ("execute", "execute_kw"):
         raise Fault(1, f"NameError: Method not available {method}")
     if len(arguments) < 5:
         raise Fault(1, f"TypeError: {method}() missing arguments")
     database, uid, password, model, name, *rest = arguments
-    _check_database(allowed, database)
-    if not allowed.allows(password):
-        raise Fault(3, "Access Denied")
-    if uid != USER_ID:
-        raise Fault(2, f"Record does not exist or has been deleted.\n(Record: res.users({uid},), User: {uid})")
+    _check_caller(allowed, database, uid, password)
     if method == "execute_kw":
         args, kwargs = [*rest[:1], []][0], [*rest[1:2], {}][0]
     else:
@@ -180,7 +186,7 @@ def _object(engine: sa.Engine, allowed: Access, method: str, arguments: Sequence
     methods = METHODS | (PARAMETER_METHODS if model == "ir.config_parameter" else {})
     if name not in methods:
         raise Fault(1, f"AttributeError: The method '{model}.{name}' does not exist")
-    with work(engine) as store:
+    with transaction(engine) as store:
         if name.startswith("search") and isinstance(context, dict) and context.get("active_test") is False:
             kwargs["active_test"] = False
         return methods[name](store, model, *args, **kwargs)
@@ -205,7 +211,7 @@ def _message_process(
 
 
 def _search_read(
-    store: Work,
+    store: Store,
     model: str,
     domain: Sequence[Any] = (),
     fields: Sequence[str] = (),
@@ -214,15 +220,15 @@ def _search_read(
     order: str = "",
     active_test: bool = True,
 ) -> list[dict[str, Any]]:
-    condition = models.where(models.model_of(model), domain, active_test)
+    condition = models.search_condition(models.model_of(model), domain, active_test)
     return models.rows(store, model, condition, fields, limit or None, offset, order or "id")
 
 
-def _search(store: Work, model: str, domain: Sequence[Any], *rest: Any, **named: Any) -> list[Any]:
+def _search(store: Store, model: str, domain: Sequence[Any], *rest: Any, **named: Any) -> list[Any]:
     return [row["id"] for row in _search_read(store, model, domain, ["id"], *rest, **named)]
 
 
-def _search_count(store: Work, model: str, domain: Sequence[Any] = (), **named: Any) -> int:
+def _search_count(store: Store, model: str, domain: Sequence[Any] = (), **named: Any) -> int:
     return len(_search(store, model, domain, **named))
 
 
@@ -231,34 +237,34 @@ def _ids(ids: Any) -> list[Any]:
 
 
 def _of_ids(model: str, ids: Any) -> Any:
-    return models.where(models.model_of(model), [("id", "in", _ids(ids))], active_test=False)
+    return models.search_condition(models.model_of(model), [("id", "in", _ids(ids))], active_test=False)
 
 
-def _read(store: Work, model: str, ids: Any, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _read(store: Store, model: str, ids: Any, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
     return models.rows(store, model, _of_ids(model, ids), fields)
 
 
-def _create(store: Work, model: str, values: Any) -> Any:
+def _create(store: Store, model: str, values: Any) -> Any:
     if isinstance(values, list):
         return [_create(store, model, each) for each in values]
     return store.create(models.model_of(model).table, model, models.created(store, model, values))
 
 
-def _write(store: Work, model: str, ids: Any, values: dict[str, Any]) -> bool:
+def _write(store: Store, model: str, ids: Any, values: dict[str, Any]) -> bool:
     store.write(models.model_of(model).table, _of_ids(model, ids), models.written(store, model, values))
     return True
 
 
-def _unlink(store: Work, model: str, ids: Any) -> bool:
+def _unlink(store: Store, model: str, ids: Any) -> bool:
     store.unlink(models.model_of(model).table, model, _of_ids(model, ids), _ids(ids))
     return True
 
 
-def _get_param(store: Work, model: str, key: str, default: Any = False) -> Any:
+def _get_param(store: Store, model: str, key: str, default: Any = False) -> Any:
     return store.parameter(key) or default
 
 
-def _set_param(store: Work, model: str, key: str, value: Any) -> bool:
+def _set_param(store: Store, model: str, key: str, value: Any) -> bool:
     """Set a parameter; the list of allowed domains is kept in lower case, and must name one."""
     text = "" if value is False or value is None else str(value)
     if key == "mail.catchall.domain.allowed" and text:

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from mail_database.store import Row, Work
+from mail_database.store import Row, Store
 
 
-def lines(store: Work, model: str | None = None, record_id: int | None = None) -> Iterator[str]:
+def lines(store: Store, model: str | None = None, record_id: int | None = None) -> Iterator[str]:
     """Yield records with their threads, all of them, a model's, or one, and then what senders were told."""
     nothing = True
-    for record in store.shown(model, record_id):
+    for record in store.records_to_show(model, record_id):
         nothing = False
         yield f"{record['model']} {record['id']}: {record['name']}{'' if record['active'] else ' (archived)'}"
         if record["bounce_count"]:
@@ -18,7 +18,7 @@ def lines(store: Work, model: str | None = None, record_id: int | None = None) -
             yield from _message(message)
         yield ""
     if not model:
-        for notice in store.told():
+        for notice in store.notices_told():
             nothing = False
             yield f"told {notice['to']} ({notice['about']}, {notice['state']}): {notice['subject']}"
         number = store.count_unplaced()
@@ -29,7 +29,7 @@ def lines(store: Work, model: str | None = None, record_id: int | None = None) -
         yield "nothing here"
 
 
-def unplaced(store: Work, key: int = 0) -> Iterator[str]:
+def unplaced(store: Store, key: int = 0) -> Iterator[str]:
     """Yield a line for each message that is placed nowhere; or one message, as it came."""
     nothing = True
     for row in store.unplaced(key):

@@ -1,14 +1,16 @@
-"""A handful of verbs in domain words over SQLite or PostgreSQL; nothing else knows SQL.
+"""A store: one transaction over SQLite or PostgreSQL, and what it can be asked to do, in domain words.
 
-A delivery is one transaction, and both stores keep two deliveries of one message, or of one sender, apart: SQLite by
-its write lock, taken at the beginning; PostgreSQL by advisory locks on the message's id and the sender's address. So
-a Message-ID is accepted once, and a count and the creation that depends on it are one step.
+``open_database(url)`` gives the engine, ``transaction(engine)`` a Store. Only this module executes SQL.
+
+A delivery is one transaction. Two deliveries of one message, or from one sender, run one after the other: SQLite takes
+its write lock when a transaction begins; on PostgreSQL ``lock`` takes advisory locks on the Message-ID and the sender's
+address. So a Message-ID is accepted once, and no other delivery comes between a count and what depends on it.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +18,7 @@ import sqlalchemy as sa
 from mail_database.addresses import ascii_domain, normalize
 from mail_database.message import Attachment
 from mail_database.tables import (
-    DERIVED,
     DOMAINS,
-    LISTS,
     alias_domains,
     aliases,
     allowed_senders,
@@ -41,16 +41,14 @@ from mail_database.tables import (
 
 Row = Mapping[str, Any]
 
-# Models on whose records, and partners, Odoo counts bounces.
-COUNTED = ("crm.lead", "res.partner")
-BATCH = 1000  # values in one statement
-
+BOUNCE_COUNTING_MODELS = ("crm.lead", "res.partner")  # those on whose records Odoo counts bounces
+MAX_VALUES_PER_STATEMENT = 1000  # each kind of database has a limit
 
 # How long a message that is placed nowhere is kept, and how many bytes of them in all: the oldest go first.
 UNPLACED_DAYS = 90
-UNPLACED_BYTES = 2**29
-UNPLACED_OVERHEAD = 2**10  # bytes that each takes beside the message itself
-UNPLACED_TEXT = 1000  # characters of its sender, subject and id
+MAX_UNPLACED_BYTES = 2**29
+UNPLACED_OVERHEAD_BYTES = 2**10  # what each takes in addition to the message itself
+MAX_UNPLACED_TEXT_CHARACTERS = 1000  # of each of sender, subject and Message-ID
 
 
 def key_of(message_id: str) -> str:
@@ -58,18 +56,25 @@ def key_of(message_id: str) -> str:
     return hashlib.sha256(message_id.encode()).hexdigest()
 
 
-def open_store(url: str) -> sa.Engine:
-    """Return the engine of a store, its tables made where they are missing. Raises sqlalchemy.exc.SQLAlchemyError."""
+def open_database(url: str) -> sa.Engine:
+    """Return the engine of a database, in which missing tables are created. Raises sqlalchemy.exc.SQLAlchemyError."""
     if url.startswith(("postgresql://", "postgres://")):
         engine = sa.create_engine("postgresql+psycopg://" + url.partition("://")[2], pool_size=16, max_overflow=16)
     else:
         engine = sa.create_engine(url, connect_args={"timeout": 60})
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
-    with work(engine) as store:
-        store.alone_with("the tables")
+    with transaction(engine) as store:
+        store.lock("the tables")
         store.make_tables()
     return engine
+
+
+@contextlib.contextmanager
+def transaction(engine: sa.Engine, reads: bool = False) -> Iterator["Store"]:
+    """Yield a Store, committed when the block ends, rolled back when it raises; with ``reads`` it locks nothing."""
+    with engine.connect().execution_options(reads=reads) as connection, connection.begin():
+        yield Store(connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -84,8 +89,8 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")  # what was answered must outlive a power cut
 
 
-class Work:
-    """One transaction, and what it can be asked to do. A row is a mapping with the names of world.json."""
+class Store:
+    """One transaction, and what it can be asked to do. A row is a mapping with the names of the columns."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
@@ -97,13 +102,8 @@ class Work:
     def _all(self, statement: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in self._connection.execute(statement).mappings()]
 
-    def _insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
-        values = _with_ascii_domain(table, values)
-        key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
-        return int(getattr(key, "id", 0))
-
     def make_tables(self) -> None:
-        """Make the tables that are missing, and in those of an older version the columns, with their indexes."""
+        """Create the tables that are missing, and the columns, with their indexes, that an older version lacks."""
         metadata.create_all(self._connection)
         there = sa.inspect(self._connection).get_multi_columns()
         prepare = self._connection.dialect.identifier_preparer
@@ -116,109 +116,43 @@ class Work:
                 for index in (index for index in table.indexes if column.name in index.c):
                     index.create(self._connection, checkfirst=True)
 
-    def is_new(self) -> bool:
-        """Tell whether nothing has been put into the store yet."""
-        return not any(self._one(sa.select(table).limit(1)) for table in LISTS.values())
+    # --- tables as a whole, for world.py ---
 
-    def begin(self, domain: str) -> None:
-        """Give a new store what a new Odoo has: a company with an alias domain, catchall and bounce ready."""
-        if self.is_new():
-            self.load(
-                {
-                    "alias_domains": [{"id": 1, "name": domain, "catchall": "catchall", "bounce": "bounce"}],
-                    "companies": [{"id": 1, "name": "My Company", "email": f"info@{domain}", "alias_domain": domain}],
-                    "partners": [
-                        {"id": 1, "name": "My Company", "email": f"info@{domain}"},
-                        {"id": 2, "name": "OdooBot", "email": f"odoobot@{domain}", "active": False},
-                        {"id": 3, "name": "Administrator", "email": f"admin@{domain}"},
-                    ],
-                    "users": [{"id": 2, "login": "admin", "partner_id": 3}],
-                }
-            )
+    def has_rows(self, table: sa.Table) -> bool:
+        """Tell whether there is a row in a table."""
+        return self._one(sa.select(sa.literal(1)).select_from(table).limit(1)) is not None
 
-    # --- everything, in the words of world.json ---
+    def all_rows(self, table: sa.Table, left_out: str = "") -> list[dict[str, Any]]:
+        """Return all rows of a table in the order of its key, without the column that is left out."""
+        columns = [column for column in table.c if column.name != left_out]
+        return self._all(sa.select(*columns).order_by(*table.primary_key))
 
-    def load(self, world: Mapping[str, Any]) -> None:
-        """Add what a world names. Raises KeyError, TypeError or ValueError where it is none."""
-        unknown = world.keys() - LISTS.keys() - {"about", "parameters", "allowed_senders", "counters", "deliveries"}
-        if unknown:
-            raise ValueError(f"no such list: {', '.join(sorted(unknown))}")
-        for name, table in LISTS.items():
-            for item in world.get(name, []):
-                self._load(name, table, dict(item))
-        for key, value in world.get("parameters", {}).items():
-            self.set_parameter(key, str(value))
-        for email in world.get("allowed_senders", []):
-            self._connection.execute(allowed_senders.insert().values(email=normalize(email)))
-        for key in world.get("deliveries", []):
-            self._connection.execute(deliveries.insert().values(message_key=key))
-        for model, last in self._connection.execute(
-            sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
-        ).all():
+    def insert(self, table: sa.Table, values: Mapping[str, Any]) -> int:
+        """Insert a row and return its id, 0 where the table has none."""
+        values = _with_ascii_domain(table, values)
+        key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
+        return int(getattr(key, "id", 0))
+
+    def continue_ids(self, last_ids: Mapping[str, int]) -> None:
+        """Make new rows take ids after those that were inserted; a model's records also after its last id."""
+        highest = sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
+        for model, last in self._connection.execute(highest).all():
             self._connection.execute(counters.delete().where(counters.c.model == model))
-            last = max(last, world.get("counters", {}).get(model, 0))
-            self._connection.execute(counters.insert().values(model=model, last=last))
-        if self._connection.dialect.name == "postgresql":
-            for table in LISTS.values():
-                if table.c.id.autoincrement is True:
-                    highest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
-                    sequence = sa.func.pg_get_serial_sequence(table.name, "id")
-                    self._connection.execute(sa.select(sa.func.setval(sequence, highest, False)))
-
-    def _load(self, name: str, table: sa.Table, item: dict[str, Any]) -> None:
-        parent = item.pop("parent", None) or {}
-        if name == "aliases" and parent:
-            item |= {"parent_model": parent["model"], "parent_id": parent["id"]}
-        if name == "messages":
-            item["message_key"] = key_of(item.get("message_id") or "")
-        if name == "aliases":
-            item |= {key: item[key].lower() for key in ("local_part", "domain") if item.get(key)}
-        if "email_normalized" in table.c:
-            item["email_normalized"] = normalize(item.get("email", item.get("email_from")) or "")
-        attached = item.pop("attachments", [])
-        for column in table.c:
-            if isinstance(column.type, sa.DateTime) and column.name in item:
-                item[column.name] = datetime.fromisoformat(item[column.name])
-        if name == "unplaced":
-            self.keep_unplaced(**item | {"original": item["original"].encode("latin-1")})
+            self.insert(counters, {"model": model, "last": max(last, last_ids.get(model, 0))})
+        if self._connection.dialect.name != "postgresql":
             return
-        self._insert(table, item)
-        for attachment in attached:
-            self._insert(attachments, {"message": item["id"], **attachment})
-
-    def dump(self) -> dict[str, Any]:
-        """Return everything that is stored."""
-        world: dict[str, Any] = {
-            name: [_dumped(row) for row in self._all(sa.select(table).order_by(*table.primary_key))]
-            for name, table in LISTS.items()
-        }
-        for alias in world["aliases"]:
-            model, parent = alias.pop("parent_model"), alias.pop("parent_id")
-            alias |= {"parent": {"model": model, "id": parent}} if model else {}
-        columns = (
-            attachments.c.message,
-            attachments.c.name,
-            attachments.c.mimetype,
-            attachments.c.size,
-            attachments.c.sha1,
-            attachments.c.content_id,
-        )
-        attached: dict[int, list[Row]] = {}
-        for row in self._all(sa.select(*columns).order_by(attachments.c.id)):
-            attached.setdefault(row.pop("message"), []).append(row)
-        for message in world["messages"]:
-            message["attachments"] = attached.get(message["id"], [])
-        world["counters"] = {row["model"]: row["last"] for row in self._all(sa.select(counters))}
-        world["deliveries"] = [row["message_key"] for row in self._all(sa.select(deliveries.c.message_key))]
-        world["parameters"] = {row["key"]: row["value"] for row in self._all(sa.select(parameters))}
-        world["allowed_senders"] = [row["email"] for row in self._all(sa.select(allowed_senders))]
-        return world
+        for table in metadata.sorted_tables:
+            if "id" in table.c and table.c.id.autoincrement is True:
+                following = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
+                sequence = sa.func.pg_get_serial_sequence(table.name, "id")
+                self._connection.execute(sa.select(sa.func.setval(sequence, following, False)))
 
     # --- rows, for who reads and writes them by Odoo's names (models.py) ---
 
     def select(
         self, table: sa.Table, condition: Any, order: list[Any], limit: int | None, offset: int
     ) -> Sequence[Row]:
+        """Return the rows of a table that meet a condition, in an order, at most ``limit`` of them after ``offset``."""
         return self._all(sa.select(table).where(condition).order_by(*order).limit(limit).offset(offset))
 
     def create(self, table: sa.Table, model: str, values: dict[str, Any]) -> Any:
@@ -226,11 +160,12 @@ class Work:
         if table is records:
             return self.create_record(model, **{name: values[name] for name in values if name != "email_normalized"})
         if "id" in table.c:
-            return self._insert(table, values)
+            return self.insert(table, values)
         self._connection.execute(table.insert().values(**values))
         return next(iter(values.values()))
 
     def write(self, table: sa.Table, condition: Any, values: dict[str, Any]) -> None:
+        """Set columns of the rows that meet a condition; a record's defaults are added to those that it has."""
         if "defaults" in values and table is records:
             defaults = values.pop("defaults")
             for row in self._all(sa.select(table).where(condition)):
@@ -255,12 +190,13 @@ class Work:
         self._connection.execute(deliveries.delete().where(deliveries.c.message_key.in_(keys)))
 
     def attachments_of(self, message: int) -> list[int]:
+        """Return the ids of a message's attachments."""
         return [row["id"] for row in self._all(sa.select(attachments.c.id).where(attachments.c.message == message))]
 
     # --- deliveries ---
 
-    def alone_with(self, *names: str) -> None:
-        """Wait until no other transaction is alone with one of these names (a Message-ID, a sender)."""
+    def lock(self, *names: str) -> None:
+        """Wait until no other transaction has locked one of these names (a Message-ID, a sender), and lock them."""
         if self._connection.dialect.name == "postgresql":
             for number in sorted(int(key_of(name)[:15], 16) for name in names if name):
                 self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
@@ -273,11 +209,12 @@ class Work:
 
     def accept(self, message_id: str) -> None:
         """Note that a message with this id was accepted; the store takes each id once."""
-        self._insert(deliveries, {"message_key": key_of(message_id)})
+        self.insert(deliveries, {"message_key": key_of(message_id)})
 
     # --- who and where ---
 
     def alias_domains(self) -> Sequence[Row]:
+        """Return the alias domains, the oldest first."""
         return self._all(sa.select(alias_domains).order_by(alias_domains.c.id))
 
     def company_of(self, domain: str | None) -> Row | None:
@@ -293,9 +230,11 @@ class Work:
         return sorted(found, key=lambda alias: (alias["model"], alias["local_part"], alias["id"]))
 
     def set_alias_status(self, alias_id: int, status: str) -> None:
+        """Set what an alias's last delivery says about its settings: ``valid`` or ``invalid``."""
         self._connection.execute(aliases.update().where(aliases.c.id == alias_id).values(status=status))
 
     def partner(self, partner_id: int) -> Row | None:
+        """Return a partner, archived or not, None when there is none with this id."""
         return self._one(sa.select(partners).where(partners.c.id == partner_id))
 
     def partners_with(self, address: str) -> Sequence[Row]:
@@ -304,9 +243,17 @@ class Work:
         return self._all(sa.select(partners).where(found, partners.c.active).order_by(partners.c.id)) if address else []
 
     def user(self, user_id: int) -> Row | None:
+        """Return a user, None when there is none with this id."""
         return self._one(sa.select(users).where(users.c.id == user_id))
 
+    def has_internal_user(self, address: str) -> bool:
+        """Tell whether an active internal user's partner, itself active, has this address."""
+        statement = sa.select(users.c.id).join(partners, partners.c.id == users.c.partner_id)
+        found = (partners.c.email_normalized == address, partners.c.active, users.c.active, users.c.internal)
+        return bool(address and self._one(statement.where(*found).limit(1)))
+
     def followers(self, model: str, record_id: int) -> set[int]:
+        """Return the ids of the partners who follow a record."""
         found = (followers.c.model == model, followers.c.id == record_id)
         return {row["partner_id"] for row in self._all(sa.select(followers.c.partner_id).where(*found))}
 
@@ -328,25 +275,27 @@ class Work:
     # --- records and their threads ---
 
     def record(self, model: str, record_id: int) -> Row | None:
+        """Return a record, which may be a partner, None when there is none with this id."""
         if model == "res.partner":
             return self.partner(record_id)
         return self._one(sa.select(records).where(records.c.model == model, records.c.id == record_id))
 
     def create_partner(self, name: str, email: str) -> int:
+        """Create a partner, named by his address where he has no name, and return the id."""
         values = {"name": name or email, "email": email, "email_normalized": normalize(email)}
-        return self._insert(partners, values)
+        return self.insert(partners, values)
 
     def create_record(self, model: str, **values: Any) -> int:
         """Create a record and return its id, the next one of its model; a deleted one's is not used again."""
         step = counters.update().where(counters.c.model == model).values(last=counters.c.last + 1)
         row = self._one(step.returning(counters.c.last))
         if row is None:
-            self.alone_with(f"counter of {model}")
+            self.lock(f"counter of {model}")
             row = self._one(step.returning(counters.c.last)) or {"last": 1}
             if row["last"] == 1:
-                self._insert(counters, {"model": model, "last": 1})
+                self.insert(counters, {"model": model, "last": 1})
         email = normalize(values.get("email_from") or "")
-        self._insert(records, {"model": model, "id": row["last"], "email_normalized": email, **values})
+        self.insert(records, {"model": model, "id": row["last"], "email_normalized": email, **values})
         return int(row["last"])
 
     def count_created(self, model: str, address: str, minutes: int) -> int:
@@ -366,7 +315,7 @@ class Work:
         row = self._one(sa.select(sa.func.count().label("number")).select_from(table).where(*found))
         return int(row["number"]) if row else 0
 
-    def shown(self, model: str | None, record_id: int | None) -> Iterator[Row]:
+    def records_to_show(self, model: str | None, record_id: int | None) -> Iterator[Row]:
         """Yield the records to show, those asked for or all; partners are among them where they have a thread."""
         written = sa.select(messages.c.thread_id).where(messages.c.model == "res.partner")
         columns = ("id", "name", "active", "bounce_count")
@@ -386,10 +335,10 @@ class Work:
         for message in thread:
             files = sa.select(attachments.c.name, attachments.c.size).where(attachments.c.message == message["id"])
             message["attachments"] = self._all(files.order_by(attachments.c.id))
-            message["failures"] = [row for row in self.notified(message["id"]) if row["status"] == "bounce"]
+            message["failures"] = [row for row in self.notifications_of(message["id"]) if row["status"] == "bounce"]
         return thread
 
-    def told(self) -> list[dict[str, Any]]:
+    def notices_told(self) -> list[dict[str, Any]]:
         """Return all notices, the oldest first."""
         return self._all(sa.select(notices).order_by(notices.c.id))
 
@@ -415,18 +364,18 @@ class Work:
 
     def post(self, message_id: str, attached: Iterable[Attachment], **values: Any) -> int:
         """Put a message on a record's thread, with its attachments, and return its id."""
-        key = self._insert(messages, {"message_id": message_id, "message_key": key_of(message_id), **values})
+        key = self.insert(messages, {"message_id": message_id, "message_key": key_of(message_id), **values})
         for attachment in attached:
             content = attachment.content
             row = {"message": key, "name": attachment.name, "mimetype": attachment.mimetype, "content": content}
             row["content_id"] = attachment.content_id or None
             row |= {"size": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
-            self._insert(attachments, row)
+            self.insert(attachments, row)
         return key
 
     # --- bounces ---
 
-    def notified(self, message: int) -> Sequence[Row]:
+    def notifications_of(self, message: int) -> Sequence[Row]:
         """Return the notifications of a message, each with its partner's address."""
         statement = sa.select(notifications, partners.c.email_normalized.label("email"))
         statement = statement.join(partners, partners.c.id == notifications.c.partner_id)
@@ -434,25 +383,25 @@ class Work:
 
     def fail_notifications(self, found: Iterable[int], reason: str) -> None:
         """Mark notifications as failed: Odoo's red envelope."""
-        for some in _batches(found):
-            failed = notifications.update().where(notifications.c.id.in_(some))
+        for batch in _batches(found):
+            failed = notifications.update().where(notifications.c.id.in_(batch))
             self._connection.execute(failed.values(status="bounce", reason=reason))
 
     def known_addresses(self, addresses: Iterable[str]) -> set[str]:
         """Return those of these addresses that a partner or a record has."""
         known: set[str] = set()
-        for some in _batches(addresses):
-            for column, found in _bounced(some):
+        for batch in _batches(addresses):
+            for column, found in _bounced(batch):
                 known |= set(self._connection.execute(sa.select(column).where(found)).scalars())
         return known
 
     def count_bounces(self, addresses: set[str], about: Row | None) -> None:
         """Count a bounce on the partners and records of these addresses, and on the record of the message ``about``."""
-        for some in _batches(addresses):
-            for column, found in _bounced(some):
+        for batch in _batches(addresses):
+            for column, found in _bounced(batch):
                 counted = column.table.update().where(found)
                 self._connection.execute(counted.values(bounce_count=column.table.c.bounce_count + 1))
-        if about and about["model"] in COUNTED and addresses:
+        if about and about["model"] in BOUNCE_COUNTING_MODELS and addresses:
             found = (records.c.model == about["model"], records.c.id == about["thread_id"])
             record = self._one(sa.select(records.c.email_normalized).where(*found))
             if record and record["email_normalized"] not in addresses:  # else it was counted above
@@ -467,7 +416,7 @@ class Work:
 
     # --- notices ---
 
-    def told_since(self, about: str, to: str, address: str, minutes: int) -> bool:
+    def was_told_since(self, about: str, to: str, address: str, minutes: int) -> bool:
         """Tell whether somebody was told this about an address of ours in the last so many minutes."""
         since = now() - timedelta(minutes=minutes)
         found = (notices.c.to == to, notices.c.about == about, notices.c.address == address)
@@ -475,14 +424,15 @@ class Work:
 
     def add_notice(self, **values: Any) -> int:
         """Keep a notice, to be sent when there is a mail server to take it."""
-        return self._insert(notices, values)
+        return self.insert(notices, values)
 
-    def outgoing(self, after: int = 0) -> Row | None:
+    def next_outgoing(self, after: int = 0) -> Row | None:
         """Return the oldest notice that was not sent yet, of those with a higher id."""
         found = (notices.c.state == "outgoing", notices.c.id > after)
         return self._one(sa.select(notices).where(*found).order_by(notices.c.id).limit(1))
 
     def set_notice_state(self, notice: int, state: str) -> None:
+        """Set what became of a notice: ``sent``, ``outgoing`` (to be tried again) or ``exception`` (refused)."""
         self._connection.execute(notices.update().where(notices.c.id == notice).values(state=state))
 
     # --- what is placed nowhere ---
@@ -490,15 +440,16 @@ class Work:
     def keep_unplaced(self, original: bytes, **values: Any) -> None:
         """Keep a message that is placed nowhere, as it came; the oldest go when there are too many."""
         for name in ("sender", "subject", "message_id"):
-            values[name] = values[name] and values[name][:UNPLACED_TEXT]
+            values[name] = values[name] and values[name][:MAX_UNPLACED_TEXT_CHARACTERS]
         last = self._one(sa.select(sa.func.max(unplaced.c.bytes_so_far).label("bytes"))) or {}
-        total = (last.get("bytes") or 0) + len(original) + UNPLACED_OVERHEAD
-        self._insert(unplaced, {"original": original, "bytes_so_far": total, **values})
+        total = (last.get("bytes") or 0) + len(original) + UNPLACED_OVERHEAD_BYTES
+        self.insert(unplaced, {"original": original, "bytes_so_far": total, **values})
         too_old = unplaced.c.date < now() - timedelta(days=UNPLACED_DAYS)
-        too_many = unplaced.c.bytes_so_far <= total - UNPLACED_BYTES
+        too_many = unplaced.c.bytes_so_far <= total - MAX_UNPLACED_BYTES
         self._connection.execute(unplaced.delete().where(sa.or_(too_old, too_many)))
 
     def count_unplaced(self) -> int:
+        """Return how many messages are placed nowhere."""
         return self._count(unplaced)
 
     def unplaced(self, key: int = 0) -> Iterator[Row]:
@@ -515,37 +466,18 @@ def _bounced(addresses: Sequence[str]) -> list[tuple[Any, Any]]:
     of_records = records.c.email_normalized
     return [
         (partners.c.email_normalized, partners.c.email_normalized.in_(addresses)),
-        (of_records, sa.and_(records.c.model.in_(COUNTED), of_records.in_(addresses))),
+        (of_records, sa.and_(records.c.model.in_(BOUNCE_COUNTING_MODELS), of_records.in_(addresses))),
     ]
 
 
 def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield values by the thousand; no store takes any number of them in one statement."""
+    """Yield values in lists that fit in one statement."""
     found = list(values)
-    for start in range(0, len(found), BATCH):
-        yield found[start : start + BATCH]
+    for start in range(0, len(found), MAX_VALUES_PER_STATEMENT):
+        yield found[start : start + MAX_VALUES_PER_STATEMENT]
 
 
 def _with_ascii_domain(table: sa.Table, values: Mapping[str, Any]) -> Mapping[str, Any]:
     column = DOMAINS.get(table.name, "")
     domain = values.get(column)
     return {**values, column: ascii_domain(domain)} if isinstance(domain, str) and not domain.isascii() else values
-
-
-def _dumped(row: Row) -> dict[str, Any]:
-    values = {key: value for key, value in row.items() if key not in DERIVED}
-    return {key: _json(value) for key, value in values.items()}
-
-
-def _json(value: Any) -> Any:
-    """Return a value as JSON has it: bytes as text of U+0000 to U+00FF, a character for each (latin-1)."""
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return value.isoformat(" ") if isinstance(value, datetime) else value
-
-
-@contextlib.contextmanager
-def work(engine: sa.Engine, reads: bool = False) -> Iterator[Work]:
-    """Run one transaction, committed when the block ends, rolled back when it raises; ``reads`` locks nobody."""
-    with engine.connect().execution_options(reads=reads) as connection, connection.begin():
-        yield Work(connection)

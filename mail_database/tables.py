@@ -155,20 +155,5 @@ deliveries = sa.Table(
     "deliveries", metadata, sa.Column("message_key", sa.String(64), primary_key=True), _date("accepted")
 )
 
-# The lists of world.json: their tables, and the columns that go by another name or not at all.
-LISTS = {
-    "alias_domains": alias_domains,
-    "companies": companies,
-    "aliases": aliases,
-    "partners": partners,
-    "users": users,
-    "records": records,
-    "followers": followers,
-    "messages": messages,
-    "notifications": notifications,
-    "notices": notices,
-    "unplaced": unplaced,
-}
 # Columns that hold a domain: it is stored in the form of DNS, whichever it is given in.
 DOMAINS = {"alias_domains": "name", "aliases": "domain", "companies": "alias_domain"}
-DERIVED = {"email_normalized", "message_key", "bytes_so_far"}

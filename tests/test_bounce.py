@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mail_database import bounce
-from mail_database.bounce import REASON_LIMIT, Bounce, Report, judge
+from mail_database.bounce import MAX_REASON_CHARACTERS, Bounce, Report, judge
 from mail_database.message import parse
-from mail_database.report import TEXT_LIMIT
+from mail_database.report import MAX_REPORT_TEXT_CHARACTERS
 
 BOUNCES = Path(__file__).parents[2] / "shared" / "bounces"  # not ours to copy; a folder beside the checkout
 
@@ -511,7 +511,7 @@ def test_the_database_is_asked_for_the_message_that_the_report_is_about() -> Non
         (dsn(BLOCK, text=""), "no error"),
         (HEADER, "no error"),
         ("", "no error"),
-        (plain("x" * 1_000_000), "x" * REASON_LIMIT),
+        (plain("x" * 1_000_000), "x" * MAX_REASON_CHARACTERS),
     ],
 )  # fmt: skip
 def test_the_reason_is_what_a_person_should_read(data: str | bytes, expected: str) -> None:
@@ -531,7 +531,7 @@ def test_reports_within_reports_are_read_to_a_depth() -> None:
 
 
 def test_what_comes_back_may_be_large() -> None:
-    data = dsn(BLOCK).replace("Hi.", f"{'x' * 70}\n" * (3 * TEXT_LIMIT // 70))
+    data = dsn(BLOCK).replace("Hi.", f"{'x' * 70}\n" * (3 * MAX_REPORT_TEXT_CHARACTERS // 70))
     assert failed(data) == ["ann@b.test"]
 
 

@@ -24,7 +24,8 @@ from support.stores import NewStore
 from mail_database import store as store_module
 from mail_database.models import MODEL_IDS
 from mail_database.notices import send_outgoing
-from mail_database.store import open_store, work
+from mail_database.store import open_database, transaction
+from mail_database.world import load
 
 DEMO = Path(__file__).parents[1] / "demo"
 BASIC = {
@@ -67,9 +68,9 @@ def mail(number: object, to: str = "info@mydatabase.example", **fields: str) -> 
 def basic(new_store: NewStore) -> Iterator[Server]:
     """A server whose store has two companies, two domains and two aliases."""
     url = new_store()
-    engine = open_store(url)
-    with work(engine) as store:
-        store.load(BASIC)
+    engine = open_database(url)
+    with transaction(engine) as store:
+        load(store, BASIC)
     engine.dispose()
     server = Server(url)
     yield server
@@ -172,6 +173,26 @@ def test_an_alias_can_be_made_by_its_odoo_names(server: Server) -> None:
     assert server.call("project.task", "read", [task], ["name"]) == [{"id": task, "name": "mail 1"}]
 
 
+def test_an_alias_for_employees_takes_only_their_mail(basic: Server) -> None:
+    (jobs,) = basic.call("mail.alias", "search", [("alias_name", "=", "jobs")])
+    basic.call("mail.alias", "write", [jobs], {"alias_contact": "employees"})
+    assert basic.deliver(mail(1, "jobs@second.example", From="Admin <admin@mydatabase.example>"))
+    assert basic.deliver(mail(2, "jobs@second.example")) is False
+    (notice,) = basic.dump()["notices"]
+    assert (notice["about"], notice["address"]) == ("denied", "jobs@second.example")
+    assert "only employees may write to this address" in notice["body"]
+
+
+def test_an_unknown_policy_of_an_alias_is_a_fault_that_names_both(basic: Server) -> None:
+    (jobs,) = basic.call("mail.alias", "search", [("alias_name", "=", "jobs")])
+    basic.call("mail.alias", "write", [jobs], {"alias_contact": "friends"})
+    for _ in range(2):
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            basic.deliver(mail(1, "jobs@second.example"))
+        assert "alias jobs@second.example has an unknown contact policy 'friends'" in caught.value.faultString
+    assert basic.dump()["records"] == []
+
+
 def test_each_company_answers_in_its_own_name(basic: Server) -> None:
     basic.deliver(mail(1, "catchall@mydatabase.example"))
     basic.deliver(mail(2, "replies@second.example", From="Bob <bob@outside.test>"))
@@ -225,7 +246,7 @@ def test_a_notice_goes_to_the_return_path_and_once_an_hour(basic: Server) -> Non
 
 
 def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Server) -> None:
-    engine = open_store(basic.store)
+    engine = open_database(basic.store)
     with sink() as mail_server:
         basic.deliver(mail(1, "catchall@mydatabase.example"))
         with socket.create_server(("127.0.0.1", 0)) as nobody:
@@ -375,7 +396,7 @@ bodies = st.one_of(
 
 
 def test_any_request_is_answered_without_a_traceback(new_store: NewStore) -> None:
-    engine = open_store(new_store())
+    engine = open_database(new_store())
     with serving(engine) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://"))
 
@@ -399,7 +420,7 @@ def test_any_request_is_answered_without_a_traceback(new_store: NewStore) -> Non
 
 
 def test_finding_a_thread_and_counting_a_sender_are_index_look_ups(new_store: NewStore) -> None:
-    engine = open_store(new_store())
+    engine = open_database(new_store())
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("set enable_seqscan = off")  # an empty table has nothing to look up
@@ -428,7 +449,7 @@ def explained(connection: Any, ask: Any) -> list[str]:
         statements.append((statement, parameters))
 
     store_module.sa.event.listen(connection, "before_cursor_execute", note)
-    ask(store_module.Work(connection))
+    ask(store_module.Store(connection))
     store_module.sa.event.remove(connection, "before_cursor_execute", note)
     explain = "explain query plan " if connection.dialect.name == "sqlite" else "explain "
     return [
@@ -444,7 +465,7 @@ def explained(connection: Any, ask: Any) -> list[str]:
 def test_a_notice_that_can_not_be_sent_stops_no_other(basic: Server) -> None:
     basic.deliver(mail(1, "catchall@mydatabase.example", Return_Path='"\\\x7fann%?:;=?@x.test'))
     basic.deliver(mail(2, "catchall@mydatabase.example"))
-    engine = open_store(basic.store)
+    engine = open_database(basic.store)
     with sink() as mail_server:
         send_outgoing(engine, mail_server.server_address)
     engine.dispose()
@@ -524,9 +545,9 @@ def test_simultaneous_mails_of_one_return_path_are_answered_once(basic: Server) 
 
 
 def test_a_reader_of_the_store_stops_no_mail(basic: Server) -> None:
-    engine = open_store(basic.store)
-    with work(engine, reads=True) as store:
-        assert store.told() == []
+    engine = open_database(basic.store)
+    with transaction(engine, reads=True) as store:
+        assert store.notices_told() == []
         assert basic.deliver(mail(1))
     engine.dispose()
 

@@ -107,7 +107,7 @@ def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
     """More than the server has room for: some have said nothing, some a little, some a part of a body."""
     begun = [b"", b"POST /xmlrpc/2/object HTTP/1.1\r\nHost", b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n<"]
     slow = []
-    for number in range(listen.CONNECTIONS + 50):
+    for number in range(listen.MAX_CONNECTIONS + 50):
         slow.append(connect(server))
         slow[-1].sendall(begun[number % 3])
         if number % 100 == 99:
@@ -124,7 +124,7 @@ def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
 def test_idle_clients_keep_nobody_waiting(server: Server) -> None:
     waiting = []
     try:
-        for _ in range(listen.CONNECTIONS + 60):
+        for _ in range(listen.MAX_CONNECTIONS + 60):
             waiting.append(connect(server))
             waiting[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert waiting[-1].recv(12) == b"HTTP/1.1 404"
@@ -194,7 +194,7 @@ def test_a_request_that_drips_is_cut_off(server: Server) -> None:
          b"<param><value> <string>a&amp;b&#228;<![CDATA[<]]></string> </value></param>", ("mydatabase", "2", "a&b\u00e4<")),
         (b"<methodCall><params><param><value>mydatabase</value></param><param><value>2", ("mydatabase",)),
         (b"<methodCall><params><param><value><array>", ()),
-        (b"<methodCall><params><param><value>" + b"x" * calls.LOGIN_LIMIT + b"</value></param>", ()),
+        (b"<methodCall><params><param><value>" + b"x" * calls.MAX_LOGIN_BYTES + b"</value></param>", ()),
         (b"\xff", ()),
         (b"", ()),
     ],

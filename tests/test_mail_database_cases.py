@@ -11,7 +11,8 @@ import pytest
 from support.oracle_player import dump, play, serving
 from support.stores import NewStore, _maker
 
-from mail_database.store import key_of, now, open_store
+from mail_database.store import key_of, open_database
+from mail_database.tables import now
 
 ORACLE = Path(__file__).parent / "oracle"
 CASES = {case["number"]: case for case in json.loads((ORACLE / "cases.json").read_text())}
@@ -209,7 +210,7 @@ def sorted_items(item: dict[str, Any]) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("number", CASES)
 def test_a_case(new_world: NewStore, number: int) -> None:
-    engine = open_store(new_world())
+    engine = open_database(new_world())
     got, wanted = [], []
     try:
         with serving(engine) as url, xmlrpc.client.ServerProxy(f"{url}/xmlrpc/2/object") as proxy:
@@ -239,7 +240,7 @@ def test_every_difference_has_its_reason() -> None:
 
 
 def test_the_world_comes_out_as_it_went_in(new_world: NewStore) -> None:
-    engine = open_store(new_world())
+    engine = open_database(new_world())
     world = dump(engine)
     engine.dispose()
     for name, rows in WORLD.items():

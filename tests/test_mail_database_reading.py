@@ -10,7 +10,8 @@ from mail_database.addresses import ascii_domain, split
 from mail_database.delivery import process
 from mail_database.message import ORIGINAL, Message, normalize, parse
 from mail_database.routing import Fallback
-from mail_database.store import attachments, open_store, work
+from mail_database.store import open_database, transaction
+from mail_database.tables import attachments
 
 
 def text_part(charset: str, content: bytes, encoding: str = "8bit") -> bytes:
@@ -334,12 +335,12 @@ def test_a_picture_is_found_by_its_content_id(tmp_path) -> None:
     assert 'src="cid:p1@x"' in message.body
     assert [file.content_id for file in message.attachments] == ["p1@x"]
     url = f"sqlite:///{tmp_path}/mail.db"
-    engine = open_store(url)
+    engine = open_database(url)
     with engine.begin() as connection:  # a store from before that column
         connection.execute(sa.text("ALTER TABLE attachments DROP COLUMN content_id"))
     engine.dispose()
-    engine = open_store(url)
-    with work(engine) as store:
+    engine = open_database(url)
+    with transaction(engine) as store:
         store.post("<a@b>", message.attachments, model="crm.lead", thread_id=1)
     with engine.begin() as connection:
         assert connection.execute(sa.select(attachments.c.content_id)).scalars().all() == ["p1@x"]
@@ -371,7 +372,7 @@ def test_hostile_mail_costs_no_more_than_its_size(before: bytes, piece: bytes, t
 
 def test_a_message_that_is_known_is_not_read_again(tmp_path) -> None:
     raw = b"Message-ID: <1@b.test>\nContent-Type: text/html\n\n" + b"<b title=1><p>a" * 20_000
-    engine = open_store(f"sqlite:///{tmp_path}/mail.db")
+    engine = open_database(f"sqlite:///{tmp_path}/mail.db")
     seconds = []
     for made_record in (True, False):
         begun = time.process_time()

@@ -6,6 +6,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,9 +18,11 @@ from support.stores import NewStore, _maker
 from mail_database import store as store_module
 from mail_database.delivery import process
 from mail_database.message import identify, parse
-from mail_database.references import ANCESTOR_LIMIT, ancestors
-from mail_database.routing import Fallback
-from mail_database.store import open_store, work
+from mail_database.references import MAX_ANCESTORS, ancestors
+from mail_database.routing import POLICIES, Fallback
+from mail_database.store import open_database, transaction
+from mail_database.tables import now
+from mail_database.world import load
 
 WORLD = {
     "alias_domains": [{"id": 1, "name": "ours.example", "catchall": "catchall", "bounce": "bounce"}],
@@ -83,7 +86,7 @@ def new_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def database(new_world: NewStore) -> Iterator[Database]:
     url = new_world()
-    engine = open_store(url)
+    engine = open_database(url)
     with serving(engine) as address, xmlrpc.client.ServerProxy(f"{address}/xmlrpc/2/object") as proxy:
         yield Database(url, engine, proxy)
     engine.dispose()
@@ -167,7 +170,7 @@ def test_a_field_of_a_megabyte_costs_linear_time_and_names_the_nearest() -> None
         begun = time.process_time()
         found = ancestors("", text)
         times.append(time.process_time() - begun)
-        assert len(found) == ANCESTOR_LIMIT
+        assert len(found) == MAX_ANCESTORS
         assert found[0] == f"<{number - 1}@x.example>"
     assert times[1] < 30 * max(times[0], 0.01)
 
@@ -371,12 +374,13 @@ def test_a_report_about_no_mail_of_ours_is_kept_as_it_came(database: Database) -
     ],
 )
 def test_a_report_that_fails_nobody_of_several_is_kept(database: Database, old: bytes, new: bytes, kept: bool) -> None:
-    with work(database.engine) as store:
-        store.load(
+    with transaction(database.engine) as store:
+        load(
+            store,
             {
                 "partners": [{"id": 5, "name": "Dora", "email": "dora@customer.example"}],
                 "notifications": [{"id": 2, "message": 1, "partner_id": 5, "status": "sent"}],
-            }
+            },
         )
     assert database.deliver((REPORT % b"<lead@ours.example>").replace(old, new)) is False
     assert [row["status"] for row in database.dump()["notifications"]] == ["sent", "sent"]
@@ -445,9 +449,9 @@ def test_each_alias_that_refuses_is_told_of_or_the_mail_is_kept(database: Databa
 
 
 def test_the_oldest_of_what_is_placed_nowhere_goes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "UNPLACED_BYTES", 10 * (store_module.UNPLACED_OVERHEAD + 1000))
-    with work(database.engine) as store:
-        long_ago = store_module.now() - store_module.timedelta(days=store_module.UNPLACED_DAYS + 1)
+    monkeypatch.setattr(store_module, "MAX_UNPLACED_BYTES", 10 * (store_module.UNPLACED_OVERHEAD_BYTES + 1000))
+    with transaction(database.engine) as store:
+        long_ago = now() - timedelta(days=store_module.UNPLACED_DAYS + 1)
         store.keep_unplaced(b"old", about="x", reason="", sender="", subject="", message_id="", date=long_ago)
         assert [row["id"] for row in store.unplaced()] == []
         for _ in range(25):
@@ -471,7 +475,7 @@ def test_a_person_sees_what_is_placed_nowhere(database: Database) -> None:
 
 def test_what_is_placed_nowhere_comes_out_as_it_went_in(database: Database, new_store: NewStore) -> None:
     raw = bytes(range(256)) + mail(1)
-    with work(database.engine) as store:
+    with transaction(database.engine) as store:
         store.keep_unplaced(raw, about="x", reason="y", sender="s", subject=None, message_id="<1@x>")
     dumped = command(database.store, "dump")
     other = new_store()
@@ -559,6 +563,97 @@ def test_a_notice_goes_to_him_and_not_to_the_group(database: Database) -> None:
     assert len(database.new("notices")) == 1
 
 
+# --- who may write to an alias --------------------------------------------------------------------------------
+
+# A colleague, one whose user is archived, one who is archived himself, one with a portal user; and who follows lead 1.
+STAFF = {
+    "partners": [
+        {"id": 11, "name": "Emma", "email": "Emma@ours.example"},
+        {"id": 12, "name": "Gone", "email": "gone@ours.example"},
+        {"id": 13, "name": "Old", "email": "old@ours.example", "active": False},
+        {"id": 14, "name": "Portal", "email": "portal@customer.example"},
+    ],
+    "users": [
+        {"id": 11, "login": "emma", "partner_id": 11},
+        {"id": 12, "login": "gone", "partner_id": 12, "active": False},
+        {"id": 13, "login": "old", "partner_id": 13},
+        {"id": 14, "login": "portal", "partner_id": 14, "internal": False},
+    ],
+    "followers": [{"model": "crm.lead", "id": 1, "partner_id": 4}, {"model": "crm.lead", "id": 1, "partner_id": 13}],
+}
+# The policy; of these senders, those who may write; and the words in the notice for the others.
+WRITERS = {
+    "everyone": ("emma gone old portal carl gina", ""),
+    "partners": ("emma gone portal carl", "only registered partners may write"),
+    "followers": ("carl", "only certain people may write"),
+    "employees": ("emma", "only employees may write"),
+}
+FROM = {
+    "emma": "emma@ours.example",
+    "gone": "gone@ours.example",
+    "old": "old@ours.example",
+    "portal": "portal@customer.example",
+    "carl": "carl@customer.example",
+    "gina": "gina@stranger.example",
+}
+
+
+def alias_of(database: Database, contact: str | None) -> None:
+    """Add alias desk@ with a contact policy; it belongs to lead 1."""
+    parent = {"model": "crm.lead", "id": 1}
+    alias = {"id": 9, "local_part": "desk", "domain": "ours.example", "model": "crm.lead", "contact": contact}
+    with transaction(database.engine) as store:
+        load(store, STAFF | {"aliases": [alias | {"parent": parent}]})
+
+
+def test_each_policy_is_tested() -> None:
+    assert WRITERS.keys() == POLICIES.keys()
+
+
+@pytest.mark.parametrize("contact", POLICIES)
+def test_only_those_whom_the_policy_names_may_write(database: Database, contact: str) -> None:
+    alias_of(database, contact)
+    writers, words = WRITERS[contact]
+    made = {name: database.deliver(mail(name, to="desk@ours.example", From=FROM[name])) for name in FROM}
+    assert " ".join(name for name in FROM if made[name]) == writers
+    refused = [name for name in FROM if name not in writers.split()]
+    notices = database.new("notices")
+    assert [(row["about"], row["to"]) for row in notices] == [("denied", FROM[name]) for name in refused]
+    assert all(f"{words} to this address" in row["body"] for row in notices)
+
+
+def test_an_alias_without_a_policy_is_for_everyone(database: Database) -> None:
+    alias_of(database, None)
+    assert database.deliver(mail(to="desk@ours.example"))
+
+
+def test_a_reply_to_an_alias_for_employees_is_theirs_too(database: Database) -> None:
+    alias_of(database, "employees")
+    for number, (sender, answer) in enumerate({FROM["emma"]: 1, FROM["carl"]: False}.items()):
+        raw = mail(number, to="desk@ours.example", From=sender, In_Reply_To="<lead@ours.example>")
+        assert database.deliver(raw) is answer
+    assert [row["email_from"] for row in database.new("messages")] == [FROM["emma"]]
+
+
+def test_an_unknown_policy_is_a_fault_until_it_is_mended(database: Database) -> None:
+    alias_of(database, "collaegues")
+    raw = mail(1, to="info@ours.example, desk@ours.example")
+    for _ in range(2):
+        with pytest.raises(xmlrpc.client.Fault) as caught:
+            database.proxy.execute_kw(
+                "mydatabase", 2, "s3cret", "mail.thread", "message_process", [False, xmlrpc.client.Binary(raw)]
+            )
+        assert caught.value.faultString == (
+            "ValueError: alias desk@ours.example has an unknown contact policy 'collaegues': "
+            "not one of everyone, partners, followers, employees"
+        )
+    assert database.new("records") == database.new("notices") == []
+    values = {"alias_contact": "everyone"}
+    database.proxy.execute_kw("mydatabase", 2, "s3cret", "mail.alias", "write", [[9], values])
+    assert database.deliver(raw)
+    assert len(database.new("records")) == 2
+
+
 # --- what a delivery costs, and the stores of before ----------------------------------------------------------
 
 
@@ -588,8 +683,8 @@ def test_a_store_of_the_version_before_gets_what_it_lacks(database: Database) ->
         connection.exec_driver_sql("drop table unplaced")
         connection.exec_driver_sql("alter table notices drop column address")
     database.engine.dispose()
-    open_store(database.store).dispose()
-    open_store(database.store).dispose()
+    open_database(database.store).dispose()
+    open_database(database.store).dispose()
     assert [row["address"] for row in database.new("notices")] == [None]
     for number in (2, 3):
         database.deliver(mail(number, to="members@ours.example"))
@@ -605,14 +700,14 @@ def test_a_store_that_is_not_new_is_not_loaded_into(database: Database) -> None:
     words = [sys.executable, "-m", "mail_database", "load", "mail_database/example.json", "--store", database.store]
     finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 1
-    assert "the store is not new" in finished.stderr
+    assert "the database is not new" in finished.stderr
     assert database.dump() == before
 
 
 def test_the_world_for_trying_out_stops_nobody(new_store: NewStore) -> None:
     url = new_store()
     command(url, "load", "mail_database/example.json")
-    engine = open_store(url)
+    engine = open_database(url)
     try:
         for number in range(12):
             raw = mail(number, to="info@mail.company-name.com", From="root@mx.company-name.com")

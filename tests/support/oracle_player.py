@@ -12,8 +12,9 @@ import sqlalchemy as sa
 import waitress
 from waitress import wasyncore
 
+from mail_database import world
 from mail_database.server import access, application
-from mail_database.store import work
+from mail_database.store import transaction
 
 MESSAGES = Path(__file__).parents[1] / "oracle" / "messages"
 MARK = re.compile(r"<[^<>]*-loop-detection-bounce-email@[^<>]*>")
@@ -59,8 +60,8 @@ def call(proxy: xmlrpc.client.ServerProxy, model: str, method: str, arguments: l
 
 
 def dump(engine: sa.Engine) -> dict[str, Any]:
-    with work(engine) as store:
-        return store.dump()
+    with transaction(engine) as store:
+        return world.dump(store)
 
 
 def new(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

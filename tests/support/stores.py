@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mail_database.store import open_store, work
+from mail_database.store import open_database, transaction
+from mail_database.world import load
 from support.postgresql import Impossible, PostgreSQL
 
 NewStore = Callable[[], str]
@@ -56,7 +57,7 @@ def _maker(request: pytest.FixtureRequest, paths: pytest.TempPathFactory, world:
 
 
 def _make(url: str, world: dict) -> None:
-    engine = open_store(url)
-    with work(engine) as store:
-        store.load(world)
+    engine = open_database(url)
+    with transaction(engine) as store:
+        load(store, world)
     engine.dispose()
