@@ -157,8 +157,8 @@ def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_p
         assert client.begin("nobody@example.com", "info@example.com") == [KNOWN] * 2
         database.start()
         with service.client() as other:
-            answers = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
-            assert next(answer for answer in answers if answer != KNOWN) == UNKNOWN
+            tries = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
+            assert next(answer for answer in tries if answer != KNOWN) == UNKNOWN
         answers = client.data(b"Message-ID: <1@b>\r\nSubject: x\r\n\r\n", 2)
         assert answers == [UNKNOWN, "250 2.0.0 delivered"]
 

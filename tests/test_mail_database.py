@@ -233,11 +233,11 @@ def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Se
         send_outgoing(engine, away)
         assert basic.dump()["notices"][0]["state"] == "outgoing"
         mail_server.refused["ann@outside.test"] = 450
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
         assert basic.dump()["notices"][0]["state"] == "outgoing"
         mail_server.refused.clear()
-        send_outgoing(engine, mail_server.server_address)
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
+        send_outgoing(engine, mail_server.address)
     engine.dispose()
     ((sender, recipients, data),) = mail_server.mails
     assert (sender, recipients) == ("", ["ann@outside.test"])
@@ -323,7 +323,8 @@ def test_a_login_has_its_answer(basic: Server) -> None:
         assert proxy.authenticate("mydatabase", "admin", PASSWORD, {}) == 2
         assert proxy.authenticate("mydatabase", "admin", "wrong", {}) is False
         assert proxy.authenticate("mydatabase", "nobody", PASSWORD, {}) is False
-        assert proxy.version()["server_version_info"][0] == 17
+        version: Any = proxy.version()
+        assert version["server_version_info"][0] == 17
 
 
 def request(url: str, data: bytes) -> bytes:
@@ -446,7 +447,7 @@ def test_a_notice_that_can_not_be_sent_stops_no_other(basic: Server) -> None:
     basic.deliver(mail(2, "catchall@mydatabase.example"))
     engine = open_store(basic.store)
     with sink() as mail_server:
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
     engine.dispose()
     assert [recipients for _, recipients, _ in mail_server.mails][-1:] == [["ann@outside.test"]]
     assert "outgoing" not in [notice["state"] for notice in basic.dump()["notices"]]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count, cycle
+from typing import Any, TypeVar
 
 import pytest
 from support.endpoint import Request, fault, http
@@ -54,8 +55,11 @@ def bounces() -> Iterator[Sink]:
         yield server
 
 
+Kind = TypeVar("Kind", bound=Mta)
+
+
 @contextmanager
-def started(kind: type[Mta], bounces: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Mta]:
+def started(kind: type[Kind], bounces: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Kind]:
     try:
         server = kind(bounces.server_address[1], way, bare, asks)
     except Impossible as reason:
@@ -67,7 +71,7 @@ def started(kind: type[Mta], bounces: Sink, way: str = PIPE, bare: bool = False,
         server.remove()
 
 
-KINDS = {kind.name: kind for kind in (Postfix, Exim)}
+KINDS: dict[str, type[Mta]] = {kind.name: kind for kind in (Postfix, Exim)}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,7 @@ def come_up(mta: Mta, database: Database) -> None:
     database.start(database.endpoint.port)
 
 
-def replaced_by(script: str) -> dict[str, object]:
+def replaced_by(script: str) -> dict[str, Any]:
     """Put another program in the gateway's place, until the fault ends."""
     return {
         "begin": lambda mta, database: mta.replace_program(script),
@@ -149,7 +153,7 @@ def mend_settings(mta: Mta, database: Database) -> None:
     mta.settings(**settings_for(database))
 
 
-def away(name: str) -> dict[str, object]:
+def away(name: str) -> dict[str, Any]:
     """Take a file or folder of the gateway's away, until the fault ends."""
     return {
         "begin": lambda mta, database: (mta.folder / name).rename(mta.folder / "away"),
@@ -162,11 +166,11 @@ def away(name: str) -> dict[str, object]:
 
 
 def stop_service(mta: Mta, database: Database) -> None:
-    mta.service.stop()
+    mta.running_service.stop()
 
 
 def stop_for_wrong_settings(mta: Mta, database: Database) -> None:
-    mta.service.stop()
+    mta.running_service.stop()
     mta.settings(URL="odoo")
 
 
@@ -177,22 +181,22 @@ def mislead(mta: Mta, database: Database) -> None:
 
 def freeze(mta: Mta, database: Database) -> None:
     """From now on the kernel takes connections to the service, and nobody answers."""
-    mta.service.send(signal.SIGSTOP)
+    mta.running_service.send(signal.SIGSTOP)
 
 
 def thaw(mta: Mta, database: Database) -> None:
-    mta.service.send(signal.SIGCONT)
+    mta.running_service.send(signal.SIGCONT)
 
 
-def frozen_after(database: Database, connection, request) -> None:
+def frozen_after(database: Database, connection: socket.socket, request: Request) -> None:
     """The service is silent from the moment at which the database has answered it."""
-    database.mta.service.send(signal.SIGSTOP)
+    database.mta.running_service.send(signal.SIGSTOP)
     connection.sendall(database.process(request))
 
 
 def fill_disk_of_service(mta: Mta, database: Database) -> None:
-    mta.service.stop()
-    mta.service.start('ulimit -f 0; exec "$@"')
+    mta.running_service.stop()
+    mta.running_service.start('ulimit -f 0; exec "$@"')
 
 
 def is_delivered(mta: Mta, database: Database) -> None:
@@ -211,7 +215,7 @@ class Wire(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
     def __init__(self, mta: Mta) -> None:
-        self.service, self.behind = mta.service, mta.socket.rename(mta.socket.with_name("behind"))
+        self.service, self.behind = mta.running_service, mta.socket.rename(mta.socket.with_name("behind"))
         super().__init__(str(mta.socket), Through)
         mta.socket.chmod(0o666)
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
@@ -243,7 +247,7 @@ class Through(socketserver.BaseRequestHandler):
         return limit <= 0
 
 
-def wired() -> dict[str, object]:
+def wired() -> dict[str, Any]:
     wires: dict[Mta, Wire] = {}
     return {
         "begin": lambda mta, database: wires.update({mta: Wire(mta)}),
@@ -420,7 +424,7 @@ class Killing(Database):
         super().__init__()
         self.calls = count(1)
 
-    def kills(self, connection, request: Request) -> None:
+    def kills(self, connection: socket.socket, request: Request) -> None:
         number = next(self.calls)
         self.seconds = 1.5 if number % 12 > 8 and number < 6 * 12 else 0.02
         if number % 12 or number > 6 * 12:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
@@ -58,7 +59,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def run(*command: object, **options: object) -> str:
+def run(*command: object, **options: Any) -> str:
     """Run a command that must succeed and return what it prints."""
     words = [str(word) for word in command]
     finished = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
@@ -173,6 +174,12 @@ class Mta:
 
     def restore_program(self) -> None:
         shutil.copy(ROOT / "mail_gateway.py", self.program)
+
+    @property
+    def running_service(self) -> Service:
+        """The service, where this way in has one."""
+        assert self.service
+        return self.service
 
     def replace_program(self, script: str) -> None:
         """Put a program in the gateway's place."""
@@ -325,20 +332,20 @@ enable_long_queue_ids = yes
         if self.way == LMTP:  # which has no place for what an address was before its redirection
             (target,) = re.findall(r"mail-gateway-lmtp:unix:\S+", shipped)
             target = target.replace("/run/mail-gateway/lmtp.sock", str(self.socket))
-            names, redirected = (*DOMAINS, OWN), redirected | {OWN: OWN}
+            names, redirected = [*DOMAINS, OWN], redirected | {OWN: OWN}
         else:
             (target,) = re.findall(r"mail-gateway:\S+", shipped)
-            names, redirected = DOMAINS, redirected | {OWN: "support@example.com"}
+            names, redirected = [*DOMAINS], redirected | {OWN: "support@example.com"}
         transport = "".join(f"{name} {target}\n" for name in names)
         redirections = "".join(f"{address} {target}\n" for address, target in redirected.items())
         if self.asks:
             # as the README has it typed
             lines = re.findall(r"postconf -e '((\w+) = .*)'", (ROOT / "postfix/README.md").read_text())
-            names = {"socketmap": ["relay_recipient_maps"]}.get(
+            typed = {"socketmap": ["relay_recipient_maps"]}.get(
                 self.asks, ["smtpd_recipient_restrictions", "unverified_recipient_reject_code"]
             )
-            chosen = [line for line, name in lines if name in names and "texthash" not in line]
-            assert len(chosen) == len(names)
+            chosen = [line for line, name in lines if name in typed and "texthash" not in line]
+            assert len(chosen) == len(typed)
             for line in chosen:
                 line = line.replace("/run/mail-gateway/socketmap.sock", str(self.socketmap))
                 run("postconf", "-c", self.config, "-e", line.replace("mail.company-name.com", DOMAINS[0]))

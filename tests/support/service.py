@@ -86,7 +86,7 @@ class Service:
         self.address = folder / "lmtp.sock"
         own = {"STATE": folder / "service-state", "LOG": self.log, "LMTP": self.address}
         self.settings = SETTINGS | own | settings
-        os.makedirs(self.settings["STATE"], exist_ok=True)
+        os.makedirs(str(self.settings["STATE"]), exist_ok=True)
         self.command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)]
         self.environ = ENVIRONMENT | coverage_environment()
         self.descriptors: tuple[int, ...] = ()  # open files for it to inherit
