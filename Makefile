@@ -4,7 +4,7 @@
 # make test-mta    the tests with a real Postfix and a real Exim, and with a real Odoo behind them (as root)
 # make test-debian13  the tests and the trials on Debian 13, in a root of its own (as root, with mmdebstrap; no Odoo)
 # make soak        thousands of messages through Postfix while everything fails at random (as root; twenty minutes)
-# make check       types and style
+# make check       types, style, and which way imports run
 # make bench       CPU, memory and speed, as ratios, into docs/benchmarks.md (as root: with a real Postfix); five minutes
 # make coverage    which lines the tests run
 
@@ -16,7 +16,7 @@ demo: $(VENV)/made
 	$(VENV)/bin/python demo/run.py
 
 test: $(VENV)/made
-	$(VENV)/bin/python -m pytest $(FLAGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
 
 test-odoo: $(VENV)/made
 	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_odoo_ways.py tests/test_directory.py $(FLAGS)
@@ -34,6 +34,8 @@ check: $(VENV)/made-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --config-file tests/mypy.ini
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/made
 	@status=0; for name in cpu memory service throughput database reading; do \
@@ -55,6 +57,6 @@ $(VENV)/made-dev: $(VENV)/made
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 .PHONY: demo test test-odoo test-mta test-debian13 soak check bench coverage clean
