@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support.endpoint import Endpoint
+from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
 from support.service import Service, running
@@ -100,6 +100,15 @@ def endpoint() -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+@pytest.fixture
+def gate(endpoint: Endpoint) -> Iterator[Gate]:
+    """What the endpoint answers with, until a test says otherwise; at the end it is open."""
+    waiting = Gate()
+    endpoint.answers = [waiting]
+    yield waiting
+    waiting.opened.set()
 
 
 @pytest.fixture

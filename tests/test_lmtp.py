@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -309,14 +308,6 @@ def test_an_interim_answer_does_not_become_the_next_message_s(service: Service, 
     with service.client() as client:
         assert client.deliver(mail(1), "info@example.com") == [Outcome.CUT_OFF.reply]
         assert client.deliver(mail(2), "info@example.com") == [Outcome.ACCESS_DENIED.reply]
-
-
-@pytest.fixture
-def gate(endpoint: Endpoint) -> Iterator[Gate]:
-    waiting = Gate()
-    endpoint.answers = [waiting]
-    yield waiting
-    waiting.opened.set()
 
 
 def send(client: Client, number: int, text: str = "body") -> None:

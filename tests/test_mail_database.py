@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.mail_database_server import PASSWORD, Server, command
+from support.mail_database_server import PASSWORD, Server, command, served
 from support.oracle_player import serving
 from support.smtp_sink import sink
 from support.stores import NewStore
@@ -66,14 +66,8 @@ def mail(number: object, to: str = "info@mydatabase.example", **fields: str) -> 
 @pytest.fixture
 def basic(new_store: NewStore) -> Iterator[Server]:
     """A server whose store has two companies, two domains and two aliases."""
-    url = new_store()
-    engine = open_store(url)
-    with work(engine) as store:
-        store.load(BASIC)
-    engine.dispose()
-    server = Server(url)
-    yield server
-    server.stop()
+    with served(new_store(), BASIC) as server:
+        yield server
 
 
 # --- exactly once ---------------------------------------------------------------------------------------------

@@ -1,4 +1,26 @@
-"""Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once."""
+"""Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once.
+
+        a test
+          |  SMTP (mta.port)
+          v
+    Postfix or Exim, with the files of postfix/ or exim/ --- SMTP ---> smtp_sink.Sink: bounces, and mail for others
+      |                                |
+      |  pipe                          |  LMTP (mta.socket); where it asks for a recipient, socketmap (mta.socketmap)
+      v                                v
+    mail_gateway.py --- --service ---> mail-gateway-lmtp (mta.service)
+      |                                |
+      |  HTTP (URL in mta.env_file)    |  HTTP
+      v                                v
+    trials.Database on endpoint.Endpoint: it plays the fault, and keeps what it was given
+      |
+      |  HTTP, where a trials.Behind stands in its place
+      v
+    a real Odoo 19
+
+Everything is on this host: the ports on 127.0.0.1, the sockets and files in the mail server's own folder. A way is PIPE,
+LMTP, or HANDOVER (the pipe with --service). A trial sends its mails while the fault lasts, waits until each has been
+tried, ends the fault, has the queue delivered, and accounts for each message: records, notices, mail held, bounces.
+"""
 
 import contextlib
 import math
@@ -13,11 +35,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count, cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from support.endpoint import Request, fault, http
-from support.mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix, wait_until
+from support.mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Mta, Postfix, started, wait_until
 from support.odoo.server import Odoo
 from support.smtp_sink import Sink, sink
 from support.trials import (
@@ -53,22 +75,6 @@ pytestmark = pytest.mark.mta
 def bounces() -> Iterator[Sink]:
     with sink() as server:
         yield server
-
-
-Kind = TypeVar("Kind", bound=Mta)
-
-
-@contextmanager
-def started(kind: type[Kind], bounces: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Kind]:
-    try:
-        server = kind(bounces.server_address[1], way, bare, asks)
-    except Impossible as reason:
-        pytest.skip(str(reason))
-    try:
-        yield server
-    finally:
-        server.stop()
-        server.remove()
 
 
 KINDS: dict[str, type[Mta]] = {kind.name: kind for kind in (Postfix, Exim)}

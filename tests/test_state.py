@@ -64,11 +64,10 @@ def running(gateway: Gateway) -> Iterator[subprocess.Popen]:
 
 
 @pytest.fixture
-def gate(endpoint: Endpoint) -> Iterator[Gate]:
-    gate = Gate()
-    endpoint.answers = [gate, returns(False)]
-    yield gate
-    gate.opened.set()
+def gate(endpoint: Endpoint, gate: Gate) -> Gate:
+    """For the first call only."""
+    endpoint.answers.append(returns(False))
+    return gate
 
 
 def test_a_second_delivery_of_a_message_that_is_being_delivered_is_deferred(

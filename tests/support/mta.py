@@ -6,6 +6,7 @@ service's socket, and the time limits, so that a trial of them needs no quarter 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pwd
@@ -18,9 +19,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
+
+from support.smtp_sink import Sink
 
 ROOT = Path(__file__).parents[2]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
@@ -54,9 +59,16 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
         time.sleep(0.05)
 
 
+# Below those that the kernel gives away, and different ones for each process of pytest-xdist.
+PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """Return a port that nobody has, and that nobody is given before a test's server has it."""
+    for port in PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 def run(*command: object, **options: Any) -> str:
@@ -526,3 +538,20 @@ begin retry
     def clear(self) -> None:
         if queue := self.queue():
             run(EXIM, "-C", self.config, "-Mrm", *queue)
+
+
+Kind = TypeVar("Kind", bound=Mta)
+
+
+@contextlib.contextmanager
+def started(kind: type[Kind], sink: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Kind]:
+    """Run a mail server for a while; what is not its own, and its bounces, go to the sink."""
+    try:
+        server = kind(sink.address[1], way, bare, asks)
+    except Impossible as reason:
+        pytest.skip(str(reason))
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.remove()
