@@ -15,7 +15,7 @@ demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo
 	$(VENV)/bin/python demo/picture.py
 
 test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).
-	$(VENV)/bin/python -m pytest $(FLAGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
 
 test-odoo: $(VENV)/made ## Run the tests with a real Odoo 19, which they start themselves (5 minutes; the first time 100 MB more).
 	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_odoo_ways.py tests/test_directory.py $(FLAGS)
@@ -29,10 +29,12 @@ test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a r
 soak: $(VENV)/made ## Send 11,000 messages through Postfix while everything fails at random (as root; 20 minutes).
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
-check: $(VENV)/made-dev ## Check style and types (1 minute).
+check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minute).
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --config-file tests/mypy.ini
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 5 minutes).
 	@status=0; for name in cpu memory service throughput database reading; do \
@@ -44,7 +46,7 @@ coverage: $(VENV)/made-dev ## Run the tests, and list the lines that none of the
 	$(VENV)/bin/coverage report
 
 clean: ## Remove the venv, and whatever else these commands have made.
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV)/made: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }

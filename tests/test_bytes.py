@@ -32,19 +32,20 @@ def run(gateway: Gateway, tmp_path: Path) -> Iterator[Run]:
     """The program, its imports done once for all runs."""
     gateway.command(STATE=None)  # the same message comes again and again, and is answered otherwise
     message_path = tmp_path / "message"
-    command = [sys.executable, TESTS / "support" / "forkserver.py"]
+    command = [sys.executable, str(TESTS / "support" / "forkserver.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd="/", text=True
     ) as server:
         assert server.stdin
         assert server.stdout
+        jobs, answers = server.stdin, server.stdout
 
         def run(message: bytes, *arguments: bytes) -> Result:
             message_path.write_bytes(message)
             argv = [b"--env-file", os.fsencode(gateway.env_file), *arguments]
             job = {"argv": [argument.hex() for argument in argv], "message": str(message_path)}
-            print(json.dumps(job), file=server.stdin, flush=True)
-            answer = json.loads(server.stdout.readline())
+            print(json.dumps(job), file=jobs, flush=True)
+            answer = json.loads(answers.readline())
             return Result(answer["status"], bytes.fromhex(answer["out"]), b"", "")
 
         yield run

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Answer, Endpoint, Request, drip, hang, returns
-from support.mail_database_server import PASSWORD, Server, command
+from support.mail_database_server import PASSWORD, Server, served
 from support.odoo.server import Odoo
 from support.service import Client, Service, running
 
@@ -59,11 +60,8 @@ ADDRESSES = {
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Server]:
-    store = f"sqlite:///{tmp_path}/mail.db"
-    command(store, "load", "/dev/stdin", text=WORLD)
-    server = Server(store)
-    yield server
-    server.stop()
+    with served(f"sqlite:///{tmp_path}/mail.db", json.loads(WORLD)) as server:
+        yield server
 
 
 def service_before(folder: Path, url: str, **settings: object) -> Service:
@@ -163,8 +161,8 @@ def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_p
         assert client.begin("nobody@example.com", "info@example.com") == [KNOWN] * 2
         database.start()
         with service.client() as other:
-            answers = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
-            assert next(answer for answer in answers if answer != KNOWN) == UNKNOWN
+            tries = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
+            assert next(answer for answer in tries if answer != KNOWN) == UNKNOWN
         answers = client.data(b"Message-ID: <1@b>\r\nSubject: x\r\n\r\n", 2)
         assert answers == [UNKNOWN, "250 2.0.0 delivered"]
 

@@ -1,6 +1,7 @@
 """Judge: an answer is a value, and so is what it means."""
 
 import xmlrpc.client
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -13,7 +14,7 @@ from mailgate.outcome import Outcome, Verdict
 DEFERRED = {outcome for outcome in Outcome if outcome.exit_status == 75}
 
 
-def answer(value: object) -> Reply:
+def answer(value: Any) -> Reply:
     return Reply(200, xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode())
 
 
@@ -33,13 +34,13 @@ def test_what_is_no_answer_to_the_call_keeps_the_mail_in_the_queue(status: int, 
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text("ab"), lambda x: st.lists(x)))
-def test_only_an_id_false_or_none_is_an_ending_for_good(value: object) -> None:
+def test_only_an_id_false_or_none_is_an_ending_for_good(value: Any) -> None:
     expected = {True: DEFERRED, False: {Outcome.ACCEPTED}, None: {Outcome.DROPPED}}
     assert judge(answer(value)).outcome in (expected[value] if value is None or isinstance(value, bool) else DEFERRED)
 
 
 @given(st.integers() | st.text(), st.text())
-def test_a_fault_nobody_knows_keeps_the_mail(code: object, text: str) -> None:
+def test_a_fault_nobody_knows_keeps_the_mail(code: Any, text: str) -> None:
     if isinstance(code, int) and not -(2**31) < code < 2**31:
         code = 0
     body = xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True).encode("utf-8", "replace")

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from support.endpoint import Endpoint, Gate, Request, returns
 from support.service import Client, Service, running
 
-from mailgate.outcome import Outcome
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.connection import (
     ALL_RECIPIENTS_BYTES,
@@ -576,19 +575,44 @@ def test_a_command_gets_the_answer_of_the_rfc(shared: Watched, command: bytes, a
 
 def test_no_command_comes_out_of_its_order(watched: Watched) -> None:
     with watched.client(greet=False) as client:
-        assert client.answer().startswith("220 ")
-        assert client.say("MAIL FROM:<a@b.test>").startswith("503 5.5.1 ")  # LHLO first
+        client.dialogue("""
+            s: 220 ...
+            c: MAIL FROM:<a@b.test>
+            s: 503 5.5.1 ...
+        """)
         assert client.say("LHLO x").startswith("250-")
-        assert client.begin("info@elsewhere.test") == [Outcome.UNKNOWN_RECIPIENT.reply]
-        assert client.say("DATA").startswith("503 5.5.1 ")  # RFC 2033, 4.2: nobody has been accepted
-        assert client.say("MAIL FROM:<c@b.test>").startswith("503 5.5.1 ")
-        assert client.say("RCPT TO:<info@example.com>").startswith("250 ")
-        assert client.say("DATA now").startswith("501 5.5.4 ")
-        assert client.data(mail()) == [DELIVERED]
-        assert client.say("RCPT TO:<info@example.com>").startswith("503 5.5.1 ")  # the transaction is over
-        client.begin("info@example.com")
+        # RFC 2033, 4.2: no DATA while nobody has been accepted
+        client.dialogue("""
+            c: MAIL FROM:<a@b.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<info@elsewhere.test>
+            s: 550 5.1.1 no such address here
+            c: DATA
+            s: 503 5.5.1 ...
+            c: MAIL FROM:<c@b.test>
+            s: 503 5.5.1 ...
+            c: RCPT TO:<info@example.com>
+            s: 250 2.1.5 one of ours
+            c: DATA now
+            s: 501 5.5.4 ...
+            c: DATA
+            s: 354 ...
+            c: Subject: hello
+            c:
+            c: .
+            s: 250 2.0.0 delivered
+            c: RCPT TO:<info@example.com>
+            s: 503 5.5.1 ...
+            c: MAIL FROM:<a@b.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<info@example.com>
+            s: 250 2.1.5 one of ours
+        """)
         assert client.say("LHLO x").startswith("250-")  # as RSET: RFC 5321, 4.1.4
-        assert client.say("DATA").startswith("503 5.5.1 ")
+        client.dialogue("""
+            c: DATA
+            s: 503 5.5.1 ...
+        """)
 
 
 @pytest.mark.parametrize("recipient", ["", "\0@example.com", "info@example.com\r", "info\x1b@example.com"])
@@ -612,9 +636,14 @@ def test_who_speaks_something_else_is_soon_sent_away(watched: Watched) -> None:
 def test_what_is_too_large_is_refused_for_each_recipient_behind_its_end(tmp_path: Path, endpoint: Endpoint) -> None:
     """RFC 1870: at MAIL where its size is said; and RFC 2033, 4.2."""
     with running(Service(tmp_path, URL=endpoint.url, MAX_SIZE=100_000)) as service, service.client() as client:
-        assert client.say("MAIL FROM:<a@b.test> SIZE=100001").startswith("552 5.3.4 ")
-        assert client.say("MAIL FROM:<a@b.test> SIZE=100000").startswith("250 ")
-        assert client.say("RSET").startswith("250 ")
+        client.dialogue("""
+            c: MAIL FROM:<a@b.test> SIZE=100001
+            s: 552 5.3.4 ...
+            c: MAIL FROM:<a@b.test> SIZE=100000
+            s: 250 2.0.0 OK
+            c: RSET
+            s: 250 2.0.0 OK
+        """)
         fits = mail()[:-2].ljust(99_998, b"x") + b"\r\n"
         assert client.deliver(fits, "info@example.com") == [DELIVERED]
         before = len(endpoint.requests)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -207,7 +208,8 @@ def test_wrong_settings_and_no_message_are_wrong_settings(gateway: Gateway) -> N
 
 @pytest.mark.parametrize("name", ["HOLD", "STATE", "PASSWORD_FILE", "CA_FILE"])
 def test_a_path_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path, name: str) -> None:
-    result = gateway.run("info@example.com", **{name: tmp_path / "missing"})
+    settings: dict[str, Any] = {name: tmp_path / "missing"}
+    result = gateway.run("info@example.com", **settings)
     assert result.ending == (75, "4.3.5", "settings")
     assert f"{tmp_path}/missing" in result.facts["cause"]
 

@@ -392,7 +392,7 @@ def test_the_program_can_be_run_as_it_is() -> None:
 
 
 def test_the_program_needs_nothing_of_a_users_environment() -> None:
-    command = [sys.executable, PROGRAM, "--env-file", "/dev/null", "info@example.com"]
+    command = [sys.executable, str(PROGRAM), "--env-file", "/dev/null", "info@example.com"]
     finished = subprocess.run(command, input=b"", capture_output=True, env={}, cwd="/", check=False)
     assert finished.returncode == 75
     assert finished.stdout.startswith(b"4.3.5 ")

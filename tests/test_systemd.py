@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.endpoint import Endpoint, Gate, cut, returns
 from support.gateway import PASSWORD
+from support.mta import free_port, wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
 
@@ -270,12 +271,6 @@ def test_a_missing_settings_file_ends_it(tmp_path: Path) -> None:
     assert refusal(service).endswith(f"{service.env_file}.missing can't be used: No such file or directory")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("name", ["LMTP", "SOCKETMAP", "METRICS"])
 def test_a_port_that_another_has_ends_it(tmp_path: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -309,9 +304,9 @@ def test_of_many_that_start_beside_a_stale_socket_one_listens_and_the_others_say
         for _ in range(3)
     ]
     try:
-        until(lambda: sum(process.poll() == os.EX_CONFIG for process in processes) == 2)
+        wait_until(lambda: sum(process.poll() == os.EX_CONFIG for process in processes) == 2, "two to end")
         (listening,) = [process for process in processes if process.poll() is None]
-        until(lambda: "is ready" in service.text())
+        wait_until(lambda: "is ready" in service.text(), "one to be ready")
         with service.client() as client:
             assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
         listening.send_signal(signal.SIGTERM)
@@ -393,14 +388,6 @@ def assert_closed(client: socket.socket) -> None:
             pass
 
 
-def until(is_so: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> None:
     port = free_port()
     key = ("mail_gateway_alias_list_seconds",)
@@ -411,7 +398,7 @@ def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> Non
         began = time.time()
         service.send_signal(signal.SIGHUP)
         service.wait_for("the alias list is read")
-        until(lambda: asked(port)[key])
+        wait_until(lambda: asked(port)[key], "the age of the list")
         assert began <= asked(port)[key] <= time.time()
 
 
@@ -450,15 +437,15 @@ def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, 
         client.begin(*[f"a{number}@example.com" for number in range(MAX_RECIPIENTS)])
         assert client.say("DATA").startswith("354 ")
         client.send(MESSAGE + b".\r\n")
-        until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
-        until(lambda: not asked(port)[("mail_gateway_running",)])
+        wait_until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"], "the ending")
+        wait_until(lambda: not asked(port)[("mail_gateway_running",)], "the end of the call")
         assert asked(port)[("mail_gateway_waiting",)] == 0
 
 
 def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
     path = tmp_path / "mail_gateway.prom"
     with running(Service(tmp_path, URL=endpoint.url), METRICS=path):
-        until(path.exists)  # it is there all at once
+        wait_until(path.exists, "the file")  # it is there all at once
         assert values(path.read_text())["mail_gateway_messages_total", "delivered"] == 0
 
 

@@ -12,7 +12,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, write_to_textfile
 
 from mailgate.outcome import Outcome
-from mailgate.service.service import Service
 
 TEXTFILE_EVERY_SECONDS = 15.0  # as often as Prometheus asks by default
 MAX_CLIENTS = 10  # over HTTP, at a time
@@ -23,7 +22,8 @@ BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """The counters; all threads count into them."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+        """``gauges`` are what is looked at when somebody asks: by name, what it is and how to get it."""
         self.registry = registry = CollectorRegistry()
         self._messages = Counter("mail_gateway_messages", "Messages by ending", ["outcome"], registry=registry)
         for outcome in Outcome:  # so that each is there from the start
@@ -34,12 +34,6 @@ class Metrics:
         self._seconds = Histogram(
             "mail_gateway_seconds", "By step", ["step"], buckets=BUCKETS_SECONDS, registry=registry
         )
-        gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
-            "connections": ("Connections of mail servers", lambda: len(service.connections)),
-            "waiting": ("Messages that wait for a worker", lambda: service.workers.waiting),
-            "running": ("Messages on their way to the database", lambda: len(service.workers.running)),
-            "alias_list_seconds": ("When the alias list was read, since 1970", lambda: service.directory.read_at),
-        }
         for name, (text, value) in gauges.items():
             Gauge(f"mail_gateway_{name}", text, registry=registry).set_function(value)
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mailgate import DEADLINE
 from mailgate.database import Client
@@ -13,13 +13,23 @@ from mailgate.service.directory import Directory
 from mailgate.service.workers import MAX_SLOW_CALLS, Workers
 from mailgate.settings import Settings
 
-if TYPE_CHECKING:
-    from mailgate.service.connection import Connection
-
 MAX_WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 LARGE_PAUSE_SECONDS = 0.0005  # between two pieces of a large message on its way out: small ones go between
 STOP_WITHIN_SECONDS = 75.0  # that the messages under way have when the service is stopped; systemd waits 90
 WATCH_SECONDS = 10.0  # between two looks at the workers
+
+
+class Connected(Protocol):
+    """What of a connection is asked for here."""
+
+    is_delivering: bool
+
+    @property
+    def recipients_bytes(self) -> int:
+        """The memory that the recipients of the open transaction take."""
+
+    def dismiss_unless_delivering(self) -> None:
+        """Close, for the service stops."""
 
 
 class Service:
@@ -31,7 +41,7 @@ class Service:
     directory: Directory
 
     def __init__(self, settings: Settings, log: Log) -> None:
-        self.connections: set[Connection] = set()
+        self.connections: set[Connected] = set()
         self.socketmap_clients: set[asyncio.StreamWriter] = set()
         self.workers = Workers()
         self.stop_requested = asyncio.Event()
@@ -43,7 +53,14 @@ class Service:
         if settings.metrics:
             from mailgate.service.metrics import Metrics  # and with it prometheus_client, which nobody else needs
 
-            self.metrics = Metrics(self)
+            self.metrics = Metrics(
+                {
+                    "connections": ("Connections of mail servers", lambda: len(self.connections)),
+                    "waiting": ("Messages that wait for a worker", lambda: self.workers.waiting),
+                    "running": ("Messages on their way to the database", lambda: len(self.workers.running)),
+                    "alias_list_seconds": ("When the alias list was read, since 1970", lambda: self.directory.read_at),
+                }
+            )
         self.configure(settings, log)
 
     def configure(self, settings: Settings, log: Log) -> None:
@@ -73,7 +90,7 @@ class Service:
         """Log a line about the service itself."""
         self.log.event(priority, text)
 
-    def forget(self, connection: "Connection") -> None:
+    def forget(self, connection: Connected) -> None:
         """Take leave of a connection that has ended."""
         self.connections.discard(connection)
         if self.is_closing and not self.connections:
