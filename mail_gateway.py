@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mailgate.outcome import Verdict
 
 EX_TEMPFAIL = 75  # sysexits.h
-TO_SAY = 10.0  # seconds, for our line and the log: a log that blocks must not spoil the status
+SAY_WITHIN_SECONDS = 10.0  # for our line and the log: a log that blocks must not spoil the status
 
 # Each would end the process in a way that some MTA takes for a permanent failure, except SIGALRM: our deadline.
 SIGNALS = {
@@ -74,7 +74,7 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
     import contextlib
 
     from mailgate import database, settings, walk
-    from mailgate.envelope import HEADER_LIMIT, envelope_of, spool
+    from mailgate.envelope import MAX_HEADER_BYTES, envelope_of, spool
     from mailgate.outcome import Ended, Outcome, Verdict
 
     source = open(0, "rb", closefd=False)
@@ -87,7 +87,7 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
     except Ended:
         head = b""
         with contextlib.suppress(Ended, OSError):
-            head = spool(source, HEADER_LIMIT).head()  # the log shall tell whose mail waits
+            head = spool(source, MAX_HEADER_BYTES).head()  # the log shall tell whose mail waits
         facts.describe(envelope_of(arguments, os.environ, head), head)
         raise
     log.secret = config.password
@@ -144,7 +144,7 @@ def main(argv: "list[str]") -> int:
     except Exception as error:  # our own bug, or a full disk
         verdict = Verdict(Outcome.FAILED, error_text(error))
     ignore_signals()
-    signal.setitimer(signal.ITIMER_REAL, TO_SAY)
+    signal.setitimer(signal.ITIMER_REAL, SAY_WITHIN_SECONDS)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(verdict.outcome.exit_status))
     try:
         os.write(1, verdict.outcome.line.encode() + b"\n")

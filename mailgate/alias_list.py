@@ -1,7 +1,8 @@
 """The alias list: what the database says of its addresses, of all or of some.
 
 The list takes the place of the operator's settings for addresses, so that the rules decide by it as they do by those.
-Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection.
+Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection; docs/odoo.md, "The
+list of addresses", has what each version answers.
 """
 
 import time
@@ -13,7 +14,7 @@ from mailgate.database import Client
 from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
 
-PAGE = 1000  # rows of a list in one answer: some 400 bytes each, of the megabyte that an answer may have
+PAGE_ROWS = 1000  # of a list in one answer: some 400 bytes each, of the megabyte that an answer may have
 DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
 ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
 ALLOWED = "mail.catchall.domain.allowed"
@@ -98,7 +99,7 @@ def _search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[s
     rows: Rows = []
     while True:
         last = rows[-1]["id"] if rows else 0
-        options = {"fields": ("id", *fields), "order": "id", "limit": PAGE}
+        options = {"fields": ("id", *fields), "order": "id", "limit": PAGE_ROWS}
         page = client.execute(model, "search_read", [[("id", ">", last), *terms]], options, time.monotonic())
         wanted = {"id", *fields}
         if not isinstance(page, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in page):
@@ -107,7 +108,7 @@ def _search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[s
         if ids != sorted(set(ids)):  # or it would never end
             raise Ended(Outcome.CUT_OFF, f"what {model} answers is not in the order that was asked for")
         rows += page
-        if len(page) < PAGE:
+        if len(page) < PAGE_ROWS:
             return rows
 
 

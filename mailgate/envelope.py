@@ -19,8 +19,8 @@ from mailgate.outcome import Ended, Outcome
 MTA_FIELDS = (b"delivered-to", b"x-original-to", b"envelope-to")
 RECIPIENT_FIELDS = (*MTA_FIELDS, b"to", b"cc", b"resent-to", b"resent-cc")
 
-SPOOL_IN_MEMORY = 2**20  # bytes; a larger message goes to a file
-HEADER_LIMIT = 2**20  # bytes of header that are looked at: as much as stays in memory
+SPOOL_IN_MEMORY_BYTES = 2**20  # a larger message goes to a file
+MAX_HEADER_BYTES = 2**20  # of header that are looked at: as much as stays in memory
 PIECE_BYTES = 57 * 2**10  # read at a time: a multiple of three, for base64
 
 # A line as Python's email parser, and so the database, takes it, and what such a line may be in a header.
@@ -29,7 +29,7 @@ _FIELD_NAME = re.compile(rb"([\x21-\x39\x3b-\x7e]*):|From ")
 _ATOMS = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+")  # RFC 5322 atext and dots, RFC 6531's letters too
 _DOMAIN = re.compile(rf"{_ATOMS.pattern}|\[[\w.:-]*\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-DOMAIN_LIMIT = 255  # octets of a domain (RFC 5321, 4.5.3.1.2); the library's time is quadratic beyond
+MAX_DOMAIN_OCTETS = 255  # (RFC 5321, 4.5.3.1.2); the library's time is quadratic beyond
 
 
 class Recipient(NamedTuple):
@@ -56,7 +56,7 @@ class Raw(NamedTuple):
     def head(self) -> bytes:
         """Return the first bytes, as far as a header is looked at."""
         self.file.seek(self.start)
-        return self.file.read(HEADER_LIMIT)
+        return self.file.read(MAX_HEADER_BYTES)
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes from ``offset`` on."""
@@ -74,7 +74,7 @@ def spool(source: IO[bytes], max_size: int) -> Raw:
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
     # closed, and gone, with the process
-    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY, dir=spool_folder(os.environ))
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ))
     while chunk := source.read(PIECE_BYTES):
         file.write(chunk)
         if file.tell() > max_size:
@@ -95,7 +95,7 @@ def spooled(file: IO[bytes]) -> Raw:
     size = file.tell()
     raw = Raw(file, 0, size)
     mbox_line = _LINE.match(raw.head())
-    if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < HEADER_LIMIT:
+    if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < MAX_HEADER_BYTES:
         raw = Raw(file, mbox_line.end(), size - mbox_line.end())
     if not raw.size:
         raise Ended(Outcome.NOT_A_MESSAGE, "empty input")
@@ -190,7 +190,7 @@ def _addresses(value: str) -> list[str]:
 #                        by HOST (Postfix) with ESMTP id ID                by HOST with esmtp (Exim 4.98)
 #                        for <RECIPIENT>; DATE                             (envelope-from <SENDER>)
 #                                                                          id ID
-RECEIVED_LIMIT_BYTES = 4096  # of a field that are looked at
+MAX_RECEIVED_BYTES = 4096  # of a field that are looked at
 _QUEUE_ID = rb"id[ \t]+([\w-]{5,50})(?=[\s;]|\Z)"
 
 # Both fold with a tab; a blank is what Postfix folds with where a line is too long, and so is a stranger's to place.
@@ -201,7 +201,7 @@ _TOKEN = re.compile(rb'\\.|[()]|"(?:[^"\\]|\\.)*"|[^\\()"]+|.', re.DOTALL)
 
 def queue_id(head: bytes) -> str:
     """Return the queue id that the topmost Received field of a message has, "" without one."""
-    received = next((field for name, field in fields(head) if name == b"received"), b"")[:RECEIVED_LIMIT_BYTES]
+    received = next((field for name, field in fields(head) if name == b"received"), b"")[:MAX_RECEIVED_BYTES]
     found = _QUEUE_ID_LINE.search(received)
     if not found:  # another MTA's, on one line: of several that look alike, the MTA wrote the last
         found = next(reversed([*_QUEUE_ID_CLAUSES.finditer(_without_comments(unfold(received)))]), None)
@@ -243,7 +243,7 @@ def join_address(local_part: str, domain: str) -> str:
 
 def ascii_domain(domain: str) -> str:
     """Return a domain with A-labels, as Odoo has it: in letters it takes none (RFC 5891, 4.4)."""
-    if domain.isascii() or len(domain) > DOMAIN_LIMIT:
+    if domain.isascii() or len(domain) > MAX_DOMAIN_OCTETS:
         return domain
     from idna import IDNAError, encode  # requests brings it; few domains need it
 

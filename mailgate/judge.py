@@ -1,4 +1,7 @@
-"""Judge: what each answer of the database means; the tables of faults and of HTTP statuses."""
+"""Judge: what each answer of the database means; the tables of faults and of HTTP statuses.
+
+docs/odoo.md, "What a call answers", has the facts that they stand on.
+"""
 
 import re
 from typing import NamedTuple

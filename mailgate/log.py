@@ -35,7 +35,7 @@ PRIORITIES = {
 }
 PRIORITY_BY_STATUS = {0: "LOG_INFO", 65: "LOG_NOTICE", 67: "LOG_NOTICE", 75: "LOG_WARNING"}
 MAX_ITEMS = 50  # items of a list in JSON
-VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
+MAX_VALUE_CHARACTERS = 1000  # of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
 
 
 class Facts:
@@ -96,14 +96,14 @@ class Log:
 def quoted(value: object) -> str:
     """Return a value in printable ASCII, in quotes where it needs them; None and "" are nothing at all."""
     text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-    text = _cut(text, 3 * VALUE_LIMIT if isinstance(value, list) else VALUE_LIMIT)
+    text = _cut(text, 3 * MAX_VALUE_CHARACTERS if isinstance(value, list) else MAX_VALUE_CHARACTERS)
     if re.fullmatch(r"[!#-\[\]-~]*", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[^ -~]", lambda match: match[0].encode("unicode_escape").decode(), escaped) + '"'
 
 
-def _cut(text: str, limit: int = VALUE_LIMIT) -> str:
+def _cut(text: str, limit: int = MAX_VALUE_CHARACTERS) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 

@@ -1,9 +1,9 @@
 """One delivery of a message at a time on this host, and none once the database's answer is final.
 
 The database looks for a known Message-ID only when a call begins: two calls at the same time make two records. And
-what it makes no record of (a bounce, a notice to the sender) it does again at every call. So each Message-ID has a
-file in the state folder, and who holds its lock may deliver; the kernel lifts the lock when the process ends, however
-it ends. The file's first line is what the last delivery left behind:
+what it makes no record of (a bounce, a notice to the sender) it does again at every call (docs/odoo.md, "The same
+message twice"). So each Message-ID has a file in the state folder, and who holds its lock may deliver; the kernel lifts
+the lock when the process ends, however it ends. The file's first line is what the last delivery left behind:
 
     begun TIME                                 the database may have been working on the message since then
     answered TIME KEY OUTCOME RECORD_ID CAUSE  its answer to the delivery that KEY stands for is final

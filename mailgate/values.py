@@ -15,7 +15,7 @@ from mailgate import DEADLINE, trusted
 from mailgate.envelope import canonical_address
 
 PUBLIC = "holds the password and can be read by every local user"
-PASSWORD_LIMIT_BYTES = 64 * 2**10
+MAX_PASSWORD_BYTES = 64 * 2**10
 
 
 class Secret(str):
@@ -139,7 +139,7 @@ def password_file(value: str) -> Secret:
         trusted.check(value, file.fileno())
         if is_public(file):
             raise ValueError(f"{PUBLIC}: {value}")
-        return secret(file.read(PASSWORD_LIMIT_BYTES).decode().rstrip("\r\n"))
+        return secret(file.read(MAX_PASSWORD_BYTES).decode().rstrip("\r\n"))
 
 
 def is_public(file: IO[bytes]) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.endpoint import Endpoint, fault, http, returns, traceback
 from support.gateway import ENVIRONMENT, Gateway, Result
 
-from mailgate.envelope import HEADER_LIMIT
+from mailgate.envelope import MAX_HEADER_BYTES
 from mailgate.shapes import too_slow
 
 TESTS = Path(__file__).parent
@@ -134,7 +134,9 @@ def test_any_message_with_any_envelope(
     if not without_mbox_line(message):
         assert result.status == 65
     elif b"info@example.com" in recipients:
-        is_held = too_slow(without_mbox_line(message)[:HEADER_LIMIT])  # and the database is asked for its version only
+        is_held = too_slow(
+            without_mbox_line(message)[:MAX_HEADER_BYTES]
+        )  # and the database is asked for its version only
         assert len(deliveries) == (not is_held)
 
 

@@ -17,9 +17,9 @@ from support.mail_database_server import PASSWORD, Server, served
 from support.odoo.server import Odoo
 from support.service import Client, Service, running
 
-from mailgate.alias_list import PAGE
+from mailgate.alias_list import PAGE_ROWS
 from mailgate.outcome import Outcome
-from mailgate.service.directory import PATIENCE, QUESTIONS
+from mailgate.service.directory import MAX_QUESTIONS, PATIENCE_SECONDS
 
 KNOWN = "250 2.1.5 one of ours"
 UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
@@ -134,7 +134,7 @@ def test_a_database_that_hangs_is_waited_for_once(tmp_path: Path, endpoint: Endp
         began = time.monotonic()
         with service.client() as client:
             assert client.begin(*(f"nobody{number}@example.com" for number in range(20))) == [KNOWN] * 20
-        assert time.monotonic() - began < 3 * PATIENCE
+        assert time.monotonic() - began < 3 * PATIENCE_SECONDS
 
 
 def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -216,7 +216,7 @@ def test_a_list_may_be_longer_than_an_answer(tmp_path: Path) -> None:
 def test_a_list_that_never_ends_is_none(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.version = returns({"server_version_info": [19, 0]})
     row = {"id": 1, "name": "x", "bounce_email": "x", "catchall_email": "x", "default_from_email": "x"}
-    endpoint.answers = [returns([row] * PAGE)]
+    endpoint.answers = [returns([row] * PAGE_ROWS)]
     with running(Service(tmp_path, URL=endpoint.url)) as service:
         service.wait_for("mail.alias.domain answers is not in the order")
 
@@ -227,7 +227,7 @@ def test_who_goes_while_the_database_is_asked_leaves_no_file_behind(tmp_path: Pa
         service = closing.enter_context(running(Service(tmp_path, URL=database.url)))
         service.wait_for("the alias list is read")
         before = len(service.open_files)
-        clients = [service.client() for _ in range(QUESTIONS)]
+        clients = [service.client() for _ in range(MAX_QUESTIONS)]
         for client in clients:
             assert client.begin("jobs@example.com") == [KNOWN]
             assert client.say("DATA").startswith("354 ")
@@ -240,7 +240,7 @@ def test_who_goes_while_the_database_is_asked_leaves_no_file_behind(tmp_path: Pa
         assert database.held.wait(60)
         for client in clients:
             client.close()
-        until = time.monotonic() + PATIENCE / 2  # while they would still wait
+        until = time.monotonic() + PATIENCE_SECONDS / 2  # while they would still wait
         while len(service.open_files) > before + 1:  # the connection to the database
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -286,14 +286,14 @@ def test_a_guess_costs_a_question_about_it_and_no_reading_of_the_list(tmp_path: 
         service.wait_for("the alias list is read")
         whole, before = database.whole, len(database.requests)
         with service.client() as client:
-            guesses = [f"guess{number}@example.com" for number in range(2 * QUESTIONS)]
+            guesses = [f"guess{number}@example.com" for number in range(2 * MAX_QUESTIONS)]
             assert client.begin(*guesses) == [UNKNOWN] * len(guesses)
             assert client.say("RSET").startswith("250 ")
             assert client.begin(f"{names[7]}@example.com") == [KNOWN]
         assert database.whole == whole
         assert len(database.requests) - before == 2 * len(guesses)  # for an alias, and for an alias domain
         busiest = max(sum(since <= at < since + 1 for at in database.asked) for since in database.asked)
-        assert busiest <= 1.5 * QUESTIONS  # an answer may be late, and the next one in time
+        assert busiest <= 1.5 * MAX_QUESTIONS  # an answer may be late, and the next one in time
 
 
 def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_deferred(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_deferred(tm
         service = closing.enter_context(running(Service(tmp_path, URL=database.url)))
         service.wait_for("the alias list is read")
         database.held.clear()
-        clients = [closing.enter_context(service.client()) for _ in range(QUESTIONS + 5)]
+        clients = [closing.enter_context(service.client()) for _ in range(MAX_QUESTIONS + 5)]
         for number, client in enumerate(clients):
             client.send(b"MAIL FROM:<>\r\nRCPT TO:<guess%d@example.com>\r\n" % number)
         assert database.held.wait(60)
@@ -310,7 +310,7 @@ def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_deferred(tm
             assert client.begin("one-more@example.com", "info@example.com") == [Outcome.BUSY.reply, KNOWN]
         database.goes_on.set()
         answers = [(client.answer()[:3], client.answer())[1] for client in clients]
-        assert answers.count(UNKNOWN) == QUESTIONS
+        assert answers.count(UNKNOWN) == MAX_QUESTIONS
         assert answers.count(Outcome.BUSY.reply) == 5
 
 

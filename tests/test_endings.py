@@ -395,8 +395,8 @@ def test_a_log_that_blocks_does_not_spoil_the_status(gateway: Gateway, endpoint:
     """The mail server would kill it, and try again. Here it has a second to say what it did."""
     copy = copy_program(tmp_path)
     text = copy.read_text()
-    assert "TO_SAY = 10.0" in text
-    copy.write_text(text.replace("TO_SAY = 10.0", "TO_SAY = 1.0"))
+    assert "SAY_WITHIN_SECONDS = 10.0" in text
+    copy.write_text(text.replace("SAY_WITHIN_SECONDS = 10.0", "SAY_WITHIN_SECONDS = 1.0"))
     log = tmp_path / "fifo"
     os.mkfifo(log)
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.endpoint import Endpoint, fault, traceback
 from support.gateway import ENVIRONMENT, PASSWORD, Gateway
 
-from mailgate.log import KEYS, PRIORITIES, VALUE_LIMIT, Facts, line, masked, quoted
+from mailgate.log import KEYS, MAX_VALUE_CHARACTERS, PRIORITIES, Facts, line, masked, quoted
 from mailgate.outcome import Outcome, Verdict
 
 
@@ -48,7 +48,10 @@ def test_the_line_of_a_delivered_message(gateway: Gateway, endpoint: Endpoint) -
         ('a"b\\', '"a\\"b\\\\"'),
         ("a\nb\x1b\0", '"a\\nb\\x1b\\x00"'),
         ("\u00fc\udcff", '"\\xfc\\udcff"'),
-        ("x" * (VALUE_LIMIT + 1), f'"{"x" * VALUE_LIMIT}... ({VALUE_LIMIT + 1} characters)"'),
+        (
+            "x" * (MAX_VALUE_CHARACTERS + 1),
+            f'"{"x" * MAX_VALUE_CHARACTERS}... ({MAX_VALUE_CHARACTERS + 1} characters)"',
+        ),
     ],
 )
 def test_a_value_is_printable_and_of_bounded_length(value: object, expected: str) -> None:

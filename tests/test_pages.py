@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from support.pages import PAGES, ROOT, anchors, links, page, rows_below, tables_below
 
+from mailgate import handover, state
 from mailgate.outcome import Outcome
+from mailgate.service import connection, directory, service, workers
 from mailgate.settings import HOLD, REQUIRED, STATE, VARIABLES, read
 
 LINES = {
@@ -51,6 +53,37 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         targets = (path.parent / link.partition("#")[0] for link in links(path.read_text()))
         found |= {target.resolve() for target in targets if target.suffix == ".md" and target.is_file()}
     assert set(PAGES) <= reached
+
+
+def test_what_the_code_says_of_odoo_stands_on_its_page() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "mailgate").rglob("*.py"))
+    named = re.findall(r'docs/odoo\.md,\s+"([^"]+)"', source)
+    assert len(named) > 5
+    assert {" ".join(name.split()) for name in named} <= set(re.findall(r"(?m)^## (.+)$", page("docs/odoo.md")))
+
+
+# --- the service --------------------------------------------------------------------------------------------------
+
+NUMBERS = {
+    "a call is slow after": (workers.SLOW_AFTER_SECONDS, "seconds", workers.MAX_SLOW_CALLS, "at the most"),
+    "messages that wait for a worker": (service.MAX_WAITING, ""),
+    "clients": (connection.MAX_CONNECTIONS, "", connection.SILENCE_SECONDS, "seconds"),
+    "a message": (connection.MAX_RECIPIENTS, "recipients", connection.IN_MEMORY_BYTES / 2**10, "KiB"),
+    "a copy of a message under way waits": (state.WAIT_SECONDS, "seconds"),
+    "the list is read": (directory.REFRESH_SECONDS, "seconds"),
+    "questions about single addresses": (
+        *(directory.MAX_QUESTIONS, "a second", directory.MAX_QUESTIONS, "open"),
+        *(directory.PATIENCE_SECONDS, "seconds"),
+    ),
+    "the pipe waits for an answer of the service": (handover.FIRST_ANSWERS_SECONDS, "second"),
+}
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_the_numbers_of_the_service_are_those_of_the_code(what: str) -> None:
+    said = dict(rows_below(page("docs/service.md"), "what"))[what]
+    for number, unit in zip(NUMBERS[what][::2], NUMBERS[what][1::2], strict=True):
+        assert re.search(rf"\b{number:,.0f}\b {unit}".rstrip(), said), said
 
 
 # --- settings -----------------------------------------------------------------------------------------------------

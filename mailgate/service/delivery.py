@@ -39,8 +39,7 @@ async def deliver(service: Service, received: Received) -> list[str]:
             delivery.end_undelivered(verdict)
         else:
             owned.pop_all()
-            at_end = partial(close, received.file)
-            verdict = await service.workers.run(delivery.walk, received.size, lambda _: at_end())
+            verdict = await service.workers.run(delivery.walk, received.size, lambda _: close(received.file))
     return delivery.replies(verdict.outcome if verdict else Outcome.BUSY)
 
 

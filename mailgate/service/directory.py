@@ -7,7 +7,7 @@ The list is read in the background. What decides whether an address is the datab
     fresh or old, and the database  yes                    deferred
       does not answer, or was asked
       too often this second
-    none yet                        (the answer waits for the first reading, PATIENCE seconds at most)
+    none yet                        (the answer waits for the first reading, PATIENCE_SECONDS at most)
     none, for it can't be read now  the operator's settings, as in the pipe: yes or no
     none, for the database has      the operator's settings, as in the pipe: yes or no
       none for us: it is too old,
@@ -35,8 +35,8 @@ from mailgate.settings import Settings
 
 REFRESH_SECONDS = 60.0  # between two readings in the background
 FRESH_SECONDS = 1.0  # for which the failure to ask answers the next question, too
-PATIENCE = 10.0  # seconds that an answer waits for the database; an MTA waits minutes for the answer to RCPT
-QUESTIONS = 10  # about single addresses, a second, and as many that wait: so often may strangers make us ask
+PATIENCE_SECONDS = 10.0  # that an answer waits for the database; an MTA waits minutes for the answer to RCPT
+MAX_QUESTIONS = 10  # about single addresses, a second, and as many open: so often may strangers make us ask
 AWAY = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN)  # asked again, it may answer
 MAX_NAMED = 5  # addresses that the log names
 
@@ -63,7 +63,7 @@ class Directory:
         self._reading_since = float("inf")  # monotonic, while it is being read
         # Patience is for mail: here, a client waits for his answer to RCPT.
         connect_timeout, read_timeout = (
-            min(seconds, PATIENCE) for seconds in (settings.connect_timeout, settings.read_timeout)
+            min(seconds, PATIENCE_SECONDS) for seconds in (settings.connect_timeout, settings.read_timeout)
         )
         self._client = Client(
             settings._replace(connect_timeout=connect_timeout, read_timeout=read_timeout, workers=2)  # the two threads
@@ -85,7 +85,7 @@ class Directory:
         while self._read_last < began:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read())
-            done, _ = await asyncio.wait({self._reading}, timeout=began + PATIENCE - time.monotonic())
+            done, _ = await asyncio.wait({self._reading}, timeout=began + PATIENCE_SECONDS - time.monotonic())
             if not done:  # for the next ones too, for a while
                 self._read_last = time.monotonic()
 
@@ -135,13 +135,13 @@ class Directory:
         now = time.monotonic()
         if now < self._silent_until:
             return Outcome.NO_ANSWER
-        if len(self._asking) >= QUESTIONS:
+        if len(self._asking) >= MAX_QUESTIONS:
             return Outcome.BUSY
-        self._next_at = max(now, self._next_at + 1 / QUESTIONS)
-        question = asyncio.create_task(self._question(recipient, self._next_at - now, now + PATIENCE))
+        self._next_at = max(now, self._next_at + 1 / MAX_QUESTIONS)
+        question = asyncio.create_task(self._question(recipient, self._next_at - now, now + PATIENCE_SECONDS))
         self._asking[question] = self._next_at
         question.add_done_callback(self._asking.pop)
-        done, _ = await asyncio.wait({question}, timeout=PATIENCE)
+        done, _ = await asyncio.wait({question}, timeout=PATIENCE_SECONDS)
         answer = question.result() if done else Outcome.NO_ANSWER
         if answer is Outcome.NO_ANSWER:  # for the next ones too, for a while
             self._silent_until = time.monotonic() + FRESH_SECONDS

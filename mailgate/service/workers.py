@@ -27,8 +27,8 @@ from mailgate.settings import Settings
 SLOW_AFTER_SECONDS = 2.0  # an ordinary call takes a tenth of that
 MAX_SLOW_CALLS = 8  # that are set aside; each is a thread here, and a connection to the database
 LARGE_BYTES = 2**20
-# Seconds before each try of a message that is given back: state.WAIT_SECONDS in all.
-PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 1.9)
+# Before each try of a message that is given back: state.WAIT_SECONDS in all.
+PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 1.9)
 MAX_THREADS = 128  # more than there can be calls: their number is bounded here, and WORKERS is 64 at the most
 
 
@@ -92,7 +92,7 @@ class Workers:
         verdict = None
         with contextlib.ExitStack() as at_end:
             at_end.callback(done, None)
-            for pause in PAUSES:
+            for pause in PAUSES_SECONDS:
                 self.pausing += 1
                 try:
                     await asyncio.sleep(pause)
@@ -100,7 +100,7 @@ class Workers:
                     self.pausing -= 1
                 if self.is_closed:
                     return None
-                call = Call(self, partial(deliver, pause == PAUSES[-1]), size > LARGE_BYTES)
+                call = Call(self, partial(deliver, pause == PAUSES_SECONDS[-1]), size > LARGE_BYTES)
                 self.queue.append(call)
                 self.start_next()
                 try:
