@@ -1,7 +1,7 @@
 """The addresses of a header field (RFC 5322, 3.4), however badly it is written, in linear time.
 
-Who stands in <> is the address; what stands beside it is a name, whatever it looks like. Lists may have commas,
-semicolons, or nothing between their addresses; quotes and comments may never end.
+What stands in <> is the address; what stands beside it is a name, whatever it looks like. Addresses may be separated
+by commas, semicolons, or nothing; quotes and comments may be left open.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""Whether a machine or a list has sent a message: RFC 3834, and what was in use before it and beside it.
+"""Whether a machine or a list has sent a message: RFC 3834, and other fields that are in use.
 
-Such mail is never answered (RFC 3834, 2), and it is never believed to answer us as a person would.
+Such mail is never answered (RFC 3834, 2), and never taken for a person's answer to us.
 """
 
 from collections.abc import Iterable

@@ -9,13 +9,12 @@ Who failed is told by the first of these that names anybody:
 5. its text above the copy of the message: the addresses there that the database has sent the message to;
 6. the whole of it, the copy's recipient fields included, where one such address is there and no other.
 
-5 and 6 are guesses: they count only in a delivery report, or where a daemon says in the text that delivery has failed.
-Absence notes, confirmations and the like name nobody. Where nothing came back with it, neither a status nor a copy, the
-words of failure must stand beside the address, not just somewhere in the text. What 4 to 6 name is never who wrote or
-received the report itself. Where 2 names only addresses that the database does not have (an inner name, IMCEAEX, where
-mail was forwarded to), those of 5 have failed, too. Every address named stands in the report, and nothing here raises,
-whatever the bytes: a report is written by strangers. What takes time is in ``read``, which needs no database; ``judge``
-has sets to compare.
+5 and 6 are guesses: they count only in a delivery report, or if a daemon says in the text that delivery has failed.
+Absence notes, confirmations and the like name nobody. If neither a status nor a copy came back, the words of failure
+must stand beside the address, not just somewhere in the text. 4 to 6 never name who wrote or received the report. If
+2 names only addresses that the database does not have (an inner name, IMCEAEX, where mail was forwarded to), those
+of 5 have failed, too. Every address named stands in the report. A report is written by strangers, so nothing here
+raises, whatever the bytes. ``read`` takes the time and needs no database; ``judge`` only compares sets.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""Read an XML-RPC call: who calls first, from the beginning of its body, and the rest only where he may.
+"""Read an XML-RPC call: first who calls, then, if he may, what he calls.
 
-XML costs forty times its size in memory where a stranger writes it, and XML-RPC has the login in the body. So a body is
-read in two steps: the first MAX_LOGIN_BYTES bytes for database, uid and password, and all of it, piece by piece, for a
-caller who has given the right ones. There are no document types, so no entities, and depth has a limit.
+XML can take forty times its size in memory, and XML-RPC has the login in the body. So a body is read in two steps: the
+first MAX_LOGIN_BYTES for database, uid and password; then all of it, piece by piece, if these are right. Document types
+are refused, so there are no entities, and the depth has a limit.
 """
 
 import contextlib

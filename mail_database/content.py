@@ -1,7 +1,6 @@
 """What a message holds: the text that a person reads, as HTML, and the files that came with it.
 
-Where something of it is in neither (a letter or a byte was lost, a charset guessed, a limit reached), the message
-itself is attached as it came.
+If a letter or a byte was lost, a charset guessed or a limit reached, the message itself is attached as it came.
 """
 
 import html

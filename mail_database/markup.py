@@ -1,9 +1,9 @@
-"""HTML of strangers -> HTML that can be shown: nothing that acts, every element closed, bounded in depth and size.
+"""HTML of strangers -> HTML that can be shown: without scripts, with every element closed, bounded in depth and size.
 
 nh3 (ammonia) decides what is safe. Its parser follows the web's standard, by which elements that are never closed
-cost quadratic time and memory: 100 KB of them may take gigabytes. So it is given what is balanced already: elements
-that it keeps, each closed in its turn, none deeper than a limit. Where this differs from what a browser would make of
-the same HTML, a letter looks a little different; no word is lost.
+cost quadratic time and memory: 100 KB of them may take gigabytes. So this module gives it balanced HTML: only elements
+that it keeps, each of them closed, none deeper than a limit. The result may look a little different from what a browser
+makes of the same HTML; no word is lost.
 """
 
 import html

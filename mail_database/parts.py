@@ -1,7 +1,7 @@
 """The parts of a message (RFC 2046), in one pass over its bytes.
 
-A boundary line ends all that was opened within the part that it belongs to, so that nothing need be closed. What is
-not made of parts is yielded as it came. An attached message is one such part, whatever it holds.
+A boundary line ends everything that was opened within its multipart, so a part that was never closed does no harm. A
+part that is not made of parts is yielded as it came. An attached message is such a part, whatever it holds.
 """
 
 import re

@@ -1,8 +1,8 @@
 """In-Reply-To and References -> the messages that one answers, the nearest first.
 
 In-Reply-To comes first: it names what was answered. References follow from their end, where the nearest stands
-(RFC 5322, 3.6.4). An id without its brackets counts where its field has no other, and so does the last one of a field
-that was cut off before the closing bracket.
+(RFC 5322, 3.6.4). An id without brackets counts if its field has no other. The last id of a field counts even if the
+field was cut off before the closing bracket.
 """
 
 import re

@@ -22,7 +22,7 @@ route takes, and whose sender can't be told (notices.py), is kept as unplaced.
 
 The sender is From. If From is an address of ours and Reply-To (or the field that a group has for it) is not, a group or
 a form of ours has sent the message in somebody's name, and he is the sender. A writer to a group chooses his Reply-To
-himself. So if several senders are named, an alias takes the message only if each of them may write.
+himself. So if several senders are named, a contact policy must allow each of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

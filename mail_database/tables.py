@@ -1,6 +1,6 @@
-"""The schema: what the store keeps, the same on SQLite and PostgreSQL.
+"""The schema, the same on SQLite and PostgreSQL.
 
-A column that is added here is added to the stores of before, too (store.make_tables): it must allow NULL.
+A column that is added here is also added to existing databases (Store.make_tables), so it must allow NULL.
 """
 
 from datetime import datetime, timezone
@@ -138,7 +138,7 @@ notices = _table(
     _text("state", "outgoing", index=True),
     _date("created"),
 )
-# Messages that were accepted and placed nowhere, as they came, and why; the oldest go (store.keep_unplaced).
+# Messages that were accepted and placed nowhere, as they came, and why; the oldest go (Store.keep_unplaced).
 unplaced = _table(
     "unplaced",
     _text("about"),

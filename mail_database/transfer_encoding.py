@@ -1,4 +1,4 @@
-"""Content-Transfer-Encoding undone (RFC 2045, 6), and whether it could not be undone whole.
+"""Undo Content-Transfer-Encoding (RFC 2045, 6), and tell whether something may be missing afterwards.
 
 What comes out is never larger than what goes in.
 """
