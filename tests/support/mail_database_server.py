@@ -23,7 +23,7 @@ def command(store: str, *arguments: str, text: str | None = None) -> str:
 
 
 def program_with(constant: str, value: float) -> tuple[str, str]:
-    """Return a Server's ``program`` in which a constant of ``listen`` or of ``program``, the command, is another one."""
+    """Return a Server's ``program``, with another value of a constant of ``listen`` or ``program`` (the command)."""
     code = f"import sys; from mail_database import listen, __main__ as program; {constant} = {value}"
     return "-c", f"{code}; sys.exit(program.main(sys.argv[1:]))"
 
