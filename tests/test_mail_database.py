@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.mail_database_server import PASSWORD, Server, command, served
+from support.mail_database_server import PASSWORD, Server, command, program_with, served
 from support.oracle_player import serving
 from support.smtp_sink import sink
 from support.stores import NewStore
@@ -262,7 +262,8 @@ def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Se
 
 def test_serve_sends_notices(new_store: NewStore) -> None:
     with sink() as mail_server:
-        server = Server(new_store(), "--smtp", f"127.0.0.1:{mail_server.server_address[1]}")
+        program = program_with("program.SEND_EVERY", 0.2)
+        server = Server(new_store(), "--smtp", f"127.0.0.1:{mail_server.address[1]}", program=program)
         try:
             server.deliver(mail(1, "catchall@mydatabase.example"))
             assert mail_server.arrived.wait(30)

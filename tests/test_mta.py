@@ -19,8 +19,8 @@
 
 Everything is on this host: the ports on 127.0.0.1, the sockets and files in the mail server's own folder. A way is
 PIPE, LMTP, or HANDOVER (the pipe with --service). A trial sends its mails while the fault lasts, waits until each has
-been tried, ends the fault, has the queue delivered, and accounts for each message: records, notices, mail held,
-bounces.
+been tried, ends the fault, has the queue delivered, and accounts for each message: records of the database, notices,
+mail held, bounces.
 """
 
 import contextlib

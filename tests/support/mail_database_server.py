@@ -22,15 +22,21 @@ def command(store: str, *arguments: str, text: str | None = None) -> str:
     return subprocess.run(words, cwd=ROOT, input=text, capture_output=True, text=True, check=True).stdout
 
 
+def program_with(constant: str, value: float) -> tuple[str, str]:
+    """Return a Server's ``program``, with another value of a constant of ``listen`` or ``program`` (the command)."""
+    code = f"import sys; from mail_database import listen, __main__ as program; {constant} = {value}"
+    return "-c", f"{code}; sys.exit(program.main(sys.argv[1:]))"
+
+
 class Server:
     """The endpoint, and what a test asks it; user 2 calls."""
 
     database, password = "mydatabase", PASSWORD
-    program = ("-m", "mail_database")
 
-    def __init__(self, store: str, *options: str) -> None:
+    def __init__(self, store: str, *options: str, program: tuple[str, str] = ("-m", "mail_database")) -> None:
         self.store = store
         self.options = options
+        self.program = program
         self.start()
 
     def start(self) -> None:

@@ -110,9 +110,7 @@ class Database:
         self.socket = str(self.folder / "lmtp")
         with self.settings.open("a") as settings:
             settings.write(f"MAIL_GATEWAY_LMTP={self.socket}\n")
-        script = Path(self.python).parent / "mail-gateway-lmtp"
-        command = [script] if script.exists() else [self.python, "-m", "mailgate.service"]
-        self.start(*command, "--env-file", self.settings)
+        self.start(self.python, "-m", "mailgate.service", "--env-file", self.settings)
         for _ in range(300):
             with socket.socket(socket.AF_UNIX) as probe:
                 if not probe.connect_ex(self.socket):
