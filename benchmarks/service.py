@@ -56,7 +56,10 @@ def send_large(address: str) -> None:
 
 
 def delay() -> Row:
-    """Return how long a small message takes while large ones come on other connections, one after the other."""
+    """Return how long a small message takes while large ones come on other connections, one after the other.
+
+    It is long, for its helpers share what it has started.
+    """
     figure = Figure("delay of a message of 4 KiB while ten of 20 MiB are under way / alone, medians", "at most", 2)
     with measure.stage() as stage, stage.service() as service:
         client = measure.Client(service.address)

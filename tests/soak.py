@@ -111,7 +111,10 @@ def disturb(mta: Postfix, restart: Callable[[], object]) -> Counter[str]:
 def soak(
     database: Behind, way: str, count: int, restart: Callable[[], object]
 ) -> tuple[Counter[str], Counter[str], Counter[str], float]:
-    """Return the endings of the messages, their kinds, what has gone wrong meanwhile, and the seconds that it took."""
+    """Return the endings of the messages, their kinds, what has gone wrong meanwhile, and the seconds that it took.
+
+    It is long, for it tells the story of a soak from its beginning to its end.
+    """
     began = time.monotonic()
     happened: Counter[str] = Counter()
     kinds: Counter[str] = Counter()

@@ -295,7 +295,7 @@ class Mta:
 class Postfix(Mta):
     name = user = "postfix"
 
-    def start(self) -> None:
+    def start(self) -> None:  # long, for a whole main.cf stands in it
         if not shutil.which("postfix"):
             raise Impossible("needs apt-get install postfix")
         self.config = self.folder / "conf"
@@ -422,7 +422,7 @@ class Exim(Mta):
 
     name, user = "exim", "Debian-exim"
 
-    def start(self) -> None:
+    def start(self) -> None:  # long, for a whole configuration stands in it
         if not EXIM:
             raise Impossible("needs apt-get download exim4-daemon-light; dpkg -x exim4-daemon-light_*.deb /opt/exim")
         shutil.copytree(ROOT / "exim", self.folder / "exim")

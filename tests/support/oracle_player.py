@@ -70,7 +70,10 @@ def new(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> list[
 
 
 def effects(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return what changed between two dumps, as a case's ``expect`` says it."""
+    """Return what changed between two dumps, as a case's ``expect`` says it.
+
+    It is long, for it has each kind of row in turn.
+    """
     records = new(before, after, "records")
     partners = new(before, after, "partners")
     made = {(row["model"], row["id"]) for row in records} | {("res.partner", row["id"]) for row in partners}

@@ -415,7 +415,10 @@ class Player:
         return lines
 
     def step(self, database, name, number, step, start, before, lines):
-        """Play a step, add its differences to the lines, and return the dump after it; None if it was cut short."""
+        """Play a step, add its differences to the lines, and return the dump after it; None if it was cut short.
+
+        It is long, for it has each expectation that a step may have.
+        """
         mails = [step, *step.get("beside", [])]
         expected = step.get("expect", {})
         cpu, held = database.cpu()[0], database.held()
