@@ -1,48 +1,52 @@
-# make demo        six mails through the gateway into the embedded database: no Odoo, no mail server
-# make test        the tests that this machine allows; says at its end what it did not run, and why
-# make test-odoo   the tests with a real Odoo 19, which they start themselves (the first time: 100 MB, a minute)
-# make test-mta    the tests with a real Postfix and a real Exim, and with a real Odoo behind them (as root)
-# make test-debian13  the tests and the trials on Debian 13, in a root of its own (as root, with mmdebstrap; no Odoo)
-# make soak        thousands of messages through Postfix while everything fails at random (as root; twenty minutes)
-# make check       types and style
-# make bench       CPU, memory and speed, as ratios, into docs/benchmarks.md (as root: with a real Postfix); five minutes
-# make coverage    which lines the tests run
-
 PYTHON ?= python3
 VENV ?= .venv
 FLAGS ?=
 
-demo: $(VENV)/made
-	$(VENV)/bin/python demo/run.py
+.DEFAULT_GOAL := help
 
-test: $(VENV)/made
-	$(VENV)/bin/python -m pytest $(FLAGS)
+help: ## Print this list.
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1 /p' Makefile | while read -r target sentence; do \
+	    printf '  make %-15s %s\n' "$$target" "$$sentence"; done
 
-test-odoo: $(VENV)/made
+demo: $(VENV)/made ## Send six mails through the gateway into the embedded database: no Odoo, no mail server (4 seconds).
+	@$(VENV)/bin/python demo/run.py
+
+demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
+	$(VENV)/bin/python demo/picture.py
+
+test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
+
+test-odoo: $(VENV)/made ## Run the tests with a real Odoo 19, which they start themselves (5 minutes; the first time 100 MB more).
 	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_odoo_ways.py tests/test_directory.py $(FLAGS)
 
-test-mta: $(VENV)/made
+test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a real Odoo behind them (as root; 15 minutes).
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
 
-test-debian13: $(VENV)/made
+test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
-soak: $(VENV)/made
+soak: $(VENV)/made ## Send 11,000 messages through Postfix while everything fails at random (as root; 20 minutes).
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
-check: $(VENV)/made-dev
+check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minute).
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --config-file tests/mypy.ini
+	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/made
+bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 5 minutes).
 	@status=0; for name in cpu memory service throughput database reading; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
-coverage: $(VENV)/made-dev
+coverage: $(VENV)/made-dev ## Run the tests, and list the lines that none of them ran (20 minutes).
 	$(VENV)/bin/coverage run -m pytest $(FLAGS)
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
+
+clean: ## Remove the venv, and whatever else these commands have made.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV)/made: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "needs Python's venv module: apt-get install python3-venv" >&2; exit 1; }
@@ -54,7 +58,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
-
-.PHONY: demo test test-odoo test-mta test-debian13 soak check bench coverage clean
+.PHONY: help demo demo-picture test test-odoo test-mta test-debian13 soak check bench coverage clean

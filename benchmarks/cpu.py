@@ -24,7 +24,7 @@ def main(rounds: int = 20) -> int:
     """Take every way in each round and report the medians of the ratios, round by round."""
     with measure.stage() as stage, stage.service() as service:
         small = measure.message_file(stage.folder, measure.SMALL)
-        commands = {
+        commands: dict[str, measure.Command] = {
             "bare": [stage.python, "-I", "-c", "pass"],
             "requests": [stage.python, "-c", "import requests"],
             "pipe": stage.pipe(),

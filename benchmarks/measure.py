@@ -53,7 +53,7 @@ def run(command: Command, message: Path) -> Cost:
 @contextlib.contextmanager
 def server(name: str, *arguments: object) -> Iterator[int]:
     """Run a server of this folder, which prints its port, and return that."""
-    command = [sys.executable, ROOT / "benchmarks" / name, *map(str, arguments)]
+    command: Command = [sys.executable, ROOT / "benchmarks" / name, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield int(process.stdout.readline()) if process.stdout else 0
@@ -97,7 +97,7 @@ class Stage(NamedTuple):
     def service(self) -> Iterator[Service]:
         """Run the service with these settings."""
         log = self.folder / "log"
-        command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", self.env_file]
+        command: Command = [sys.executable, "-m", "mailgate.service", "--env-file", self.env_file]
         with subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT) as process:
             try:
                 while not (log.exists() and "is ready" in log.read_text()):

@@ -126,4 +126,7 @@ def _read(shape: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_read(sys.argv[1], int(sys.argv[2])) if len(sys.argv) == 3 else main())
+    if len(sys.argv) == 3:
+        _read(sys.argv[1], int(sys.argv[2]))
+    else:
+        sys.exit(main())

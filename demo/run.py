@@ -15,11 +15,11 @@ PASSWORD = "demonstration"
 # The mails, and the envelopes that a mail server would give with them.
 MAILS = [
     ("1-new-lead", "a new customer writes to info@", "ann@outside.example", "info@mydatabase.example"),
-    ("2-reply", "she writes again, to catchall@, in reply", "ann@outside.example", "catchall@mydatabase.example"),
+    ("2-reply", "she answers, to catchall@", "ann@outside.example", "catchall@mydatabase.example"),
     ("3-catchall", "a stranger writes to catchall@", "bob@elsewhere.example", "catchall@mydatabase.example"),
     ("4-delivery-report", "a mail of ours comes back", "", "bounce@mydatabase.example"),
-    ("5-loop", "more new mail than the threshold allows", "ann@outside.example", "info@mydatabase.example"),
-    ("6-foreign-domain", "mail for a domain that is not ours", "bob@elsewhere.example", "info@another.example"),
+    ("5-loop", "one mail more than a sender may", "ann@outside.example", "info@mydatabase.example"),
+    ("6-foreign-domain", "mail for a foreign domain", "bob@elsewhere.example", "info@another.example"),
 ]
 
 
@@ -72,18 +72,14 @@ def deliver(folder: str, url: str, environ: dict[str, str], name: str, title: st
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Say what is new in the database."""
     known = {(row["model"], row["id"]) for row in before["records"]}
-    found = [
-        f"new {row['model']} {row['id']}: {row['name']}"
-        for row in after["records"]
-        if (row["model"], row["id"]) not in known
-    ]
+    found = [f"new {row['model']} {row['id']}" for row in after["records"] if (row["model"], row["id"]) not in known]
     found += [
         f"on the thread of {row['model']} {row['thread_id']}"
         for row in after["messages"][len(before["messages"]) :]
         if (row["model"], row["thread_id"]) in known
     ]
     found += [
-        f"our mail to partner {row['partner_id']} failed: {row['reason']}"
+        f"our mail to partner {row['partner_id']} failed: {' '.join(row['reason'].split()[:2])}"
         for row, earlier in zip(after["notifications"], before["notifications"], strict=True)
         if row != earlier
     ]

@@ -281,7 +281,8 @@ def _events(report: Opened) -> Events | None:
 
 def _message_ids(reports: list[Opened], events: Events | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the ids of what came back, else those that the text quotes, else the report's own references; and, behind
-    the best of these, the others and what the returned messages themselves refer to: providers rewrite our ids."""
+    the best of these, the others and what the returned messages themselves refer to: providers rewrite our ids.
+    """
     report = reports[0]
     own = set(_ids(values(report.header, "message-id")))
     returned = [header for opened in reports for header in opened.returned]

@@ -172,7 +172,8 @@ def _text(content: bytes, leaf: Leaf, is_html: bool) -> tuple[_Text, bool]:
 
 def _body(texts: list[_Text]) -> tuple[str, bool]:
     """Return the texts as one, and whether it was cut. Of the forms of one text, HTML hides the plain one, if it has
-    any words itself."""
+    any words itself.
+    """
     forms = {text.branch.of: text.branch.number for text in texts if text.branch and text.is_html and text.has_words}
     kept: list[str] = []
     room = 4 * MAX_TEXT_CHARACTERS

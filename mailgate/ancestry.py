@@ -3,7 +3,7 @@
 Odoo, from 14 to 19, keeps some ids as they are. Of others it keeps a part (``<a,b@c>`` becomes ``<a``, so that
 different messages become one), fails on them (``<>``, ``<@b>``, NUL, more than 2700 characters), or can't tell them
 apart (bytes that are no UTF-8 become U+FFFD). Such an id is replaced by a digest of it, wherever it stands: an answer
-names the same id as the message that it answers, so both get the same digest.
+names the same id as the message that it answers, so both get the same digest (docs/odoo.md, "Message-IDs").
 
 A message without an id gets a digest of itself. A name of ours is never believed of a message that brings it: whoever
 knows a mail could send its digest before it.
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from mailgate.envelope import Raw, fields, unfold
 
 DOMAIN = b"mail-gateway.invalid"
-ID_LIMIT = 998  # characters: no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
-REFERENCES_LIMIT = 32  # ids: Odoo takes as many, the last ones
-LOOKED_AT = 200  # ids of a field, the last ones
+MAX_ID_CHARACTERS = 998  # no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
+MAX_REFERENCES = 32  # Odoo takes as many, the last ones
+MAX_IDS = 200  # of a field, the last ones
 
 _ID = re.compile(rb"<([^<>]*)>")
 # Between the brackets, what every Odoo reads as it is.
@@ -44,7 +44,7 @@ TRACE_FIELDS = {
     b"x-received",
 }
 TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
-PLAUSIBLE = 7 * 24 * 3600  # seconds between a message's Date and the day on which its first host received it
+PLAUSIBLE_SECONDS = 7 * 24 * 3600  # between a message's Date and the day on which its first host received it
 _COMMENT = re.compile(rb"\([^()]*\)")
 
 
@@ -75,13 +75,13 @@ def references(head: bytes) -> list[bytes]:
     lacking = [found for found in dict.fromkeys(filter(None, named)) if found not in read]
     if lacking and not ancestors:  # the new field hides In-Reply-To, so it names all of that
         lacking = list(dict.fromkeys(filter(None, named)))
-    return lacking[-REFERENCES_LIMIT:]
+    return lacking[-MAX_REFERENCES:]
 
 
 def canonical_id(value: bytes) -> bytes:
     """Return the id in a value, in brackets, as every Odoo reads it; b"" where there is none."""
     inner = _inner(value)
-    if len(inner) + 2 <= ID_LIMIT and _READABLE.fullmatch(inner):
+    if len(inner) + 2 <= MAX_ID_CHARACTERS and _READABLE.fullmatch(inner):
         return b"<%b>" % inner
     if not _NAMED.search(inner.rpartition(b"@")[0] if b"@" in inner else inner):
         return b""
@@ -110,7 +110,7 @@ def _ids(values: Iterable[bytes]) -> Iterator[bytes]:
 def _all_ids(values: list[bytes]) -> Iterable[bytes]:
     """Return the ids of a field, those without brackets where there are no others."""
     bracketed = list(_ids(values))
-    return (bracketed or [found for value in values for found in _BARE.findall(value)])[-LOOKED_AT:]
+    return (bracketed or [found for value in values for found in _BARE.findall(value)])[-MAX_IDS:]
 
 
 def _digest(raw: Raw, head: bytes) -> bytes:
@@ -146,7 +146,7 @@ def _digest(raw: Raw, head: bytes) -> bytes:
         digest.update(b"\n")
     sent = _seconds(dates[0]) if dates else None
     taken = _seconds(_COMMENT.sub(b"", received).rpartition(b";")[2])
-    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE):
+    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE_SECONDS):
         digest.update(b" ".join(received.split()))
     return digest.hexdigest().encode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own costs 7 ms, as much as the interpreter
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 # An MTA's settings give an option's value as an argument of its own or after "=". What a stranger wrote must stand
 # after "=" or behind "--", for an address may look like an option. Postfix repeats an argument for each recipient, so
@@ -21,6 +21,10 @@ TAKES_VALUE = {
     "--help": False,
     "--version": False,
 }
+
+
+# What Postfix and Exim put into the environment of what they run.
+MTA_VARIABLES = ("MAIL_CONFIG", "LOCAL_PART")
 
 
 class Usage(Exception):
@@ -72,6 +76,21 @@ def parse_arguments(argv: Iterable[str]) -> Arguments:
     for name, values in found.items():
         setattr(arguments, name[2:].replace("-", "_"), values[-1] if values else True)
     return arguments
+
+
+def check(arguments: Arguments, environ: Container[str], is_device: bool, is_terminal: bool) -> None:
+    """Raise Usage for a run that would lose the mail on standard input, or finds none there.
+
+    ``is_device`` tells that standard input is a character device, as a terminal and /dev/null are.
+    """
+    if (arguments.help or arguments.version) and not is_device:
+        raise Usage("--help and --version would lose the mail on standard input")
+    if arguments.help or arguments.version:
+        return
+    if is_terminal:
+        raise Usage("the message is expected on standard input")
+    if arguments.dry_run and any(name in environ for name in MTA_VARIABLES):
+        raise Usage("--dry-run would lose the mail of the MTA that runs it")
 
 
 def _is_option(argument: str) -> bool:

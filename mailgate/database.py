@@ -6,44 +6,44 @@ from functools import cache, cached_property
 from typing import Any
 
 from mailgate import __version__
-from mailgate.envelope import CHUNK, Raw
-from mailgate.judge import ANSWER_LIMIT, Reply, user_id_of, value_of
+from mailgate.envelope import PIECE_BYTES, Raw
+from mailgate.judge import MAX_ANSWER_BYTES, NOT_TAKEN, Reply, user_id_of, value_of
 from mailgate.outcome import Ended, Outcome
 from mailgate.settings import Settings
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds: the n-th pause is random, up to 0.5 * 2 ** n, at most 8
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 
 
 class Body:
-    """The body of a request, made anew by ``pieces`` for each attempt; ``begun`` tells whether any of it has left.
+    """The body of a request, made anew by ``pieces`` for each try; ``is_leaving`` tells whether any of it has left.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection, with TLS where that is used. ``begin`` is called then, and again when all of it has left: a proxy may
-    pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for who has
-    others to serve.
+    a connection, with TLS where that is used. ``on_leaving`` is called then, and again when all of it has left: a proxy
+    may pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for a
+    service that has other messages to send.
     """
 
     def __init__(
         self,
         size: int,
         pieces: Callable[[], Iterable[bytes]],
-        begin: Callable[[], None] = lambda: None,
+        on_leaving: Callable[[], None] = lambda: None,
         large_pause: float = 0.0,
     ) -> None:
-        self.size, self.pieces, self.begin, self.large_pause = size, pieces, begin, large_pause
-        self.begun = False
+        self.size, self.pieces, self.on_leaving, self.large_pause = size, pieces, on_leaving, large_pause
+        self.is_leaving = False
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[bytes]:
-        self.begun = True
-        self.begin()
+        self.is_leaving = True
+        self.on_leaving()
         for number, piece in enumerate(_joined(self.pieces())):
             if number and self.large_pause:
                 time.sleep(self.large_pause)
             yield piece
-        self.begin()
+        self.on_leaving()
 
 
 def _body(call: str) -> Body:
@@ -51,25 +51,25 @@ def _body(call: str) -> Body:
     return Body(len(data), lambda: [data])
 
 
-def _message_body(call: str, added: bytes, raw: Raw, begin: Callable[[], None], large_pause: float) -> Body:
+def _message_body(call: str, added: bytes, raw: Raw, on_leaving: Callable[[], None], large_pause: float) -> Body:
     """Return the body of a call that has an empty message: with this one, in base64, in its place."""
     from itertools import chain
 
     before, after = (part.encode() for part in call.split("<base64>\n</base64>"))
     before, after = before + b"<base64>", b"</base64>" + after
     size = len(before) + (len(added) + raw.size + 2) // 3 * 4 + len(after)
-    return Body(size, lambda: chain([before], _base64(chain([added], raw.chunks())), [after]), begin, large_pause)
+    return Body(size, lambda: chain([before], _base64(chain([added], raw.chunks())), [after]), on_leaving, large_pause)
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the same bytes in fewer pieces: a small message leaves in one."""
-    held = b""
+    joined = b""
     for piece in pieces:
-        held += piece
-        if len(held) >= CHUNK:
-            yield held
-            held = b""
-    yield held
+        joined += piece
+        if len(joined) >= PIECE_BYTES:
+            yield joined
+            joined = b""
+    yield joined
 
 
 def _base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -90,14 +90,10 @@ class Unreached(Exception):
     def __init__(self, cause: str, reply: Reply | None = None) -> None:
         super().__init__(cause)
         self.reply = reply  # of who stood in the way
+        self.retry_after = reply.retry_after if reply else 0.0  # seconds
 
 
-# Who answers so has not taken the request. 502 and 504 are not among them, for the proxy that says so may have
-# passed the request on: the MTA tries again, minutes later, when the database knows the message if it has it.
-NOT_TAKEN = (429, 503)
-
-
-USER_ID_LIFETIME = 60.0  # seconds; then the login is asked for its user id again, for the user may be another by then
+USER_ID_SECONDS = 60.0  # then the login is asked for its user id again, for the user may be another by then
 
 
 class Client:
@@ -112,18 +108,20 @@ class Client:
 
     @cached_property
     def adapter(self) -> Any:
+        """The connections, which are kept."""
         from requests.adapters import HTTPAdapter  # 100 ms; mail that no rule matches never gets here
 
         return HTTPAdapter(pool_maxsize=self.settings.workers)
 
     @cached_property
     def authorities(self) -> str | bool:
+        """Where the certificate authorities are that are trusted."""
         return self.settings.ca_file or _system_ca()
 
-    def post(self, added: bytes, raw: Raw, until: float, begin: Callable[[], None]) -> Reply:
+    def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[], None]) -> Reply:
         """Send ``added`` and the message to message_process and return what answers.
 
-        ``begin`` is called each time before the message leaves, and when it has left. Failures that surely never
+        ``on_leaving`` is called each time before the message leaves, and when it has left. Failures that surely never
         reached the database are retried until the monotonic clock says ``until``. Raises Ended when there is no
         answer, when it is ambiguous whether the database has the message, and when the login fails.
         """
@@ -131,7 +129,7 @@ class Client:
 
         # False is "no model": XML-RPC has no null
         call = self._call("mail.thread", "message_process", [self.settings.model or False, Binary(b"")], {}, until)
-        return self._send("object", _message_body(call, added, raw, begin, self.large_pause), until)
+        return self._send("object", _message_body(call, added, raw, on_leaving, self.large_pause), until)
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""
@@ -168,7 +166,7 @@ class Client:
 
             credentials: tuple[Any, ...] = (self.settings.database, login, str(self.settings.password), {})
             self.user_id = user_id_of(self._send("common", _body(dumps(credentials, "authenticate")), until))
-            self.known_until = time.monotonic() + USER_ID_LIFETIME
+            self.known_until = time.monotonic() + USER_ID_SECONDS
         return self.user_id
 
     def _send(self, service: str, body: Body, until: float) -> Reply:
@@ -202,10 +200,7 @@ def _send(client: Client, url: str, body: Body) -> Reply:
     What the library raises is of many kinds, and more with each version. What counts is whether the request had begun
     to leave: if so, it is ambiguous whether the database has it; if not, it surely never did.
     """
-    import requests
-    from urllib3.exceptions import HTTPError
-
-    body.begun = False
+    body.is_leaving = False
     try:
         request = _prepared(url).copy()
         request.prepare_body(body, None)
@@ -214,31 +209,45 @@ def _send(client: Client, url: str, body: Body) -> Reply:
             request,
             timeout=(client.settings.connect_timeout, client.settings.read_timeout),
             verify=client.authorities,
-            stream=True,  # so that no more of the answer is read than this:
+            stream=True,  # so that no more of the answer is read than _reply reads
         ) as response:
-            # After an interim one, the answer is still to come: unread, the connection is closed, and nobody gets it.
-            is_final = response.status_code >= 200
-            answer = response.raw.read(ANSWER_LIMIT + 1, decode_content=False) if is_final else b""
-            if response.status_code == 200:
-                answer = _decoded(answer, response.headers.get("Content-Encoding", ""))
-            reply = Reply(response.status_code, answer)
-            if reply.status in NOT_TAKEN:
-                reply = reply._replace(retry_after=_retry_after(response.headers.get("Retry-After", "")))
+            reply = _reply(response)
     except Ended:  # the state folder's
         raise
     except Exception as error:  # of whatever kind, see above
-        if body.begun:
-            raise Ended(Outcome.CUT_OFF, _cause(error)) from None
-        if isinstance(error, requests.exceptions.SSLError):  # a certificate that is not trusted will not be at once
-            raise Ended(Outcome.NO_ANSWER, _cause(error)) from None
-        if isinstance(error, requests.exceptions.Timeout | requests.exceptions.ConnectionError | HTTPError):
-            raise Unreached(_cause(error)) from None
-        if isinstance(error, requests.exceptions.RequestException | OSError):  # a bad URL, an unusable CA file
-            raise Ended(Outcome.SETTINGS, _cause(error)) from None
-        raise
+        ending = _ending(error, body.is_leaving)
+        if ending is None:
+            raise
+        raise ending from None
     if reply.status in NOT_TAKEN:
         raise Unreached(f"HTTP {reply.status}", reply)
     return reply
+
+
+def _reply(response: Any) -> Reply:
+    """Return the answer, of which no more is read than an answer can have."""
+    # After an interim one, the answer is still to come: unread, the connection is closed, and nobody gets it.
+    is_final = response.status_code >= 200
+    answer = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=False) if is_final else b""
+    if response.status_code == 200:
+        answer = _decoded(answer, response.headers.get("Content-Encoding", ""))
+    return Reply(response.status_code, answer, _retry_after(response.headers.get("Retry-After", "")))
+
+
+def _ending(error: Exception, is_leaving: bool) -> Exception | None:
+    """Return what is raised for an error of the library's, None for what is none: our own bug."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    if is_leaving:
+        return Ended(Outcome.CUT_OFF, _cause(error))
+    if isinstance(error, requests.exceptions.SSLError):  # a certificate that is not trusted will not be at once
+        return Ended(Outcome.NO_ANSWER, _cause(error))
+    if isinstance(error, requests.exceptions.Timeout | requests.exceptions.ConnectionError | HTTPError):
+        return Unreached(_cause(error))
+    if isinstance(error, requests.exceptions.RequestException | OSError):  # a bad URL, an unusable CA file
+        return Ended(Outcome.SETTINGS, _cause(error))
+    return None
 
 
 def _decoded(answer: bytes, encoding: str) -> bytes:
@@ -247,7 +256,7 @@ def _decoded(answer: bytes, encoding: str) -> bytes:
         return answer
     from zlib import decompressobj
 
-    return decompressobj(31).decompress(answer, ANSWER_LIMIT + 1)  # raises for what is none: it is ambiguous then
+    return decompressobj(31).decompress(answer, MAX_ANSWER_BYTES + 1)  # raises for what is none: it is ambiguous then
 
 
 def _reason(error: BaseException) -> object:
@@ -263,47 +272,63 @@ def _cause(error: BaseException) -> str:
 
 def _retry_after(value: str) -> float:
     """Return the seconds that a Retry-After asks for, 0 where it is missing or means nothing (RFC 9110, 10.2.3)."""
-    from datetime import datetime, timezone
-    from email.utils import parsedate_to_datetime
+    if not value:
+        return 0.0
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
 
-    if value.isascii() and value.isdigit():
-        return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError, OverflowError):  # no date, one without a time zone, or one out of this world
+        return Retry().parse_retry_after(value)
+    except (InvalidHeader, TypeError, ValueError, OverflowError, IndexError):  # what a date out of this world raises
         return 0.0
 
 
 def _patiently(send: Callable[[], Reply], until: float, retrying: Callable[[], None]) -> Reply:
-    """Return what ``send`` returns; send again, until the clock says ``until``, what never reached the database."""
+    """Return what ``send`` returns; send again what surely never reached the database. Raises Ended.
+
+    Before the n-th of the other tries there is a pause. It is random, up to 0.5 * 2 ** (n - 1) seconds and at most 8,
+    and no shorter than a Retry-After. Pauses and tries go on until the monotonic clock says ``until``, when the last
+    try begins: so all of it takes the settings' PATIENCE (30 seconds), and what the last try takes.
+    """
     try:
         return send()
     except Unreached as unreached:
-        failed = [unreached]
+        try:
+            return _sent_again(send, unreached, until, retrying)
+        except Unreached as last:
+            if last.reply:
+                return last.reply
+            raise Ended(Outcome.NO_ANSWER, str(last)) from None
+
+
+def _sent_again(send: Callable[[], Reply], first: Unreached, until: float, retrying: Callable[[], None]) -> Reply:
+    """Return what ``send`` returns after ``first``. Raises Unreached when the patience ends."""
+    from random import uniform
 
     from tenacity import Retrying, retry_if_exception_type, wait_random_exponential  # 14 ms, for those who wait
 
-    def attempt() -> Reply:
-        if failed:  # the first one is over already
-            raise failed.pop()
+    def is_over(unreached: Unreached) -> bool:
+        return time.monotonic() + unreached.retry_after >= until
+
+    def pause(random: float, unreached: Unreached) -> float:
+        return min(max(random, unreached.retry_after), max(0.0, until - time.monotonic()))
+
+    def last(state: Any) -> Unreached:
+        unreached: Unreached = state.outcome.exception()
+        return unreached
+
+    def send_again() -> Reply:
         retrying()
         return send()
 
-    def retry_after(state: Any) -> float:
-        reply = state.outcome.exception().reply
-        return reply.retry_after if reply else 0.0
-
-    jitter = wait_random_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)
+    if is_over(first):
+        raise first
+    time.sleep(pause(uniform(0, FIRST_PAUSE_SECONDS), first))
+    jitter = wait_random_exponential(multiplier=2 * FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS)
     tries = Retrying(
         retry=retry_if_exception_type(Unreached),
-        # no longer than is left, so that the last attempt is made when the patience ends
-        wait=lambda state: min(max(jitter(state), retry_after(state)), max(0.0, until - time.monotonic())),
-        stop=lambda state: time.monotonic() + retry_after(state) >= until,
+        wait=lambda state: pause(jitter(state), last(state)),
+        stop=lambda state: is_over(last(state)),
         reraise=True,
     )
-    try:
-        return tries(attempt)
-    except Unreached as unreached:
-        if unreached.reply:
-            return unreached.reply
-        raise Ended(Outcome.NO_ANSWER, str(unreached)) from None
+    return tries(send_again)

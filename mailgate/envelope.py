@@ -1,7 +1,8 @@
-"""Who a message is from and for, and the message itself, from what an MTA gives.
+"""Who a message is from and for, the MTA's name for it, and the message itself, from what an MTA gives.
 
 An MTA gives an envelope as arguments (Postfix pipe, Exim pipe transport), in the environment (an alias
-``|command``), or not at all; then the message's own header has to tell.
+``|command``), or not at all; then the message's own header has to tell. Over LMTP there is no place for the queue id:
+it is read from the Received field that the MTA has put on top.
 """
 
 import os
@@ -18,9 +19,9 @@ from mailgate.outcome import Ended, Outcome
 MTA_FIELDS = (b"delivered-to", b"x-original-to", b"envelope-to")
 RECIPIENT_FIELDS = (*MTA_FIELDS, b"to", b"cc", b"resent-to", b"resent-cc")
 
-SPOOL_IN_MEMORY = 2**20  # bytes; a larger message goes to a file
-HEADER_LIMIT = 2**20  # bytes of header that are looked at: as much as stays in memory
-CHUNK = 57 * 2**10  # bytes read at a time
+SPOOL_IN_MEMORY_BYTES = 2**20  # a larger message goes to a file
+MAX_HEADER_BYTES = 2**20  # of header that are looked at: as much as stays in memory
+PIECE_BYTES = 57 * 2**10  # read at a time: a multiple of three, for base64
 
 # A line as Python's email parser, and so the database, takes it, and what such a line may be in a header.
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
@@ -28,7 +29,7 @@ _FIELD_NAME = re.compile(rb"([\x21-\x39\x3b-\x7e]*):|From ")
 _ATOMS = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+")  # RFC 5322 atext and dots, RFC 6531's letters too
 _DOMAIN = re.compile(rf"{_ATOMS.pattern}|\[[\w.:-]*\]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-DOMAIN_LIMIT = 255  # octets of a domain (RFC 5321, 4.5.3.1.2); the library's time is quadratic beyond
+MAX_DOMAIN_OCTETS = 255  # (RFC 5321, 4.5.3.1.2); the library's time is quadratic beyond
 
 
 class Recipient(NamedTuple):
@@ -55,12 +56,12 @@ class Raw(NamedTuple):
     def head(self) -> bytes:
         """Return the first bytes, as far as a header is looked at."""
         self.file.seek(self.start)
-        return self.file.read(HEADER_LIMIT)
+        return self.file.read(MAX_HEADER_BYTES)
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes from ``offset`` on."""
         self.file.seek(self.start + offset)
-        while chunk := self.file.read(CHUNK):
+        while chunk := self.file.read(PIECE_BYTES):
             yield chunk
 
 
@@ -73,8 +74,8 @@ def spool(source: IO[bytes], max_size: int) -> Raw:
     from tempfile import SpooledTemporaryFile  # 8 ms, which a run that ends before it need not pay
 
     # closed, and gone, with the process
-    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY, dir=spool_folder(os.environ))
-    while chunk := source.read(CHUNK):
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ))
+    while chunk := source.read(PIECE_BYTES):
         file.write(chunk)
         if file.tell() > max_size:
             break
@@ -94,7 +95,7 @@ def spooled(file: IO[bytes]) -> Raw:
     size = file.tell()
     raw = Raw(file, 0, size)
     mbox_line = _LINE.match(raw.head())
-    if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < HEADER_LIMIT:
+    if mbox_line and mbox_line[0].startswith(b"From ") and mbox_line.end() < MAX_HEADER_BYTES:
         raw = Raw(file, mbox_line.end(), size - mbox_line.end())
     if not raw.size:
         raise Ended(Outcome.NOT_A_MESSAGE, "empty input")
@@ -181,6 +182,42 @@ def _addresses(value: str) -> list[str]:
     return [address for _, address in pairs]
 
 
+# What a stranger said stands in the same Received field as the queue id: the name in HELO, in the first line; his
+# address, within a comment of Exim's; the recipient, behind "for". None of them can hold a line break, so a line says
+# who wrote it:
+#
+#     Postfix    Received: from HELO (NAME [ADDRESS])      Exim    Received: from NAME ([ADDRESS] helo=HELO)
+#                        by HOST (Postfix) with ESMTP id ID                by HOST with esmtp (Exim 4.98)
+#                        for <RECIPIENT>; DATE                             (envelope-from <SENDER>)
+#                                                                          id ID
+MAX_RECEIVED_BYTES = 4096  # of a field that are looked at
+_QUEUE_ID = rb"id[ \t]+([\w-]{5,50})(?=[\s;]|\Z)"
+
+# Both fold with a tab; a blank is what Postfix folds with where a line is too long, and so is a stranger's to place.
+_QUEUE_ID_LINE = re.compile(rb"(?:\A[^:]*: |\r?\n\t)(?:by \S+ (?:\([^()\r\n]*\) )?with \S+ )?" + _QUEUE_ID)
+_QUEUE_ID_CLAUSES = re.compile(rb"\bby[ \t]+\S+[ \t]+(?:with[ \t]+\S+[ \t]+)?" + _QUEUE_ID)
+_TOKEN = re.compile(rb'\\.|[()]|"(?:[^"\\]|\\.)*"|[^\\()"]+|.', re.DOTALL)
+
+
+def queue_id(head: bytes) -> str:
+    """Return the queue id that the topmost Received field of a message has, "" without one."""
+    received = next((field for name, field in fields(head) if name == b"received"), b"")[:MAX_RECEIVED_BYTES]
+    found = _QUEUE_ID_LINE.search(received)
+    if not found:  # another MTA's, on one line: of several that look alike, the MTA wrote the last
+        found = next(reversed([*_QUEUE_ID_CLAUSES.finditer(_without_comments(unfold(received)))]), None)
+    return found[1].decode() if found else ""
+
+
+def _without_comments(value: bytes) -> bytes:
+    """Return a field's value without comments and quoted strings (RFC 5322, 3.2)."""
+    kept, depth = [], 0
+    for token in _TOKEN.findall(value):
+        depth = max(0, depth + {b"(": 1, b")": -1}.get(token, 0))
+        if not depth and token not in (b"(", b")") and token[:1] != b'"':
+            kept.append(token)
+    return b"".join(kept)
+
+
 def split_address(address: str) -> tuple[str, str]:
     """Return local-part and domain, without brackets and quotes; no domain is ``""`` (RFC 5321, 4.1.2)."""
     address = address.strip(" \t").removeprefix("<").removesuffix(">")
@@ -206,7 +243,7 @@ def join_address(local_part: str, domain: str) -> str:
 
 def ascii_domain(domain: str) -> str:
     """Return a domain with A-labels, as Odoo has it: in letters it takes none (RFC 5891, 4.4)."""
-    if domain.isascii() or len(domain) > DOMAIN_LIMIT:
+    if domain.isascii() or len(domain) > MAX_DOMAIN_OCTETS:
         return domain
     from idna import IDNAError, encode  # requests brings it; few domains need it
 

@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-FIRST_ANSWERS = 1.0  # seconds that each answer may take until the service asks for the message
-CHUNK = 2**16  # bytes
+FIRST_ANSWERS_SECONDS = 1.0  # that each answer may take until the service asks for the message
+READ_BYTES = 2**16
 BROKEN = b"4.4.2 no whole answer from the mail gateway service, will try again\n"
 
 # For good are only the endings that the table of endings has (outcome.py); whatever else comes is to be tried again.
@@ -63,7 +63,7 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
         return _ending(refusals)  # nobody is left to take it, or somebody could not be served by a second message
     try:
         connection.settimeout(None)  # the deadline of the whole run ends it
-        for chunk in _transparent(iter(lambda: os.read(0, CHUNK), b"")):
+        for chunk in _transparent(iter(lambda: os.read(0, READ_BYTES), b"")):
             connection.sendall(chunk)
         return _ending([answers.next() for _ in range(len(pairs) - len(refusals))])
     except (OSError, Silent):
@@ -99,7 +99,7 @@ def _connect(service: str) -> _socket.socket:
     host, _, port = service.rpartition(":")
     family = _socket.AF_UNIX if service.startswith("/") else _socket.AF_INET6 if "[" in host else _socket.AF_INET
     connection = _socket.socket(family, _socket.SOCK_STREAM)
-    connection.settimeout(FIRST_ANSWERS)
+    connection.settimeout(FIRST_ANSWERS_SECONDS)
     try:
         connection.connect(service if family == _socket.AF_UNIX else (host.strip("[]"), int(port)))
     except (ValueError, OverflowError):  # no number, or none of a port
@@ -119,8 +119,8 @@ class _Answers:
         """Return the last line of the next answer. Raises OSError and Silent."""
         while True:
             while b"\n" not in self.received:
-                data = self.connection.recv(CHUNK)
-                if not data or len(self.received) > CHUNK:
+                data = self.connection.recv(READ_BYTES)
+                if not data or len(self.received) > READ_BYTES:
                     raise Silent
                 self.received += data
             line, _, self.received = self.received.partition(b"\n")
@@ -144,14 +144,7 @@ def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs
     if answers.next()[:1] != b"2" or ask("LHLO localhost")[0][:1] != b"2":
         raise Silent
     utf8 = "" if all(address.isascii() for address in [sender, *(a for pair in pairs for a in pair)]) else " SMTPUTF8"
-    if answers.takes_originals:
-        commands = [
-            f"RCPT TO:<{recipient}>" + f" ORCPT=rfc822;{_xtext(original)}" * bool(original)
-            for recipient, original in pairs
-        ]
-    else:  # a service from before an upgrade, or no service of ours
-        commands = [f"RCPT TO:<{original or recipient}>" for recipient, original in pairs]
-    mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *commands)
+    mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *_rcpt(pairs, answers.takes_originals))
     if mail[:1] != b"2":
         raise Silent
     refusals = []
@@ -167,6 +160,15 @@ def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs
         if data[:3] != b"354":
             return [data] * len(pairs)
     return refusals
+
+
+def _rcpt(pairs: list[tuple[str, str]], takes_originals: bool) -> list[str]:
+    """Return a RCPT command for each pair of recipient and original recipient."""
+    if not takes_originals:  # a service from before an upgrade, or no service of ours
+        return [f"RCPT TO:<{original or recipient}>" for recipient, original in pairs]
+    return [
+        f"RCPT TO:<{recipient}>" + f" ORCPT=rfc822;{_xtext(original)}" * bool(original) for recipient, original in pairs
+    ]
 
 
 def _transparent(chunks: Iterable[bytes]) -> Iterator[bytes]:

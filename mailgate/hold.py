@@ -1,4 +1,4 @@
-"""Keep mail that the database can't digest, in a Maildir, for the postmaster to look at and deliver again."""
+"""Hold: mail that the database can't take waits in a Maildir, for the postmaster to look at and deliver again."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from mailgate.envelope import Raw
 from mailgate.outcome import Ended, Outcome
 
 
-def keep(folder: str, added: bytes, raw: Raw) -> str:
+def store(folder: str, added: bytes, raw: Raw) -> str:
     """Write what would have been posted, byte for byte, to the Maildir ``folder`` and return the file's path.
 
     When it returns, the message is on the disk: the file and the names that lead to it are synced. Raises

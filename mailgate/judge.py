@@ -1,11 +1,14 @@
-"""Judge: what each answer of the database means; the tables of faults and of HTTP statuses."""
+"""Judge: what each answer of the database means; the tables of faults and of HTTP statuses.
+
+docs/odoo.md, "What a call answers", has the facts that they stand on.
+"""
 
 import re
 from typing import NamedTuple
 
 from mailgate.outcome import Ended, Outcome, Verdict
 
-ANSWER_LIMIT = 2**20  # bytes; the longest answer is a fault with its traceback, some kilobytes
+MAX_ANSWER_BYTES = 2**20  # the longest answer is a fault with its traceback, some kilobytes
 
 
 class Reply(NamedTuple):
@@ -28,6 +31,11 @@ STATUSES = {
     502: Outcome.CUT_OFF,
     504: Outcome.CUT_OFF,
 }
+
+# Who answers so has not taken the request, so that it can be sent again at once. 502 and 504 are not among them: the
+# proxy that says so may have passed the request on. Then the MTA tries again, minutes later, when the database knows
+# the message if it has it.
+NOT_TAKEN = (429, 503)
 
 # Faults, by their code and by how the exception in their text begins; the first row that fits counts.
 FAULTS = (
@@ -107,7 +115,7 @@ def user_id_of(reply: Reply) -> int:
         value = value_of(reply)
     except Ended as ended:
         outcome, cause, _ = ended.verdict
-        raise Ended(outcome if outcome.exit_status == 75 else Outcome.DATABASE_ERROR, f"login: {cause}") from None
+        raise Ended(outcome if outcome.is_temporary else Outcome.DATABASE_ERROR, f"login: {cause}") from None
     if type(value) is not int:
         raise Ended(Outcome.ACCESS_DENIED, "wrong login or password")
     return value
@@ -121,8 +129,8 @@ def value_of(reply: Reply) -> object:
         default = Outcome.SETTINGS if reply.status < 500 else Outcome.DATABASE_DOWN
         default = default if 300 <= reply.status <= 504 else Outcome.CUT_OFF
         raise Ended(STATUSES.get(reply.status, default), f"HTTP {reply.status}")
-    if len(reply.body) > ANSWER_LIMIT:
-        raise Ended(Outcome.CUT_OFF, f"an answer of more than {ANSWER_LIMIT} bytes")
+    if len(reply.body) > MAX_ANSWER_BYTES:
+        raise Ended(Outcome.CUT_OFF, f"an answer of more than {MAX_ANSWER_BYTES} bytes")
     try:
         (value,), _ = loads(reply.body)
     except Fault as fault:

@@ -6,13 +6,10 @@ What is printed is public; what is here is the operator's.
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from mailgate import trusted
 from mailgate.envelope import Envelope, fields, unfold
 from mailgate.outcome import Outcome, Verdict
-from mailgate.rules import Match
 
 KEYS = (
     "queue_id",
@@ -37,54 +34,91 @@ PRIORITIES = {
     Outcome.FAILED: "LOG_ERR",
 }
 PRIORITY_BY_STATUS = {0: "LOG_INFO", 65: "LOG_NOTICE", 67: "LOG_NOTICE", 75: "LOG_WARNING"}
-ITEM_LIMIT = 50  # items of a list in JSON
-VALUE_LIMIT = 1000  # characters of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
+MAX_ITEMS = 50  # items of a list in JSON
+MAX_VALUE_CHARACTERS = 1000  # of one value, 3000 of a list: some syslog daemons cut a line at 8 KiB
 
 
-def known(envelope: Envelope, head: bytes) -> dict[str, object]:
-    """Return what the log tells of a message before anything is done with it, by the keys of its line.
+class Facts:
+    """What the log tells of a message besides its ending; each attribute is a key of its line.
 
-    The Message-ID is the header's, as it stands. ``original_recipients`` has the places of ``recipients``, and nothing
-    where the MTA gave none.
+    A sender that is None is not known. ``original_recipients`` has the places of ``recipients``, and nothing where the
+    MTA gave none.
     """
-    originals = [recipient.original_recipient for recipient in envelope.recipients]
-    return {
-        "sender": envelope.sender,
-        "recipients": [recipient.address for recipient in envelope.recipients],
-        "original_recipients": originals if any(originals) else [],
-        "message_id": next((os.fsdecode(unfold(field)) for name, field in fields(head) if name == b"message-id"), ""),
-    }
+
+    def __init__(self, queue_id: str = "") -> None:
+        self.queue_id = queue_id
+        self.message_id = ""
+        self.sender: str | None = None
+        self.recipients: list[str] = []
+        self.original_recipients: list[str] = []
+        self.unmatched: list[str] = []
+        self.model = ""
+
+    def describe(self, envelope: Envelope, head: bytes) -> None:
+        """Take what envelope and header say before anything is done with the message; its id as it stands there."""
+        originals = [recipient.original_recipient for recipient in envelope.recipients]
+        self.sender = envelope.sender
+        self.recipients = [recipient.address for recipient in envelope.recipients]
+        self.original_recipients = originals if any(originals) else []
+        ids = (os.fsdecode(unfold(field)) for name, field in fields(head) if name == b"message-id")
+        self.message_id = next(ids, "")
+
+
+class Log:
+    """Where lines go, in which form, and the secret that none of them may hold.
+
+    ``target`` is "syslog", "stderr" or the path of a file; ``form`` is "text", or "json" for one object with the same
+    keys in the same order. Its methods raise nothing: what they tell of has happened.
+    """
+
+    def __init__(self, target: str = "syslog", form: str = "text", secret: str = "") -> None:
+        self.target, self.form, self.secret = target, form, secret
+
+    def message(self, facts: Facts, verdict: Verdict, seconds: float) -> None:
+        """Write the line of a message that has ended, after so many seconds."""
+        with contextlib.suppress(Exception):
+            verdict = verdict._replace(cause=masked(verdict.cause, self.secret))
+            priority = PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status]
+            write(self.target, priority, line(facts, verdict, seconds, self.form))
+
+    def event(self, priority: str, text: str) -> None:
+        """Write a line about the service itself."""
+        with contextlib.suppress(Exception):
+            text = masked(text, self.secret)
+            if self.form == "json":
+                from json import dumps
+
+                write(self.target, priority, dumps({"event": _cut(text)}))
+            else:
+                write(self.target, priority, f"event={quoted(text)}")
 
 
 def quoted(value: object) -> str:
     """Return a value in printable ASCII, in quotes where it needs them; None and "" are nothing at all."""
     text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
-    text = _cut(text, 3 * VALUE_LIMIT if isinstance(value, list) else VALUE_LIMIT)
+    text = _cut(text, 3 * MAX_VALUE_CHARACTERS if isinstance(value, list) else MAX_VALUE_CHARACTERS)
     if re.fullmatch(r"[!#-\[\]-~]*", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[^ -~]", lambda match: match[0].encode("unicode_escape").decode(), escaped) + '"'
 
 
-def _cut(text: str, limit: int = VALUE_LIMIT) -> str:
+def _cut(text: str, limit: int = MAX_VALUE_CHARACTERS) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def _short(value: object) -> object:
-    if isinstance(value, list) and len(value) > ITEM_LIMIT:
-        return [*map(_short, value[:ITEM_LIMIT]), f"... ({len(value)} items)"]
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        return [*map(_short, value[:MAX_ITEMS]), f"... ({len(value)} items)"]
     return _cut(value) if isinstance(value, str) else value
 
 
-def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: str = "text") -> str:
-    """Return the line; what is not known is empty, and no value can end the line or look like another key.
-
-    ``form`` is "text", or "json" for one object with the same keys in the same order.
-    """
+def line(facts: Facts, verdict: Verdict, seconds: float, form: str = "text") -> str:
+    """Return the line; what is not known is empty, and no value can end the line or look like another key."""
     outcome, cause, record_id = verdict
     values = {
-        **facts,
-        "sender": "<>" if facts.get("sender") == "" else facts.get("sender"),  # nobody; None is not known
+        **vars(facts),
+        "sender": "<>" if facts.sender == "" else facts.sender,
         "outcome": outcome.name.lower(),
         "status_code": outcome.status_code,
         "record_id": record_id,
@@ -94,44 +128,20 @@ def line(facts: Mapping[str, object], verdict: Verdict, seconds: float, form: st
     if form == "json":
         from json import dumps
 
-        return dumps({key: _short(values.get(key)) for key in KEYS})
-    return " ".join(f"{key}={quoted(values.get(key))}" for key in KEYS)
-
-
-def write(facts: Mapping[str, Any], verdict: Verdict, seconds: float) -> None:
-    """Write the line of a message to where ``facts["log"]`` says (see ``write_to``), without the secret.
-
-    Raises nothing: the message has ended, and its log can't change that.
-    """
-    with contextlib.suppress(Exception):
-        target, form = facts["log"]
-        if facts.get("secret"):
-            verdict = verdict._replace(cause=masked(verdict.cause, facts["secret"]))
-        text = line(facts, verdict, seconds, form)
-        write_to(target, PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status], text)
+        return dumps({key: _short(values[key]) for key in KEYS})
+    return " ".join(f"{key}={quoted(values[key])}" for key in KEYS)
 
 
 def masked(text: str, secret: str) -> str:
     """Return the text without the secret where that stands alone: the password ``admin`` is no administrator's."""
+    if not secret:
+        return text
     before = r"(?<!\w)" if re.match(r"\w", secret) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", secret) else ""
     return re.sub(f"{before}{re.escape(secret)}{after}", "********", text)
 
 
-def event(facts: Mapping[str, Any], priority: str, text: str) -> None:
-    """Write a line about the service itself. Raises nothing."""
-    with contextlib.suppress(Exception):
-        target, form = facts["log"]
-        text = masked(text, facts["secret"])
-        if form == "json":
-            from json import dumps
-
-            write_to(target, priority, dumps({"event": _cut(text)}))
-        else:
-            write_to(target, priority, f"event={quoted(text)}")
-
-
-def write_to(target: str, priority: str, text: str) -> None:
+def write(target: str, priority: str, text: str) -> None:
     """Write a line to ``syslog``, to ``stderr`` or to the file of that name, and to syslog when that fails.
 
     A person at a terminal sees it too.
@@ -154,20 +164,10 @@ def write_to(target: str, priority: str, text: str) -> None:
         syslog.syslog(getattr(syslog, priority), text)
 
 
-def where(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Say what an exception nobody foresaw was, and where it came from, on one line."""
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
     place = traceback and f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
     return f"{type(error).__name__}: {error} ({place})"
-
-
-def explanation(matches: Iterable[Match]) -> bytes:
-    """Return what a dry run found, a line for each recipient, for a person."""
-    lines = []
-    for match in matches:
-        known_as = ", else as ".join(map(quoted, match.addresses))
-        found = f"delivered as {known_as} ({match.rule})" if match.rule else "no rule matches"
-        lines.append(f"{quoted(match.recipient.address)}: {found}\n")
-    return "".join(lines).encode()

@@ -7,7 +7,8 @@ front is enough; several References it joins. ancestry.py says which ids the mes
 Delivered-To counts as To for the database: an alias in Cc would take an answer away from its thread, and the bounce
 address there would make an order vanish. So only who stands in no field that it reads anyway gets one. One field with
 a list is what every Odoo from 14 on reads whatever its Python. Where the message has a field of its own, Odoo 14 joins
-the two with a blank, so that ours ends with a comma (RFC 5322, 4.4: a list may have empty elements).
+the two with a blank, so that ours ends with a comma (RFC 5322, 4.4: a list may have empty elements). docs/odoo.md,
+"Which fields name a recipient", has what each version reads.
 """
 
 import os
@@ -34,7 +35,7 @@ _TOKENS = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ADDRESS = re.compile(rb"[^@]+@[A-Za-z0-9.-]+")
-LINE_LIMIT = 998  # characters (RFC 5322, 2.1.1)
+MAX_LINE_CHARACTERS = 998  # (RFC 5322, 2.1.1)
 
 
 def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[bytes, str]:
@@ -63,7 +64,7 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
 
     first_line_end = re.search(rb"\r?\n", head)
     line_end = first_line_end[0] if first_line_end else b"\n"
-    lines = (field.replace(b" <", line_end + b" <") if len(field) > LINE_LIMIT else field for field in added)
+    lines = (field.replace(b" <", line_end + b" <") if len(field) > MAX_LINE_CHARACTERS else field for field in added)
     return b"".join(field + line_end for field in lines), os.fsdecode(message_id)
 
 

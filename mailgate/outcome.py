@@ -5,6 +5,7 @@ RFC 3463. Both MTAs take 75, and no other status, for "try again later"; Postfix
 the printed line overrule the exit status, so they stand in one row.
 """
 
+import os
 from enum import Enum
 from typing import NamedTuple
 
@@ -37,6 +38,11 @@ class Outcome(Enum):
         self.reply_code = reply_code
         self.status_code = status_code
         self.text = text
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the MTA keeps the message and tries again."""
+        return self.exit_status == os.EX_TEMPFAIL
 
     @property
     def reply(self) -> str:

@@ -1,9 +1,9 @@
 """One delivery of a message at a time on this host, and none once the database's answer is final.
 
 The database looks for a known Message-ID only when a call begins: two calls at the same time make two records. And
-what it makes no record of (a bounce, a notice to the sender) it does again at every call. So each Message-ID has a
-file in the state folder, and who holds its lock may deliver; the kernel lifts the lock when the process ends, however
-it ends. The file's first line is what the last delivery left behind:
+what it makes no record of (a bounce, a notice to the sender) it does again at every call (docs/odoo.md, "The same
+message twice"). So each Message-ID has a file in the state folder, and who holds its lock may deliver; the kernel lifts
+the lock when the process ends, however it ends. The file's first line is what the last delivery left behind:
 
     begun TIME                                 the database may have been working on the message since then
     answered TIME KEY OUTCOME RECORD_ID CAUSE  its answer to the delivery that KEY stands for is final
@@ -27,13 +27,13 @@ from mailgate.settings import Settings
 AMBIGUOUS = (Outcome.CUT_OFF, Outcome.FAILED)
 FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
 
-KEEP = 14 * 24 * 3600  # seconds; longer than an MTA tries (Postfix five days, Exim as we set it up eight)
-# Seconds. What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
-KEEP_HELD = 24 * 3600
-AT_ONCE = 0.1  # seconds in which a second note is not worth its while
-WAIT = 5.0  # seconds that one delivery waits for another of the same message; an MTA's process or connection is held
-PAUSE = 0.1  # seconds between two tries to get the lock
-CAUSE_LIMIT = 500  # characters
+KEEP_SECONDS = 14 * 24 * 3600  # longer than an MTA tries (Postfix five days, Exim as we set it up eight)
+# What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
+KEEP_HELD_SECONDS = 24 * 3600
+AT_ONCE_SECONDS = 0.1  # in which a second note is not worth its while
+WAIT_SECONDS = 5.0  # that one delivery waits for another of the same message; an MTA's process or connection is held
+PAUSE_SECONDS = 0.1  # between two tries to get the lock
+MAX_CAUSE_CHARACTERS = 500
 BEGUN = b"begun "
 
 
@@ -53,10 +53,10 @@ class Claim:
         self.begun = 0.0  # seconds since 1970; 0 is not
         self.was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
 
-    def begin(self) -> None:
+    def note_begun(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
         now = time.time()
-        if 0 <= now - self.begun < AT_ONCE:
+        if 0 <= now - self.begun < AT_ONCE_SECONDS:
             return
         try:
             self._note(f"begun {now:.3f}")
@@ -72,7 +72,7 @@ class Claim:
         if verdict.outcome in AMBIGUOUS:  # up to now it may have begun: a busy server takes calls late
             line = f"begun {time.time():.3f}"
         elif verdict.outcome in FOR_GOOD:
-            cause = " ".join(verdict.cause[:CAUSE_LIMIT].encode("ascii", "backslashreplace").decode().split())
+            cause = " ".join(verdict.cause[:MAX_CAUSE_CHARACTERS].encode("ascii", "backslashreplace").decode().split())
             line = f"answered {time.time():.3f} {self.key} {verdict.outcome.name} {verdict.record_id or 0} {cause}"
         self.begun = 0.0  # the call is over: what goes wrong after it is no ending of its own
         with contextlib.suppress(OSError):  # it has ended so, whatever becomes of the note
@@ -91,7 +91,7 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next
     try from another delivery of the same message, which the database is asked about. Raises Taken when another delivery
-    does not end before ``until`` (of the monotonic clock) and within WAIT seconds, Ended(IN_PROGRESS) when the database
+    does not end before ``until`` (of the monotonic clock) and within WAIT_SECONDS, Ended(IN_PROGRESS) when the database
     may still be working on an earlier one, Ended(SETTINGS) when what is in the folder is not ours, and OSError when it
     can't be used.
     """
@@ -110,7 +110,7 @@ def claim(settings: Settings, message_id: str, queue_id: str, added: bytes, unti
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     _check(folder, os.lstat(folder))
-    descriptor = _lock(path, min(until, time.monotonic() + WAIT))
+    descriptor = _lock(path, min(until, time.monotonic() + WAIT_SECONDS))
     try:
         if name[2] == "0":  # one in sixteen, for the folder may be large
             _sweep(folder)
@@ -151,7 +151,7 @@ def _lock(path: str, until: float) -> int:
         except BlockingIOError:
             if time.monotonic() >= until:
                 raise Taken from None
-            time.sleep(PAUSE)
+            time.sleep(PAUSE_SECONDS)
         finally:
             if not locked:
                 os.close(descriptor)
@@ -180,7 +180,7 @@ def _answer(descriptor: int, key: str, read_timeout: float) -> Verdict | None:
             case ["answered", answered, known, outcome, record_id, cause] if key != "-":
                 # What is to be held is so for each delivery, but not for ever.
                 # (A moment to come is one that was rounded, or the clock was set back.)
-                if known == key if outcome != "HELD" else abs(now - float(answered)) < KEEP_HELD:
+                if known == key if outcome != "HELD" else abs(now - float(answered)) < KEEP_HELD_SECONDS:
                     before = f"{cause}; answered before" if cause else "answered before"
                     return Verdict(Outcome[outcome], before, int(record_id) or None)
     return None
@@ -190,7 +190,7 @@ def _sweep(folder: str) -> None:
     """Remove what no MTA will ask for any more, unless somebody has it; what can't be removed is for the next one."""
 
     def is_old(status: os.stat_result) -> bool:
-        return status.st_mtime < time.time() - KEEP
+        return status.st_mtime < time.time() - KEEP_SECONDS
 
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):

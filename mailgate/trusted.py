@@ -1,4 +1,4 @@
-"""Trust: can anybody but root and the user that runs this write a file, or put another one in its place?
+"""Trust: nobody except root and the user that runs this may write a file, or put another one in its place.
 
 The rule is for the settings file, the files that it names, the log, and the folders for state and held mail. Their
 owner is root or who runs this; nobody else, no group either, may write them or the folder in which they stand. A

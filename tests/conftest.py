@@ -4,12 +4,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support.endpoint import Endpoint
+from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
 from support.service import Service, running
@@ -18,7 +19,28 @@ from support.trials import table
 
 LEFT_OUT = pytest.StashKey[list[str]]()
 ACCOUNTS = pytest.StashKey[list[tuple[str, str, Counter[str]]]]()
+LEFT_OUT_NAME = "left_out"  # of the same in what a process of pytest-xdist reports
 ALLOWED = "beside the checkout"  # the real bounces aren't ours to copy, and need not be there
+
+# The long files, in seconds: `make test` has two processes, each plays a file at a time, and the short ones come last,
+# so that both end at about the same time.
+SECONDS = {
+    "test_mail_database.py": 180,
+    "test_reports.py": 130,
+    "test_bytes.py": 100,
+    "test_mail_database_cases.py": 80,
+    "test_endings.py": 60,
+    "test_lmtp_abuse.py": 60,
+    "test_routing.py": 45,
+    "test_directory.py": 35,
+    "test_workers.py": 30,
+    "test_systemd.py": 30,
+    "test_redirections.py": 30,
+    "test_mail_database_abuse.py": 30,
+    "test_state.py": 30,
+    "test_lmtp.py": 30,
+    "test_database.py": 25,
+}
 
 # What needs servers that not every machine has: the marker, what these are, and what runs the tests.
 SERVERS = {"odoo": ("a real Odoo 19", "make test-odoo"), "mta": ("real mail servers", "make test-mta")}
@@ -31,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: -SECONDS.get(item.path.name, 0))
     config.stash[LEFT_OUT] = []
     for marker, (servers, command) in SERVERS.items():
         left_out = [item for item in items if item.get_closest_marker(marker) and not config.getoption(f"--{marker}")]
@@ -55,10 +78,21 @@ def accounts(pytestconfig: pytest.Config) -> list[tuple[str, str, Counter[str]]]
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of pytest-xdist's processes: it has no terminal
+        session.config.workeroutput[LEFT_OUT_NAME] = session.config.stash[LEFT_OUT]
+        return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter
     skipped = [report for report in reporter.stats.get("skipped", []) if ALLOWED not in str(report.longrepr)]
     if session.config.getoption("--no-skips") and skipped and not exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: it can be switched off
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Keep what a process of pytest-xdist left out: all of them leave out the same."""
+    if left_out := getattr(node, "workeroutput", {}).get(LEFT_OUT_NAME):
+        node.config.stash[LEFT_OUT] = left_out
 
 
 @pytest.fixture
@@ -66,6 +100,15 @@ def endpoint() -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+@pytest.fixture
+def gate(endpoint: Endpoint) -> Iterator[Gate]:
+    """What the endpoint answers with, until a test says otherwise; at the end it is open."""
+    waiting = Gate()
+    endpoint.answers = [waiting]
+    yield waiting
+    waiting.opened.set()
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from support.endpoint import http
 from support.mail_database_server import Server, command
@@ -93,7 +95,22 @@ def pick(table: dict) -> tuple:
     return name, table[name][1]
 
 
-def soak(database: Behind, way: str, count: int, restart) -> tuple[Counter[str], Counter[str], Counter[str], float]:
+def disturb(mta: Postfix, restart: Callable[[], object]) -> Counter[str]:
+    """Kill the gateways, have the database server start anew, or do nothing: at random; return what has happened."""
+    event = random.choices(["kill", "restart", ""], [4, 1, 5])[0]
+    if event == "kill":
+        killed = mta.kill_gateways(signal.SIGKILL)
+        mta.serve()
+        return Counter({"gateway processes killed": killed})
+    if event == "restart":
+        restart()
+        return Counter({"restarts of the database server": 1})
+    return Counter()
+
+
+def soak(
+    database: Behind, way: str, count: int, restart: Callable[[], object]
+) -> tuple[Counter[str], Counter[str], Counter[str], float]:
     """Return the endings of the messages, their kinds, what has gone wrong meanwhile, and the seconds that it took."""
     began = time.monotonic()
     happened: Counter[str] = Counter()
@@ -125,19 +142,11 @@ def soak(database: Behind, way: str, count: int, restart) -> tuple[Counter[str],
             senders = [threading.Thread(target=send_all) for _ in range(SENDERS)]
             for sender in senders:
                 sender.start()
-            # Postfix puts off all for a service that failed, tried or not: so until the most of it has been tried.
-            while any(sender.is_alive() for sender in senders) or len(mta.queue()) > count / 20:
+            # Postfix defers all for a service that failed, tried or not: so until the most of it has been tried.
+            while time.monotonic() < began + LIMIT / 2 and (waiting or len(mta.queue()) > count / 20):
                 time.sleep(random.uniform(1, 3))
                 mta.flush()
-                event = random.choices(["kill", "restart", ""], [4, 1, 5])[0]
-                if event == "kill":
-                    happened["gateway processes killed"] += mta.kill_gateways(signal.SIGKILL)
-                    mta.serve()
-                elif event == "restart":
-                    happened["restarts of the database server"] += 1
-                    restart()
-                if time.monotonic() > began + LIMIT / 2:
-                    break
+                happened.update(disturb(mta, restart))
                 print(f"\r{len(waiting)} to come, {len(mta.queue())} in the queue  ", end="", flush=True)
             for sender in senders:
                 sender.join()
@@ -250,7 +259,7 @@ def main() -> int:
     parser.add_argument("--database", type=int, default=5000, metavar="NUMBER")
     parser.add_argument("--odoo", type=int, default=500, metavar="NUMBER")
     options = parser.parse_args()
-    results = {}
+    results: dict[str, Any] = {}
     for name, soak_it, count in [
         ("mail_database", into_mail_database, options.database),
         ("Odoo 19", into_odoo, options.odoo),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.endpoint import Endpoint, fault, http, returns, traceback
 from support.gateway import ENVIRONMENT, Gateway, Result
 
-from mailgate.envelope import HEADER_LIMIT
+from mailgate.envelope import MAX_HEADER_BYTES
 from mailgate.shapes import too_slow
 
 TESTS = Path(__file__).parent
@@ -32,19 +32,20 @@ def run(gateway: Gateway, tmp_path: Path) -> Iterator[Run]:
     """The program, its imports done once for all runs."""
     gateway.command(STATE=None)  # the same message comes again and again, and is answered otherwise
     message_path = tmp_path / "message"
-    command = [sys.executable, TESTS / "support" / "forkserver.py"]
+    command = [sys.executable, str(TESTS / "support" / "forkserver.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd="/", text=True
     ) as server:
         assert server.stdin
         assert server.stdout
+        jobs, answers = server.stdin, server.stdout
 
         def run(message: bytes, *arguments: bytes) -> Result:
             message_path.write_bytes(message)
             argv = [b"--env-file", os.fsencode(gateway.env_file), *arguments]
             job = {"argv": [argument.hex() for argument in argv], "message": str(message_path)}
-            print(json.dumps(job), file=server.stdin, flush=True)
-            answer = json.loads(server.stdout.readline())
+            print(json.dumps(job), file=jobs, flush=True)
+            answer = json.loads(answers.readline())
             return Result(answer["status"], bytes.fromhex(answer["out"]), b"", "")
 
         yield run
@@ -133,7 +134,9 @@ def test_any_message_with_any_envelope(
     if not without_mbox_line(message):
         assert result.status == 65
     elif b"info@example.com" in recipients:
-        is_held = too_slow(without_mbox_line(message)[:HEADER_LIMIT])  # and the database is asked for its version only
+        is_held = too_slow(
+            without_mbox_line(message)[:MAX_HEADER_BYTES]
+        )  # and the database is asked for its version only
         assert len(deliveries) == (not is_held)
 
 

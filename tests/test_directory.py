@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -12,17 +13,17 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Answer, Endpoint, Request, drip, hang, returns
-from support.mail_database_server import PASSWORD, Server, command
+from support.mail_database_server import PASSWORD, Server, served
 from support.odoo.server import Odoo
 from support.service import Client, Service, running
 
-from mailgate.addresses import PAGE
-from mailgate.directory import PATIENCE, QUESTIONS
+from mailgate.alias_list import PAGE_ROWS
 from mailgate.outcome import Outcome
+from mailgate.service.directory import MAX_QUESTIONS, PATIENCE_SECONDS
 
 KNOWN = "250 2.1.5 one of ours"
 UNKNOWN = Outcome.UNKNOWN_RECIPIENT.reply
-PUT_OFF = Outcome.NO_ANSWER.reply
+DEFERRED = Outcome.NO_ANSWER.reply
 WORLD = """{
   "alias_domains": [{"name": "example.com", "catchall": "catchall", "bounce": "bounce"},
                     {"name": "second.example", "catchall": "all", "bounce": "returns"},
@@ -59,11 +60,8 @@ ADDRESSES = {
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Server]:
-    store = f"sqlite:///{tmp_path}/mail.db"
-    command(store, "load", "/dev/stdin", text=WORLD)
-    server = Server(store)
-    yield server
-    server.stop()
+    with served(f"sqlite:///{tmp_path}/mail.db", json.loads(WORLD)) as server:
+        yield server
 
 
 def service_before(folder: Path, url: str, **settings: object) -> Service:
@@ -75,12 +73,18 @@ def test_an_address_is_refused_as_the_database_would(tmp_path: Path, database: S
         assert dict(zip(ADDRESSES, client.begin(*ADDRESSES), strict=True)) == ADDRESSES
 
 
-def test_the_operators_rules_count_as_well(tmp_path: Path, database: Server) -> None:
-    settings = {"ALIAS_DOMAINS": "example.com", "RECIPIENT_DELIMITER": "+"}
-    with running(service_before(tmp_path, database.url, **settings)) as service, service.client() as client:
-        answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com")
-        assert answers == [KNOWN, UNKNOWN, UNKNOWN]
-        assert client.data(b"Subject: x\r\n\r\n") == ["250 2.0.0 delivered"]
+def test_the_list_takes_the_place_of_the_settings(tmp_path: Path, database: Server) -> None:
+    """An alias that the operator has not written down yet is not refused; the log says that it is missing, once."""
+    settings = {"ALIAS_DOMAINS": "example.com", "ALIASES": "old@example.com", "RECIPIENT_DELIMITER": "+"}
+    service = service_before(tmp_path, database.url, **settings)
+    service.runs_first("from mailgate.service import directory; directory.REFRESH_SECONDS = 0.05")
+    with running(service), service.client() as client:
+        answers = client.begin("info+tag@example.com", "all@second.example", "x+y@example.com", "old@example.com")
+        assert answers == [KNOWN, KNOWN, UNKNOWN, UNKNOWN]
+        assert client.data(b"Subject: x\r\n\r\n", 2) == ["250 2.0.0 delivered"] * 2
+        service.wait_for("settings leave out: all@second.example, bounce@xn--mller-kva.example, ")
+        assert client.begin("nobody@example.com") == [UNKNOWN]
+    assert service.text().count("settings leave out") == 1
 
 
 def test_a_model_for_what_no_alias_takes_takes_all(tmp_path: Path, database: Server) -> None:
@@ -106,9 +110,9 @@ def test_a_new_alias_is_known_at_once_and_an_old_one_without_the_database(tmp_pa
             assert client.begin("new@example.com") == [KNOWN]
             for address, expected in ADDRESSES.items():
                 answer = client.say(f"RCPT TO:<{address}>")
-                assert answer == (PUT_OFF if expected == UNKNOWN else expected)
-            # a second delivery for who was put off would be taken for a copy, so all wait
-            assert client.say("DATA") == PUT_OFF
+                assert answer == (DEFERRED if expected == UNKNOWN else expected)
+            # a second delivery for a deferred recipient would be taken for a copy, so all wait
+            assert client.say("DATA") == DEFERRED
         finally:
             database.start()
 
@@ -119,7 +123,7 @@ def test_the_list_outlives_a_reload_while_the_database_is_away(tmp_path: Path, d
         database.stop()
         service.send_signal(signal.SIGHUP)
         service.wait_for("read anew")
-        assert client.begin("info@example.com", "nobody@example.com") == [KNOWN, PUT_OFF]
+        assert client.begin("info@example.com", "nobody@example.com") == [KNOWN, DEFERRED]
         database.start()
 
 
@@ -130,7 +134,7 @@ def test_a_database_that_hangs_is_waited_for_once(tmp_path: Path, endpoint: Endp
         began = time.monotonic()
         with service.client() as client:
             assert client.begin(*(f"nobody{number}@example.com" for number in range(20))) == [KNOWN] * 20
-        assert time.monotonic() - began < 3 * PATIENCE
+        assert time.monotonic() - began < 3 * PATIENCE_SECONDS
 
 
 def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -145,7 +149,7 @@ def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoin
         endpoint.close()
         with service.client() as client:
             assert client.begin("nobody@example.com") == [KNOWN]
-            assert client.data(b"Subject: x\r\n\r\n") == [PUT_OFF]
+            assert client.data(b"Subject: x\r\n\r\n") == [DEFERRED]
 
 
 def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_path: Path, database: Server) -> None:
@@ -157,8 +161,8 @@ def test_who_turns_out_to_be_unknown_gets_his_own_answer_after_the_message(tmp_p
         assert client.begin("nobody@example.com", "info@example.com") == [KNOWN] * 2
         database.start()
         with service.client() as other:
-            answers = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
-            assert next(answer for answer in answers if answer != KNOWN) == UNKNOWN
+            tries = (other.begin("nobody@example.com")[0] for _ in iter(lambda: other.say("RSET"), ""))
+            assert next(answer for answer in tries if answer != KNOWN) == UNKNOWN
         answers = client.data(b"Message-ID: <1@b>\r\nSubject: x\r\n\r\n", 2)
         assert answers == [UNKNOWN, "250 2.0.0 delivered"]
 
@@ -212,7 +216,7 @@ def test_a_list_may_be_longer_than_an_answer(tmp_path: Path) -> None:
 def test_a_list_that_never_ends_is_none(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.version = returns({"server_version_info": [19, 0]})
     row = {"id": 1, "name": "x", "bounce_email": "x", "catchall_email": "x", "default_from_email": "x"}
-    endpoint.answers = [returns([row] * PAGE)]
+    endpoint.answers = [returns([row] * PAGE_ROWS)]
     with running(Service(tmp_path, URL=endpoint.url)) as service:
         service.wait_for("mail.alias.domain answers is not in the order")
 
@@ -223,7 +227,7 @@ def test_who_goes_while_the_database_is_asked_leaves_no_file_behind(tmp_path: Pa
         service = closing.enter_context(running(Service(tmp_path, URL=database.url)))
         service.wait_for("the alias list is read")
         before = len(service.open_files)
-        clients = [service.client() for _ in range(QUESTIONS)]
+        clients = [service.client() for _ in range(MAX_QUESTIONS)]
         for client in clients:
             assert client.begin("jobs@example.com") == [KNOWN]
             assert client.say("DATA").startswith("354 ")
@@ -236,7 +240,7 @@ def test_who_goes_while_the_database_is_asked_leaves_no_file_behind(tmp_path: Pa
         assert database.held.wait(60)
         for client in clients:
             client.close()
-        until = time.monotonic() + PATIENCE / 2  # while they would still wait
+        until = time.monotonic() + PATIENCE_SECONDS / 2  # while they would still wait
         while len(service.open_files) > before + 1:  # the connection to the database
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -282,23 +286,23 @@ def test_a_guess_costs_a_question_about_it_and_no_reading_of_the_list(tmp_path: 
         service.wait_for("the alias list is read")
         whole, before = database.whole, len(database.requests)
         with service.client() as client:
-            guesses = [f"guess{number}@example.com" for number in range(2 * QUESTIONS)]
+            guesses = [f"guess{number}@example.com" for number in range(2 * MAX_QUESTIONS)]
             assert client.begin(*guesses) == [UNKNOWN] * len(guesses)
             assert client.say("RSET").startswith("250 ")
             assert client.begin(f"{names[7]}@example.com") == [KNOWN]
         assert database.whole == whole
         assert len(database.requests) - before == 2 * len(guesses)  # for an alias, and for an alias domain
         busiest = max(sum(since <= at < since + 1 for at in database.asked) for since in database.asked)
-        assert busiest <= 1.5 * QUESTIONS  # an answer may be late, and the next one in time
+        assert busiest <= 1.5 * MAX_QUESTIONS  # an answer may be late, and the next one in time
 
 
-def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_put_off(tmp_path: Path) -> None:
+def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_deferred(tmp_path: Path) -> None:
     with contextlib.closing(Listing(["info"])) as database, contextlib.ExitStack() as closing:
         closing.callback(database.goes_on.set)
         service = closing.enter_context(running(Service(tmp_path, URL=database.url)))
         service.wait_for("the alias list is read")
         database.held.clear()
-        clients = [closing.enter_context(service.client()) for _ in range(QUESTIONS + 5)]
+        clients = [closing.enter_context(service.client()) for _ in range(MAX_QUESTIONS + 5)]
         for number, client in enumerate(clients):
             client.send(b"MAIL FROM:<>\r\nRCPT TO:<guess%d@example.com>\r\n" % number)
         assert database.held.wait(60)
@@ -306,7 +310,7 @@ def test_more_guesses_at_a_time_than_the_database_is_asked_about_are_put_off(tmp
             assert client.begin("one-more@example.com", "info@example.com") == [Outcome.BUSY.reply, KNOWN]
         database.goes_on.set()
         answers = [(client.answer()[:3], client.answer())[1] for client in clients]
-        assert answers.count(UNKNOWN) == QUESTIONS
+        assert answers.count(UNKNOWN) == MAX_QUESTIONS
         assert answers.count(Outcome.BUSY.reply) == 5
 
 
@@ -314,7 +318,7 @@ def test_a_database_that_never_ends_its_answer_is_asked_by_a_new_service(tmp_pat
     """A call can be given up after fourteen minutes; here it is a second."""
     endpoint.version = drip
     service = Service(tmp_path, URL=endpoint.url)
-    service.command[1:3] = ["-c", "from mailgate import lmtp; lmtp.DEADLINE = 1.0; lmtp.WATCH = 0.1; lmtp.run()"]
+    service.runs_first("from mailgate.service import service; service.DEADLINE = 1.0; service.WATCH_SECONDS = 0.1")
     service.start()
     assert service.process
     try:

@@ -158,7 +158,7 @@ def test_an_unknown_recipient_costs_no_network_traffic_and_no_requests(gateway: 
     command[1:1] = ["-X", "importtime"]
     finished = subprocess.run(command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False)
     assert finished.returncode == 67
-    assert b"mailgate.rules" in finished.stderr
+    assert b"mailgate.addresses" in finished.stderr
     assert b"requests" not in finished.stderr
 
 
@@ -395,8 +395,8 @@ def test_a_log_that_blocks_does_not_spoil_the_status(gateway: Gateway, endpoint:
     """The mail server would kill it, and try again. Here it has a second to say what it did."""
     copy = copy_program(tmp_path)
     text = copy.read_text()
-    assert "TO_SAY = 10.0" in text
-    copy.write_text(text.replace("TO_SAY = 10.0", "TO_SAY = 1.0"))
+    assert "SAY_WITHIN_SECONDS = 10.0" in text
+    copy.write_text(text.replace("SAY_WITHIN_SECONDS = 10.0", "SAY_WITHIN_SECONDS = 1.0"))
     log = tmp_path / "fifo"
     os.mkfifo(log)
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
@@ -427,8 +427,8 @@ def copy_program(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "break_it",
     [
-        "echo 'raise ImportError' > mailgate/rules.py",
-        "echo 'syntax error' >> mailgate/rules.py",
+        "echo 'raise ImportError' > mailgate/addresses.py",
+        "echo 'syntax error' >> mailgate/addresses.py",
         "echo 'raise SystemExit(0)' >> mailgate/message.py",
         "echo 'raise ImportError' > requests.py",
         "echo 'def judge(*_): raise KeyError' >> mailgate/judge.py",

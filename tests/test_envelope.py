@@ -17,8 +17,8 @@ from support.gateway import ENVIRONMENT, Gateway
 
 from mailgate.arguments import Arguments, Usage, parse_arguments
 from mailgate.envelope import (
-    HEADER_LIMIT,
-    SPOOL_IN_MEMORY,
+    MAX_HEADER_BYTES,
+    SPOOL_IN_MEMORY_BYTES,
     Envelope,
     Recipient,
     envelope_of,
@@ -162,7 +162,7 @@ def test_no_recipient_is_to_be_found() -> None:
         (b"From x\nFrom y\n", b"From y\n"),
         (b"From: x@y\n", b"From: x@y\n"),
         (b">From x@y\nA: b\n", b">From x@y\nA: b\n"),
-        (b"From " + b"x" * HEADER_LIMIT + b"\nA: b\n", b"From " + b"x" * HEADER_LIMIT + b"\nA: b\n"),
+        (b"From " + b"x" * MAX_HEADER_BYTES + b"\nA: b\n", b"From " + b"x" * MAX_HEADER_BYTES + b"\nA: b\n"),
         (b"\0\xff\r\n\r" * 400_000, b"\0\xff\r\n\r" * 400_000),
     ],
 )
@@ -171,14 +171,14 @@ def test_the_message_is_what_was_read_without_the_mbox_line(data: bytes, expecte
     with raw.file:
         assert b"".join(raw.chunks()) == expected
         assert raw.size == len(expected)
-        assert raw.head() == expected[:HEADER_LIMIT]
+        assert raw.head() == expected[:MAX_HEADER_BYTES]
         assert b"".join(raw.chunks(3)) == expected[3:]
 
 
 def test_a_large_message_is_on_the_disk_and_has_no_name_there(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    raw = spool(io.BytesIO(b"x" * (SPOOL_IN_MEMORY + 1)), max_size=2**30)
+    raw = spool(io.BytesIO(b"x" * (SPOOL_IN_MEMORY_BYTES + 1)), max_size=2**30)
     with raw.file:
         assert raw.file.fileno() > 2
         assert list(tmp_path.iterdir()) == []

@@ -24,11 +24,6 @@ MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\n.dot\nbody\n"
 NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
 
 
-@pytest.fixture
-def gateway(tmp_path: Path, endpoint: Endpoint) -> Gateway:
-    return Gateway(tmp_path, URL=endpoint.url)
-
-
 def hand_over(gateway: Gateway, service: str | Path, *arguments: str, message: bytes = MESSAGE) -> Result:
     """Run the pipe with --service, for info@example.com unless the arguments say otherwise."""
     return gateway.run(

@@ -1,19 +1,20 @@
 """Judge: an answer is a value, and so is what it means."""
 
 import xmlrpc.client
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.endpoint import traceback
 
-from mailgate.judge import ANSWER_LIMIT, Reply, judge
+from mailgate.judge import MAX_ANSWER_BYTES, Reply, judge
 from mailgate.outcome import Outcome, Verdict
 
 DEFERRED = {outcome for outcome in Outcome if outcome.exit_status == 75}
 
 
-def answer(value: object) -> Reply:
+def answer(value: Any) -> Reply:
     return Reply(200, xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode())
 
 
@@ -33,13 +34,13 @@ def test_what_is_no_answer_to_the_call_keeps_the_mail_in_the_queue(status: int, 
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text("ab"), lambda x: st.lists(x)))
-def test_only_an_id_false_or_none_is_an_ending_for_good(value: object) -> None:
+def test_only_an_id_false_or_none_is_an_ending_for_good(value: Any) -> None:
     expected = {True: DEFERRED, False: {Outcome.ACCEPTED}, None: {Outcome.DROPPED}}
     assert judge(answer(value)).outcome in (expected[value] if value is None or isinstance(value, bool) else DEFERRED)
 
 
 @given(st.integers() | st.text(), st.text())
-def test_a_fault_nobody_knows_keeps_the_mail(code: object, text: str) -> None:
+def test_a_fault_nobody_knows_keeps_the_mail(code: Any, text: str) -> None:
     if isinstance(code, int) and not -(2**31) < code < 2**31:
         code = 0
     body = xmlrpc.client.dumps(xmlrpc.client.Fault(code, text), methodresponse=True).encode("utf-8", "replace")
@@ -114,4 +115,4 @@ def test_a_server_in_trouble_holds_no_mail(exception: str) -> None:
 
 
 def test_an_answer_that_is_too_long_is_none() -> None:
-    assert judge(Reply(200, answer(42).body + b" " * ANSWER_LIMIT)).outcome is Outcome.CUT_OFF
+    assert judge(Reply(200, answer(42).body + b" " * MAX_ANSWER_BYTES)).outcome is Outcome.CUT_OFF

@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from support.endpoint import KEPT_ALIVE, Answer, Endpoint, Gate, Request, cut, f
 from support.gateway import KEYS
 from support.service import Client, Service, running
 
-from mailgate.connection import IN_MEMORY
-from mailgate.lmtp import WAITING
 from mailgate.outcome import Outcome
+from mailgate.service.connection import IN_MEMORY_BYTES
+from mailgate.service.service import MAX_WAITING
 
 NO_ROUTE = "ValueError: No possible route found for incoming message from a@b.test to c@example.com"
 
@@ -30,12 +29,25 @@ def mail(number: int = 1, text: str = "body") -> bytes:
 
 def test_one_post_and_an_answer_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
     with service.client() as client:
-        assert client.begin("info@example.com", "x@elsewhere.test", "jobs@example.com") == [
-            "250 2.1.5 one of ours",
-            "550 5.1.1 no such address here",
-            "250 2.1.5 one of ours",
-        ]
-        assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2
+        client.dialogue("""
+            c: MAIL FROM:<ann@outside.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<info@example.com>
+            s: 250 2.1.5 one of ours
+            c: RCPT TO:<x@elsewhere.test>
+            s: 550 5.1.1 no such address here
+            c: RCPT TO:<jobs@example.com>
+            s: 250 2.1.5 one of ours
+            c: DATA
+            s: 354 End data with <CR><LF>.<CR><LF>
+            c: Message-ID: <1@outside.test>
+            c: Subject: hello
+            c:
+            c: body
+            c: .
+            s: 250 2.0.0 delivered
+            s: 250 2.0.0 delivered
+        """)
     added = ["Return-Path: <ann@outside.test>", "Delivered-To: <info@example.com>, <jobs@example.com>"]
     assert endpoint.messages == ["\r\n".join([*added, ""]).encode() + mail()]
 
@@ -65,10 +77,19 @@ def test_a_reply_means_what_the_exit_status_means(outcome: Outcome) -> None:
 
 
 def test_what_the_service_can_do_is_said(service: Service) -> None:
-    with service.client() as client:
-        keywords = {line[4:] for line in client.say("LHLO localhost").splitlines()[1:]}
-        extensions = {"SIZE 100614144", "8BITMIME", "SMTPUTF8", "PIPELINING", "ENHANCEDSTATUSCODES", "XORCPT"}
-        assert keywords == extensions | {"HELP"}
+    with service.client(greet=False) as client:
+        client.dialogue("""
+            s: 220 ...
+            c: LHLO localhost
+            s: 250-...
+            s: 250-SIZE 100614144
+            s: 250-8BITMIME
+            s: 250-SMTPUTF8
+            s: 250-PIPELINING
+            s: 250-ENHANCEDSTATUSCODES
+            s: 250-XORCPT
+            s: 250 HELP
+        """)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +103,20 @@ def test_what_the_service_can_do_is_said(service: Service) -> None:
 )
 def test_a_recipient_may_have_an_original(service: Service, endpoint: Endpoint, parameters: str, taken: str) -> None:
     with service.client() as client:
-        client.begin()
-        assert client.say("RCPT TO:<x@inner.test>").startswith("550 5.1.1 ")
-        assert client.say(f"RCPT TO:<x@inner.test> {parameters}").startswith("250 ")
-        assert client.data(mail()) == ["250 2.0.0 delivered"]
+        client.dialogue(f"""
+            c: MAIL FROM:<ann@outside.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<x@inner.test>
+            s: 550 5.1.1 no such address here
+            c: RCPT TO:<x@inner.test> {parameters}
+            s: 250 2.1.5 one of ours
+            c: DATA
+            s: 354 ...
+            c: Message-ID: <1@outside.test>
+            c:
+            c: .
+            s: 250 2.0.0 delivered
+        """)
     assert f"Delivered-To: <{taken}>\r\n".encode("utf-8", "surrogateescape") in endpoint.messages[0]
 
 
@@ -102,17 +133,51 @@ def test_a_recipient_may_have_an_original(service: Service, endpoint: Endpoint, 
 )
 def test_what_is_no_original_recipient_is_no_parameter(service: Service, parameters: str, code: str) -> None:
     with service.client() as client:
-        assert client.say("MAIL FROM:<a@b.test> ORCPT=rfc822;info@example.com").startswith("555 5.5.4 ")
-        client.begin()
-        assert client.say(f"RCPT TO:<x@inner.test> {parameters}").startswith(code)
+        client.dialogue(f"""
+            c: MAIL FROM:<a@b.test> ORCPT=rfc822;info@example.com
+            s: 555 5.5.4 ...
+            c: MAIL FROM:<a@b.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<x@inner.test> {parameters}
+            s: {code}...
+        """)
 
 
 def test_every_answer_has_its_status_code(service: Service) -> None:
     """RFC 2034, 4: all but the greeting and the answer to LHLO."""
-    commands = ["NOOP", "RSET", "FOO", "DATA", "RCPT TO:<a@b>", "MAIL", "MAIL FROM:<a@b> X=y", "MAIL FROM:a", "HELO x"]
     with service.client() as client:
-        for command in [*commands, "MAIL FROM:<a@b>", "MAIL FROM:<a@b>", "VRFY a", "EXPN a", "HELP", "QUIT"]:
-            assert re.match(r"([245])\d\d \1\.\d\.\d+ ", client.say(command)), command
+        client.dialogue("""
+            c: NOOP
+            s: 250 2.0.0 OK
+            c: RSET
+            s: 250 2.0.0 OK
+            c: FOO
+            s: 500 5.5.2 ...
+            c: DATA
+            s: 503 5.5.1 ...
+            c: RCPT TO:<a@b>
+            s: 503 5.5.1 ...
+            c: MAIL
+            s: 501 5.5.4 ...
+            c: MAIL FROM:<a@b> X=y
+            s: 555 5.5.4 ...
+            c: MAIL FROM:a
+            s: 553 5.1.3 ...
+            c: HELO x
+            s: 500 5.5.2 ...
+            c: MAIL FROM:<a@b>
+            s: 250 2.0.0 OK
+            c: MAIL FROM:<a@b>
+            s: 503 5.5.1 ...
+            c: VRFY a
+            s: 252 2.5.0 ...
+            c: EXPN a
+            s: 502 5.5.1 ...
+            c: HELP
+            s: 250 2.0.0 ...
+            c: QUIT
+            s: 221 2.0.0 Bye
+        """)
 
 
 def test_the_log_has_the_pipes_line_with_the_queue_id_of_the_mta(service: Service) -> None:
@@ -166,11 +231,35 @@ def test_bytes_are_exact(service: Service, endpoint: Endpoint, size: int) -> Non
 
 def test_commands_may_come_all_at_once(service: Service, endpoint: Endpoint) -> None:
     """RFC 2920: also the next message's, right behind the last one's end."""
-    envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\nDATA\r\n"
     with service.client() as client:
-        client.send(envelope + mail(1) + b".\r\n" + envelope + mail(2) + b".\r\nQUIT\r\n")
-        codes = [client.answer()[:3] for _ in range(9)]
-    assert codes == ["250", "250", "354", "250"] * 2 + ["221"]
+        client.dialogue("""
+            c: MAIL FROM:<a@b.test>
+            c: RCPT TO:<info@example.com>
+            c: DATA
+            c: Message-ID: <1@outside.test>
+            c: Subject: hello
+            c:
+            c: body
+            c: .
+            c: MAIL FROM:<a@b.test>
+            c: RCPT TO:<info@example.com>
+            c: DATA
+            c: Message-ID: <2@outside.test>
+            c: Subject: hello
+            c:
+            c: body
+            c: .
+            c: QUIT
+            s: 250 2.0.0 OK
+            s: 250 2.1.5 one of ours
+            s: 354 ...
+            s: 250 2.0.0 delivered
+            s: 250 2.0.0 OK
+            s: 250 2.1.5 one of ours
+            s: 354 ...
+            s: 250 2.0.0 delivered
+            s: 221 2.0.0 Bye
+        """)
     assert [message[-len(mail()) :] for message in endpoint.messages] == [mail(1), mail(2)]
 
 
@@ -179,7 +268,7 @@ def test_commands_behind_a_large_message_keep_their_order(service: Service) -> N
     envelope = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<info@example.com>\r\n"
     with service.client() as client:
         for number in range(10):
-            client.send(envelope + b"DATA\r\n" + mail(number, "x" * 2 * IN_MEMORY) + b".\r\n" + envelope)
+            client.send(envelope + b"DATA\r\n" + mail(number, "x" * 2 * IN_MEMORY_BYTES) + b".\r\n" + envelope)
             time.sleep(0.0002 * number)
             client.send(b"RCPT TO:<jobs@example.com>\r\nRSET\r\n")
             assert [client.answer()[:3] for _ in range(8)] == ["250", "250", "354", *["250"] * 5]
@@ -221,14 +310,6 @@ def test_an_interim_answer_does_not_become_the_next_message_s(service: Service, 
         assert client.deliver(mail(2), "info@example.com") == [Outcome.ACCESS_DENIED.reply]
 
 
-@pytest.fixture
-def gate(endpoint: Endpoint) -> Iterator[Gate]:
-    waiting = Gate()
-    endpoint.answers = [waiting]
-    yield waiting
-    waiting.opened.set()
-
-
 def send(client: Client, number: int, text: str = "body") -> None:
     """Give a message and leave its answer for later."""
     client.begin("info@example.com")
@@ -249,10 +330,10 @@ def test_no_more_calls_at_a_time_than_workers_and_none_is_lost(tmp_path: Path, e
     assert len(endpoint.messages) == 12
 
 
-def test_when_too_many_wait_new_mail_is_put_off(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
+def test_when_too_many_wait_new_mail_is_deferred(tmp_path: Path, endpoint: Endpoint, gate: Gate) -> None:
     with contextlib.ExitStack() as closing:
         service = closing.enter_context(running(Service(tmp_path, URL=endpoint.url, WORKERS=1)))
-        clients = [closing.enter_context(service.client()) for _ in range(WAITING + 1)]
+        clients = [closing.enter_context(service.client()) for _ in range(MAX_WAITING + 1)]
         for number, client in enumerate(clients):
             send(client, number)
         gate.wait_for(1)
@@ -362,25 +443,42 @@ def test_it_stops_in_order_where_no_descriptor_is_left(tmp_path: Path, endpoint:
 
 def test_sighup_reads_the_settings_anew_and_keeps_the_old_ones_where_they_are_wrong(service: Service) -> None:
     with service.client() as client:
-        assert client.begin("info@other.test") == [Outcome.UNKNOWN_RECIPIENT.reply]
+        client.dialogue("""
+            c: MAIL FROM:<ann@outside.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<info@other.test>
+            s: 550 5.1.1 no such address here
+        """)
         service.write_settings(ALIAS_DOMAINS="other.test")
         service.send_signal(signal.SIGHUP)
         service.wait_for("read anew")
-        assert client.say("RCPT TO:<info@other.test>").startswith("250 ")
+        client.dialogue("""
+            c: RCPT TO:<info@other.test>
+            s: 250 2.1.5 one of ours
+        """)
         service.write_settings(ALIAS_DOMAINS="other.test", WORKERS="many")
         service.send_signal(signal.SIGHUP)
         service.wait_for("the settings stay as they were: MAIL_GATEWAY_WORKERS")
-        assert client.say("RCPT TO:<jobs@other.test>").startswith("250 ")
-        assert client.data(mail(), 2) == ["250 2.0.0 delivered"] * 2
+        client.dialogue("""
+            c: RCPT TO:<jobs@other.test>
+            s: 250 2.1.5 one of ours
+            c: DATA
+            s: 354 ...
+            c: Subject: hello
+            c:
+            c: .
+            s: 250 2.0.0 delivered
+            s: 250 2.0.0 delivered
+        """)
 
 
 def test_a_full_disk_puts_the_message_off_for_each_recipient(service: Service, endpoint: Endpoint) -> None:
     """What has no answer of its own would take the next command's for it."""
     assert service.process
-    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (2 * IN_MEMORY, 2 * IN_MEMORY))
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (2 * IN_MEMORY_BYTES, 2 * IN_MEMORY_BYTES))
     with service.client() as client:
         client.begin("info@example.com", "jobs@example.com", "sales@example.com")
-        assert client.data(mail(1, "x" * 4 * IN_MEMORY), 3) == [Outcome.FAILED.reply] * 3
+        assert client.data(mail(1, "x" * 4 * IN_MEMORY_BYTES), 3) == [Outcome.FAILED.reply] * 3
         assert client.say("NOOP") == "250 2.0.0 OK"
         assert client.deliver(mail(2), "info@example.com") == ["250 2.0.0 delivered"]
     assert len(endpoint.messages) == 1
@@ -388,8 +486,20 @@ def test_a_full_disk_puts_the_message_off_for_each_recipient(service: Service, e
 
 def test_who_was_refused_is_in_the_log_of_the_message(service: Service) -> None:
     with service.client() as client:
-        client.begin("x@elsewhere.test", "info@example.com")
-        client.data(mail())
+        client.dialogue("""
+            c: MAIL FROM:<ann@outside.test>
+            s: 250 2.0.0 OK
+            c: RCPT TO:<x@elsewhere.test>
+            s: 550 5.1.1 no such address here
+            c: RCPT TO:<info@example.com>
+            s: 250 2.1.5 one of ours
+            c: DATA
+            s: 354 ...
+            c: Subject: hello
+            c:
+            c: .
+            s: 250 2.0.0 delivered
+        """)
     assert (
         "recipients=info@example.com original_recipients= unmatched=x@elsewhere.test outcome=delivered"
         in service.text()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from support.endpoint import Endpoint, fault, traceback
 from support.gateway import ENVIRONMENT, PASSWORD, Gateway
 
-from mailgate.log import KEYS, PRIORITIES, VALUE_LIMIT, line, masked, quoted
+from mailgate.log import KEYS, MAX_VALUE_CHARACTERS, PRIORITIES, Facts, line, masked, quoted
 from mailgate.outcome import Outcome, Verdict
 
 
@@ -47,15 +48,20 @@ def test_the_line_of_a_delivered_message(gateway: Gateway, endpoint: Endpoint) -
         ('a"b\\', '"a\\"b\\\\"'),
         ("a\nb\x1b\0", '"a\\nb\\x1b\\x00"'),
         ("\u00fc\udcff", '"\\xfc\\udcff"'),
-        ("x" * (VALUE_LIMIT + 1), f'"{"x" * VALUE_LIMIT}... ({VALUE_LIMIT + 1} characters)"'),
+        (
+            "x" * (MAX_VALUE_CHARACTERS + 1),
+            f'"{"x" * MAX_VALUE_CHARACTERS}... ({MAX_VALUE_CHARACTERS + 1} characters)"',
+        ),
     ],
 )
 def test_a_value_is_printable_and_of_bounded_length(value: object, expected: str) -> None:
     assert quoted(value) == expected
 
 
-@given(st.dictionaries(st.sampled_from(KEYS), st.one_of(st.text(), st.lists(st.text()))), st.text())
-def test_no_value_ends_the_line_or_looks_like_another_key(facts: dict[str, object], cause: str) -> None:
+@given(st.dictionaries(st.sampled_from([*vars(Facts())]), st.one_of(st.text(), st.lists(st.text()))), st.text())
+def test_no_value_ends_the_line_or_looks_like_another_key(values: dict[str, object], cause: str) -> None:
+    facts = Facts()
+    vars(facts).update(values)
     text = line(facts, Verdict(Outcome.FAILED, cause), 0.5)
     assert text.isascii()
     assert text.isprintable()
@@ -205,7 +211,8 @@ def test_wrong_settings_and_no_message_are_wrong_settings(gateway: Gateway) -> N
 
 @pytest.mark.parametrize("name", ["HOLD", "STATE", "PASSWORD_FILE", "CA_FILE"])
 def test_a_path_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path, name: str) -> None:
-    result = gateway.run("info@example.com", **{name: tmp_path / "missing"})
+    settings: dict[str, Any] = {name: tmp_path / "missing"}
+    result = gateway.run("info@example.com", **settings)
     assert result.ending == (75, "4.3.5", "settings")
     assert f"{tmp_path}/missing" in result.facts["cause"]
 

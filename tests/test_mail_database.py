@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.mail_database_server import PASSWORD, Server, command
+from support.mail_database_server import PASSWORD, Server, command, served
 from support.oracle_player import serving
 from support.smtp_sink import sink
 from support.stores import NewStore
@@ -25,7 +25,6 @@ from mail_database import store as store_module
 from mail_database.models import MODEL_IDS
 from mail_database.notices import send_outgoing
 from mail_database.store import open_database, transaction
-from mail_database.world import load
 
 DEMO = Path(__file__).parents[1] / "demo"
 BASIC = {
@@ -67,14 +66,8 @@ def mail(number: object, to: str = "info@mydatabase.example", **fields: str) -> 
 @pytest.fixture
 def basic(new_store: NewStore) -> Iterator[Server]:
     """A server whose store has two companies, two domains and two aliases."""
-    url = new_store()
-    engine = open_database(url)
-    with transaction(engine) as store:
-        load(store, BASIC)
-    engine.dispose()
-    server = Server(url)
-    yield server
-    server.stop()
+    with served(new_store(), BASIC) as server:
+        yield server
 
 
 # --- exactly once ---------------------------------------------------------------------------------------------
@@ -254,11 +247,11 @@ def test_notices_wait_for_a_mail_server_and_leave_with_the_null_sender(basic: Se
         send_outgoing(engine, away)
         assert basic.dump()["notices"][0]["state"] == "outgoing"
         mail_server.refused["ann@outside.test"] = 450
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
         assert basic.dump()["notices"][0]["state"] == "outgoing"
         mail_server.refused.clear()
-        send_outgoing(engine, mail_server.server_address)
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
+        send_outgoing(engine, mail_server.address)
     engine.dispose()
     ((sender, recipients, data),) = mail_server.mails
     assert (sender, recipients) == ("", ["ann@outside.test"])
@@ -344,7 +337,8 @@ def test_a_login_has_its_answer(basic: Server) -> None:
         assert proxy.authenticate("mydatabase", "admin", PASSWORD, {}) == 2
         assert proxy.authenticate("mydatabase", "admin", "wrong", {}) is False
         assert proxy.authenticate("mydatabase", "nobody", PASSWORD, {}) is False
-        assert proxy.version()["server_version_info"][0] == 17
+        version: Any = proxy.version()
+        assert version["server_version_info"][0] == 17
 
 
 def request(url: str, data: bytes) -> bytes:
@@ -467,7 +461,7 @@ def test_a_notice_that_can_not_be_sent_stops_no_other(basic: Server) -> None:
     basic.deliver(mail(2, "catchall@mydatabase.example"))
     engine = open_database(basic.store)
     with sink() as mail_server:
-        send_outgoing(engine, mail_server.server_address)
+        send_outgoing(engine, mail_server.address)
     engine.dispose()
     assert [recipients for _, recipients, _ in mail_server.mails][-1:] == [["ann@outside.test"]]
     assert "outgoing" not in [notice["state"] for notice in basic.dump()["notices"]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.oracle_player import dump, play, serving
-from support.stores import NewStore, _maker
+from support.stores import NewStore, stores_with
 
 from mail_database.store import key_of, open_database
 from mail_database.tables import now
@@ -182,10 +182,7 @@ def sql(number: int, statement: str) -> str:
     return statement
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def new_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewStore:
-    """Return a function that makes a store with the world in which every case begins."""
-    return _maker(request, tmp_path_factory, WORLD)
+new_world = stores_with(WORLD)  # in which every case begins
 
 
 def expected(step: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +205,13 @@ def sorted_items(item: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(item.items(), key=lambda pair: pair[0])
 
 
-@pytest.mark.parametrize("number", CASES)
+def id_of(number: int) -> str:
+    """Return a case's title for a test's id, of letters, digits and dashes."""
+    words: list[str] = re.findall("[A-Za-z0-9]+", CASES[number]["title"])
+    return "-".join([str(number), *words])
+
+
+@pytest.mark.parametrize("number", CASES, ids=id_of)
 def test_a_case(new_world: NewStore, number: int) -> None:
     engine = open_database(new_world())
     got, wanted = [], []

@@ -1,4 +1,27 @@
-"""Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once."""
+"""Real mail servers, the configuration as it is shipped, and faults: every message ends as it must, exactly once.
+
+        a test
+          |  SMTP (mta.port)
+          v
+    Postfix or Exim, with the files of postfix/ or exim/ --- SMTP ---> smtp_sink.Sink: bounces, and mail for others
+      |                                |
+      |  pipe                          |  LMTP (mta.socket); where it asks for a recipient, socketmap (mta.socketmap)
+      v                                v
+    mail_gateway.py --- --service ---> mail-gateway-lmtp (mta.service)
+      |                                |
+      |  HTTP (URL in mta.env_file)    |  HTTP
+      v                                v
+    trials.Database on endpoint.Endpoint: it plays the fault, and keeps what it was given
+      |
+      |  HTTP, where a trials.Behind stands in its place
+      v
+    a real Odoo 19
+
+Everything is on this host: the ports on 127.0.0.1, the sockets and files in the mail server's own folder. A way is
+PIPE, LMTP, or HANDOVER (the pipe with --service). A trial sends its mails while the fault lasts, waits until each has
+been tried, ends the fault, has the queue delivered, and accounts for each message: records, notices, mail held,
+bounces.
+"""
 
 import contextlib
 import math
@@ -13,10 +36,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import count, cycle
+from typing import Any
 
 import pytest
 from support.endpoint import Request, fault, http
-from support.mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Impossible, Mta, Postfix, wait_until
+from support.mta import HANDOVER, LMTP, OWN, PIPE, PYTHON, TIME_LIMIT, Exim, Mta, Postfix, started, wait_until
 from support.odoo.server import Odoo
 from support.smtp_sink import Sink, sink
 from support.trials import (
@@ -54,20 +78,7 @@ def bounces() -> Iterator[Sink]:
         yield server
 
 
-@contextmanager
-def started(kind: type[Mta], bounces: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Mta]:
-    try:
-        server = kind(bounces.server_address[1], way, bare, asks)
-    except Impossible as reason:
-        pytest.skip(str(reason))
-    try:
-        yield server
-    finally:
-        server.stop()
-        server.remove()
-
-
-KINDS = {kind.name: kind for kind in (Postfix, Exim)}
+KINDS: dict[str, type[Mta]] = {kind.name: kind for kind in (Postfix, Exim)}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +141,7 @@ def come_up(mta: Mta, database: Database) -> None:
     database.start(database.endpoint.port)
 
 
-def replaced_by(script: str) -> dict[str, object]:
+def replaced_by(script: str) -> dict[str, Any]:
     """Put another program in the gateway's place, until the fault ends."""
     return {
         "begin": lambda mta, database: mta.replace_program(script),
@@ -149,7 +160,7 @@ def mend_settings(mta: Mta, database: Database) -> None:
     mta.settings(**settings_for(database))
 
 
-def away(name: str) -> dict[str, object]:
+def away(name: str) -> dict[str, Any]:
     """Take a file or folder of the gateway's away, until the fault ends."""
     return {
         "begin": lambda mta, database: (mta.folder / name).rename(mta.folder / "away"),
@@ -162,11 +173,11 @@ def away(name: str) -> dict[str, object]:
 
 
 def stop_service(mta: Mta, database: Database) -> None:
-    mta.service.stop()
+    mta.running_service.stop()
 
 
 def stop_for_wrong_settings(mta: Mta, database: Database) -> None:
-    mta.service.stop()
+    mta.running_service.stop()
     mta.settings(URL="odoo")
 
 
@@ -177,22 +188,22 @@ def mislead(mta: Mta, database: Database) -> None:
 
 def freeze(mta: Mta, database: Database) -> None:
     """From now on the kernel takes connections to the service, and nobody answers."""
-    mta.service.send(signal.SIGSTOP)
+    mta.running_service.send(signal.SIGSTOP)
 
 
 def thaw(mta: Mta, database: Database) -> None:
-    mta.service.send(signal.SIGCONT)
+    mta.running_service.send(signal.SIGCONT)
 
 
-def frozen_after(database: Database, connection, request) -> None:
+def frozen_after(database: Database, connection: socket.socket, request: Request) -> None:
     """The service is silent from the moment at which the database has answered it."""
-    database.mta.service.send(signal.SIGSTOP)
+    database.mta.running_service.send(signal.SIGSTOP)
     connection.sendall(database.process(request))
 
 
 def fill_disk_of_service(mta: Mta, database: Database) -> None:
-    mta.service.stop()
-    mta.service.start('ulimit -f 0; exec "$@"')
+    mta.running_service.stop()
+    mta.running_service.start('ulimit -f 0; exec "$@"')
 
 
 def is_delivered(mta: Mta, database: Database) -> None:
@@ -211,7 +222,7 @@ class Wire(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
     def __init__(self, mta: Mta) -> None:
-        self.service, self.behind = mta.service, mta.socket.rename(mta.socket.with_name("behind"))
+        self.service, self.behind = mta.running_service, mta.socket.rename(mta.socket.with_name("behind"))
         super().__init__(str(mta.socket), Through)
         mta.socket.chmod(0o666)
         threading.Thread(target=self.serve_forever, args=[0.05], daemon=True).start()
@@ -243,7 +254,7 @@ class Through(socketserver.BaseRequestHandler):
         return limit <= 0
 
 
-def wired() -> dict[str, object]:
+def wired() -> dict[str, Any]:
     wires: dict[Mta, Wire] = {}
     return {
         "begin": lambda mta, database: wires.update({mta: Wire(mta)}),
@@ -420,7 +431,7 @@ class Killing(Database):
         super().__init__()
         self.calls = count(1)
 
-    def kills(self, connection, request: Request) -> None:
+    def kills(self, connection: socket.socket, request: Request) -> None:
         number = next(self.calls)
         self.seconds = 1.5 if number % 12 > 8 and number < 6 * 12 else 0.02
         if number % 12 or number > 6 * 12:
@@ -434,7 +445,7 @@ UNDER_LOAD = Trial(
     "service killed under load, again and again",
     (*(Mail() for _ in range(50)), *(BOTH for _ in range(10)), *(Mail(copies=2) for _ in range(10))),
     fault=Killing.kills,
-    # One kill may put off all that is in the queue: the others come when it is flushed.
+    # One kill may defer all that is in the queue: the others come when it is flushed.
     end=lambda mta, database: setattr(database, "fault", Killing.kills),
 )
 

@@ -156,7 +156,7 @@ def test_mails_with_odd_message_ids_are_told_apart_and_known_again(odoo: Odoo, g
     ],
 )  # fmt: skip
 def test_what_odoo_answers_has_its_ending(
-    gateway: Gateway, tmp_path: Path, recipient: str, message: bytes, settings: dict[str, str], ending: tuple
+    gateway: Gateway, tmp_path: Path, recipient: str, message: bytes, settings: dict[str, Any], ending: tuple
 ) -> None:
     hold = tmp_path / "held"
     hold.mkdir()

@@ -1,16 +1,14 @@
 """Real mail servers refuse an unknown address in the SMTP dialogue, and none that they can't ask about."""
 
 import itertools
-import json
 import smtplib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.mail_database_server import Server, command
-from support.mta import LMTP, Exim, Mta, Postfix, wait_until
+from support.mail_database_server import Server, served
+from support.mta import LMTP, Exim, Mta, Postfix, started, wait_until
 from support.smtp_sink import sink
-from test_mta import started
 
 pytestmark = pytest.mark.mta
 
@@ -29,13 +27,8 @@ STRANGERS = (f"nobody{number}@example.com" for number in itertools.count())  # w
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Server]:
-    store, world = f"sqlite:///{tmp_path}/mail.db", tmp_path / "world.json"
-    world.write_text(json.dumps(WORLD))
-    command(store, "load", str(world))
-    server = Server(store)
-    yield server
-    server.process.kill()
-    server.stop()
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        yield server
 
 
 @pytest.fixture(
@@ -84,4 +77,9 @@ def test_while_the_service_is_away_nobody_is_refused(mta: Mta) -> None:
         assert answer(mta, address)[0] in (450, 451)
     mta.serve()
     # Postfix may take a service that did not answer for dead for a while, until it is told otherwise
-    wait_until(lambda: mta.flush() or answer(mta, "info@example.com")[0] == 250, "a known address")
+
+    def is_taken() -> bool:
+        mta.flush()
+        return answer(mta, "info@example.com")[0] == 250
+
+    wait_until(is_taken, "a known address")

@@ -1,6 +1,5 @@
 """A redirection within the database's own domain: the mail arrives at the address that the database knows, once."""
 
-import json
 import re
 import socket
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.endpoint import Endpoint, Request, fault, returns, traceback
 from support.gateway import Gateway
-from support.mail_database_server import PASSWORD, Server, command
+from support.mail_database_server import PASSWORD, Server, served
 from support.service import Service, running
 
 NO_ROUTE = traceback("ValueError: No possible route found for incoming message from a@b.test to c@example.com")
@@ -87,7 +86,6 @@ def test_it_arrives_where_the_database_knows_it(
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """mail_database with the aliases info and jobs (leads), and contact (a task)."""
-    store = f"sqlite:///{tmp_path_factory.mktemp('redirections')}/mail.db"
     aliases = [("info", "crm.lead"), ("jobs", "crm.lead"), ("contact", "project.task")]
     world = {
         "alias_domains": [{"id": 1, "name": "example.com"}],
@@ -97,12 +95,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             for number, (name, model) in enumerate(aliases, 1)
         ],
     }
-    path = tmp_path_factory.mktemp("world") / "world.json"
-    path.write_text(json.dumps(world))
-    command(store, "load", str(path))
-    server = Server(store)
-    yield server
-    server.stop()
+    with served(f"sqlite:///{tmp_path_factory.mktemp('redirections')}/mail.db", world) as server:
+        yield server
 
 
 @pytest.mark.parametrize("way", ["pipe", "service"])

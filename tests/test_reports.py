@@ -31,8 +31,8 @@ DIFFERENT = {
 @pytest.fixture(scope="module")
 def played(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[str]]]]:
     """The differences of each case that was chosen; a few are played at a time."""
-    chosen = [item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
-              and item.function is test_a_case]  # fmt: skip
+    ours = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    chosen = [str(item.callspec.params["name"]) for item in ours if item.function is test_a_case]
     with (
         tempfile.TemporaryDirectory(prefix="reports-") as temporary,
         ThreadPoolExecutor(AT_ONCE) as pool,

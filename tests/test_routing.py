@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from support.mail_database_server import ROOT, command
 from support.oracle_player import call, dump, serving
-from support.stores import NewStore, _maker
+from support.stores import NewStore, stores_with
 
 from mail_database import store as store_module
 from mail_database.delivery import process
@@ -77,10 +77,7 @@ class Database(NamedTuple):
         return [(row["about"], row["reason"]) for row in self.new("unplaced")]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def new_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewStore:
-    """Return a function that makes a store with the world in it."""
-    return _maker(request, tmp_path_factory, WORLD)
+new_world = stores_with(WORLD)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from support.endpoint import Endpoint, http
 from support.gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
 
 from mailgate import DEADLINE
+from mailgate.addresses import Addresses
 from mailgate.outcome import Ended, Outcome
 from mailgate.settings import MAX_SIZE, VARIABLES, Secret, build, read
 
@@ -32,13 +33,7 @@ def test_the_defaults() -> None:
         "database": "d",
         "login": "2",
         "password": "s3cret",
-        "alias_domains": frozenset(),
-        "allowed_domains": frozenset(),
-        "aliases": frozenset(),
-        "local_parts": frozenset(),
-        "catchall": {"catchall"},
-        "bounce": {"bounce"},
-        "recipient_delimiter": "",
+        "addresses": Addresses(),
         "model": "",
         "max_size": MAX_SIZE,
         "connect_timeout": 10,
@@ -57,6 +52,12 @@ def test_the_defaults() -> None:
         "metrics": "",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
+
+
+def test_each_alias_domain_has_its_catchall_and_its_bounce_address() -> None:
+    addresses = build(REQUIRED | {"ALIAS_DOMAINS": "a.test,b.test", "CATCHALL": "catchall,replies"}).addresses
+    assert addresses.catchall == {"catchall@a.test", "catchall@b.test", "replies@a.test", "replies@b.test"}
+    assert addresses.bounce == {"bounce@a.test", "bounce@b.test"}
 
 
 def test_the_largest_message_fits_into_the_largest_request() -> None:
@@ -159,8 +160,8 @@ def test_plain_http_elsewhere_has_to_be_allowed(value: str, allowed: bool) -> No
 
 def test_lists_are_split_and_lower_case() -> None:
     settings = build(REQUIRED | {"ALIASES": " Info@Example.com ,, b@c,", "ALIAS_DOMAINS": "A.test,b.test"})
-    assert settings.aliases == {"info@example.com", "b@c"}
-    assert settings.alias_domains == {"a.test", "b.test"}
+    assert settings.addresses.aliases == {"info@example.com", "b@c"}
+    assert settings.addresses.alias_domains == {"a.test", "b.test"}
 
 
 def test_everything_wrong_is_said_at_once(gateway: Gateway, endpoint: Endpoint) -> None:
@@ -215,15 +216,15 @@ def test_a_settings_file_means_what_it_says(tmp_path: Path, text: str, variable:
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
     [
-        (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, "holds the password and can be read by every local user"),
-        (b"MAIL_GATEWAY_LOGIN=\xff", 0o600, "is not UTF-8"),
-        (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
-        (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, "has an unknown setting: MAIL_GATEWAY_ALIAS"),
-        (b"MAIL_GATEWAY_LOGIN=a\nMAIL_GATEWAY_LOGIN=a\n", 0o600, "sets more than once: MAIL_GATEWAY_LOGIN"),
-        (b"MAIL_GATEWAY_LOGIN=a\nALIAS_DOMAINS=example.com\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 2"),
-        (b"MAILGATEWAY_LOGIN=a\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
-        (b"MAIL_GATEWAY_ALIAS_DOMAINS\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
-        (b"MAIL_GATEWAY_PASSWORD:s3cret\n", 0o600, "has no MAIL_GATEWAY_NAME=value in line 1"),
+        (b"MAIL_GATEWAY_PASSWORD=s3cret", 0o604, ": holds the password and can be read by every local user"),
+        (b"MAIL_GATEWAY_LOGIN=\xff", 0o600, " is not UTF-8"),
+        (b"MAIL_GATEWAY_LOGIN=a\nwhat is this s3cret 'thing\n", 0o600, ": line 2 is not MAIL_GATEWAY_NAME=value"),
+        (b"MAIL_GATEWAY_ALIAS=info@example.com\n", 0o600, ": unknown setting: MAIL_GATEWAY_ALIAS"),
+        (b"MAIL_GATEWAY_LOGIN=a\nMAIL_GATEWAY_LOGIN=a\n", 0o600, ": set more than once: MAIL_GATEWAY_LOGIN"),
+        (b"MAIL_GATEWAY_LOGIN=a\nALIAS_DOMAINS=example.com\n", 0o600, ": line 2 is not MAIL_GATEWAY_NAME=value"),
+        (b"MAILGATEWAY_LOGIN=a\n", 0o600, ": line 1 is not MAIL_GATEWAY_NAME=value"),
+        (b"MAIL_GATEWAY_ALIAS_DOMAINS\n", 0o600, ": line 1 is not MAIL_GATEWAY_NAME=value"),
+        (b"MAIL_GATEWAY_PASSWORD:s3cret\n", 0o600, ": line 1 is not MAIL_GATEWAY_NAME=value"),
     ],
 )
 def test_a_settings_file_that_can_not_be_used(tmp_path: Path, content: bytes, mode: int, reason: str) -> None:
@@ -234,7 +235,7 @@ def test_a_settings_file_that_can_not_be_used(tmp_path: Path, content: bytes, mo
         build(*read({}, str(path)))
     verdict = caught.value.verdict
     assert verdict.outcome is Outcome.SETTINGS
-    assert verdict.cause.startswith(f"settings file {path} {reason}")
+    assert verdict.cause.startswith(f"settings file {path}{reason}")
     assert "s3cret" not in repr(caught.value)
 
 
@@ -384,14 +385,14 @@ def test_every_variable_has_a_name_that_a_person_can_set() -> None:
 
 
 def test_the_program_can_be_run_as_it_is() -> None:
-    """As README.md installs it: by its name; the interpreter is found on the MTA's PATH, and its packages with it."""
+    """By its name, as docs/install.md says; interpreter and packages are those of the MTA's PATH."""
     environ = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "MAIL_GATEWAY_ENV_FILE": "/dev/null"}
     finished = subprocess.run([PROGRAM], input=b"", capture_output=True, env=environ, cwd="/", check=False)
     assert finished.stdout.startswith(b"4.3.5 ")
 
 
 def test_the_program_needs_nothing_of_a_users_environment() -> None:
-    command = [sys.executable, PROGRAM, "--env-file", "/dev/null", "info@example.com"]
+    command = [sys.executable, str(PROGRAM), "--env-file", "/dev/null", "info@example.com"]
     finished = subprocess.run(command, input=b"", capture_output=True, env={}, cwd="/", check=False)
     assert finished.returncode == 75
     assert finished.stdout.startswith(b"4.3.5 ")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_readme import README, ROOT, rows_below
+from support.pages import ROOT, page, rows_below
 
 from mailgate import DEADLINE
 from mailgate.arguments import TAKES_VALUE
@@ -75,10 +75,11 @@ def test_the_options_are_those_of_the_program(text: str) -> None:
     assert all(re.match(r"--[\w-]+=", word) for word in expanded)
 
 
-def test_what_the_readme_installs_runs_and_is_what_an_administrator_needs(tmp_path: Path) -> None:
-    """The lines of README.md are typed in a checkout that has been worked in: its venv has a hundred megabytes."""
+def test_what_is_installed_runs_and_is_what_an_administrator_needs(tmp_path: Path) -> None:
+    """The lines of its page are typed in a checkout that has been worked in: its venv has a hundred megabytes."""
+    guide = page("docs/install.md")
     (lines,) = re.findall(
-        r"(?m)^    mkdir -p /opt/mail-gateway\n    cp -r [^\\\n]*(?:\\\n[^\\\n]*)* /opt/mail-gateway\n", README
+        r"(?m)^    mkdir -p /opt/mail-gateway && cp -r [^\\\n]*(?:\\\n[^\\\n]*)* /opt/mail-gateway\n", guide
     )
     installed = tmp_path / "opt"
     command = lines.replace("/opt/mail-gateway", str(installed))
@@ -92,10 +93,11 @@ def test_what_the_readme_installs_runs_and_is_what_an_administrator_needs(tmp_pa
         check=False,
     )
     assert said.stdout.startswith(b"4.3.5 ")
-    named = re.findall(r"/opt/mail-gateway/((?:postfix|exim|systemd)/[\w./-]*|\.env\.example)", README)
+    named = re.findall(r"/opt/mail-gateway/((?:postfix|exim|systemd)/[\w./-]*|\.env\.example)", guide)
+    assert named
     setup = configparser.ConfigParser()
     setup.read(installed / "setup.cfg")
-    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].split()]
+    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].replace(".", "/").split()]
     assert all((installed / name).exists() for name in named)
 
 
@@ -107,8 +109,8 @@ def test_nothing_that_is_shipped_meets_at_a_port() -> None:
 
 
 @pytest.mark.parametrize("path", [*POSTFIX.rglob("*"), *EXIM.rglob("*")], ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_shipped_file_stands_where_the_readme_installs_it_from(path: Path) -> None:
-    """The paths of the program and of its folder are those that README.md installs it to."""
+def test_a_shipped_file_stands_where_it_is_installed_from(path: Path) -> None:
+    """The paths of the program and of its folder are those that docs/install.md installs it to."""
     if path.is_file():
         named = set(re.findall(r"/opt/[\w./-]*mail_gateway\.py|/opt/mail[\w-]*", path.read_text()))
         assert named <= {"/opt/mail-gateway/mail_gateway.py", "/opt/mail-gateway"}

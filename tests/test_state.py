@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
@@ -28,7 +29,7 @@ def gateway(endpoint: Endpoint, tmp_path: Path) -> Gateway:
     return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0)
 
 
-def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: object) -> str:
+def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
     """Run the program and return the outcome that its log names."""
     arguments = arguments or ("--queue-id=4XyZ", "info@example.com")
     return gateway.run(*arguments, message=message, **settings).ending[2]
@@ -63,11 +64,10 @@ def running(gateway: Gateway) -> Iterator[subprocess.Popen]:
 
 
 @pytest.fixture
-def gate(endpoint: Endpoint) -> Iterator[Gate]:
-    gate = Gate()
-    endpoint.answers = [gate, returns(False)]
-    yield gate
-    gate.opened.set()
+def gate(endpoint: Endpoint, gate: Gate) -> Gate:
+    """For the first call only."""
+    endpoint.answers.append(returns(False))
+    return gate
 
 
 def test_a_second_delivery_of_a_message_that_is_being_delivered_is_deferred(
@@ -303,7 +303,7 @@ def test_a_file_of_any_content_says_nothing(gateway: Gateway, endpoint: Endpoint
 
 
 def sweeping(url: str) -> str:
-    """Return a Message-ID, but for its end, with which the folder is swept, as one delivery in sixteen does."""
+    """Return all of a Message-ID except its end, with which the folder is swept, as one delivery in sixteen does."""
     ids = (f"<{number}@outside.test" for number in itertools.count())
     return next(found for found in ids if sha256(f"{url}\0mydatabase\0{found}".encode()).hexdigest()[2] == "0")
 

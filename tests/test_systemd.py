@@ -18,11 +18,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.endpoint import Endpoint, Gate, cut, returns
 from support.gateway import PASSWORD
+from support.mta import free_port, wait_until
+from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
-from test_readme import README, ROOT, rows_below
 
-from mailgate.lmtp import DESCRIPTORS, EX_CONFIG, RECIPIENTS, STOP_WITHIN
-from mailgate.metrics import CLIENTS
+from mailgate.service.__main__ import MAX_DESCRIPTORS
+from mailgate.service.connection import MAX_RECIPIENTS
+from mailgate.service.metrics import MAX_CLIENTS
+from mailgate.service.service import STOP_WITHIN_SECONDS
 from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
 
 UNITS = ROOT / "systemd"
@@ -76,15 +79,15 @@ def test_the_sandbox_is_as_hard_as_the_readme_says(analyze: Callable[..., str]) 
 
 
 def test_the_limits_are_those_that_the_program_needs() -> None:
-    assert int(option(UNIT, "TimeoutStopSec")) > STOP_WITHIN
-    assert int(option(UNIT, "LimitNOFILE")) >= DESCRIPTORS
-    assert option(UNIT, "RestartPreventExitStatus") == f"{EX_CONFIG}"
+    assert int(option(UNIT, "TimeoutStopSec")) > STOP_WITHIN_SECONDS
+    assert int(option(UNIT, "LimitNOFILE")) >= MAX_DESCRIPTORS
+    assert option(UNIT, "RestartPreventExitStatus") == f"{os.EX_CONFIG}"
 
 
-def test_the_paths_are_those_of_the_readme_and_of_the_program() -> None:
+def test_the_paths_are_those_of_the_pages_and_of_the_program() -> None:
     folders = [f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()]
     assert {HOLD, STATE} <= set(folders)
-    assert all(f"{path}" in README for path in [*folders, option(UNIT, "WorkingDirectory")])
+    assert all(f"{path}" in page("docs/install.md") for path in [*folders, option(UNIT, "WorkingDirectory")])
     assert shlex.split(option(UNIT, "ExecStart"))[-2:] == ["--env-file", ENV_FILE]
     listening = {option(unit, "FileDescriptorName"): option(unit, "ListenStream") for unit in SOCKETS}
     assert listening["lmtp"] == VARIABLES["LMTP"].default
@@ -119,7 +122,7 @@ def refusal(service: Service, **settings: object) -> str:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (EX_CONFIG, "")
+    assert (done.returncode, done.stdout) == (os.EX_CONFIG, "")
     (line,) = done.stderr.splitlines()
     assert PASSWORD not in line
     return line
@@ -268,12 +271,6 @@ def test_a_missing_settings_file_ends_it(tmp_path: Path) -> None:
     assert refusal(service).endswith(f"{service.env_file}.missing can't be used: No such file or directory")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("name", ["LMTP", "SOCKETMAP", "METRICS"])
 def test_a_port_that_another_has_ends_it(tmp_path: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -297,20 +294,19 @@ def test_of_many_that_start_beside_a_stale_socket_one_listens_and_the_others_say
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(service.address))
     # each has seen that nobody answers before any goes on
-    race = (
-        "import os, time; from mailgate import listen, lmtp; unlink = os.unlink;"
-        "listen.os.unlink = lambda path: (time.sleep(1), unlink(path)); lmtp.run()"
+    service.runs_first(
+        "import os, time; from mailgate.service import listen; unlink = os.unlink;"
+        "listen.os.unlink = lambda path: (time.sleep(1), unlink(path))"
     )
-    service.command[1:3] = ["-c", race]
     service.write_settings()
     processes = [
         subprocess.Popen(service.command, env=service.environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     try:
-        until(lambda: sum(process.poll() == EX_CONFIG for process in processes) == 2)
+        wait_until(lambda: sum(process.poll() == os.EX_CONFIG for process in processes) == 2, "two to end")
         (listening,) = [process for process in processes if process.poll() is None]
-        until(lambda: "is ready" in service.text())
+        wait_until(lambda: "is ready" in service.text(), "one to be ready")
         with service.client() as client:
             assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
         listening.send_signal(signal.SIGTERM)
@@ -392,14 +388,6 @@ def assert_closed(client: socket.socket) -> None:
             pass
 
 
-def until(is_so: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> None:
     port = free_port()
     key = ("mail_gateway_alias_list_seconds",)
@@ -410,7 +398,7 @@ def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> Non
         began = time.time()
         service.send_signal(signal.SIGHUP)
         service.wait_for("the alias list is read")
-        until(lambda: asked(port)[key])
+        wait_until(lambda: asked(port)[key], "the age of the list")
         assert began <= asked(port)[key] <= time.time()
 
 
@@ -421,9 +409,9 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
     """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
     port = free_port()
     service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
-    service.command[1:3] = ["-c", "from mailgate import lmtp, metrics; metrics.CLIENT_TIMEOUT = 0.5; lmtp.run()"]
+    service.runs_first("from mailgate.service import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
     with running(service), contextlib.ExitStack() as closing:
-        for _ in range(2 * CLIENTS):
+        for _ in range(2 * MAX_CLIENTS):
             client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
             client.settimeout(30)
             with contextlib.suppress(ConnectionError):  # turned away
@@ -446,18 +434,18 @@ def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, 
         running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service,
         service.client() as client,
     ):
-        client.begin(*[f"a{number}@example.com" for number in range(RECIPIENTS)])
+        client.begin(*[f"a{number}@example.com" for number in range(MAX_RECIPIENTS)])
         assert client.say("DATA").startswith("354 ")
         client.send(MESSAGE + b".\r\n")
-        until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"])
-        until(lambda: not asked(port)[("mail_gateway_running",)])
+        wait_until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"], "the ending")
+        wait_until(lambda: not asked(port)[("mail_gateway_running",)], "the end of the call")
         assert asked(port)[("mail_gateway_waiting",)] == 0
 
 
 def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
     path = tmp_path / "mail_gateway.prom"
     with running(Service(tmp_path, URL=endpoint.url), METRICS=path):
-        until(path.exists)  # it is there all at once
+        wait_until(path.exists, "the file")  # it is there all at once
         assert values(path.read_text())["mail_gateway_messages_total", "delivered"] == 0
 
 

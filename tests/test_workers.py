@@ -11,8 +11,8 @@ from support.endpoint import Endpoint, Gate, Request, returns
 from support.service import Client, Service, running
 
 from mailgate.outcome import Outcome
-from mailgate.state import WAIT
-from mailgate.workers import SLOW
+from mailgate.service.workers import MAX_SLOW_CALLS
+from mailgate.state import WAIT_SECONDS
 
 DELIVERED = "250 2.0.0 delivered"
 SLOW_WORD = b"the database chews on this"
@@ -40,7 +40,7 @@ def gate(endpoint: Endpoint) -> Iterator[SlowGate]:
 def service_of(folder: Path, endpoint: Endpoint, slow_after: float, **settings: object) -> Service:
     """Return the service with another idea of what is slow."""
     service = Service(folder, URL=endpoint.url, **settings)
-    service.command[1:3] = ["-c", f"from mailgate import lmtp, workers; workers.SLOW_AFTER = {slow_after}; lmtp.run()"]
+    service.runs_first(f"from mailgate.service import workers; workers.SLOW_AFTER_SECONDS = {slow_after}")
     return service
 
 
@@ -78,11 +78,11 @@ def test_a_slow_call_holds_no_worker(tmp_path: Path, endpoint: Endpoint, gate: S
 def test_so_many_calls_run_at_a_time_and_no_more(tmp_path: Path, endpoint: Endpoint, gate: SlowGate) -> None:
     service = service_of(tmp_path, endpoint, 0.01, WORKERS=2)
     with running(service), contextlib.ExitStack() as closing:
-        clients = send(closing, service, *map(slow, range(SLOW + 6)))
-        gate.wait_for(SLOW + 2)
+        clients = send(closing, service, *map(slow, range(MAX_SLOW_CALLS + 6)))
+        gate.wait_for(MAX_SLOW_CALLS + 2)
         gate.opened.set()
         assert [client.answer() for client in clients] == [DELIVERED] * len(clients)
-    assert gate.most == SLOW + 2
+    assert gate.most == MAX_SLOW_CALLS + 2
 
 
 def test_copies_of_a_message_that_is_being_delivered_hold_no_worker(
@@ -97,7 +97,7 @@ def test_copies_of_a_message_that_is_being_delivered_hold_no_worker(
         began = time.monotonic()
         answers = [client.answer() for client in clients[1:]]
         assert answers == [Outcome.IN_PROGRESS.reply] * 4
-        assert time.monotonic() - began < 4 * WAIT  # they wait all at the same time
+        assert time.monotonic() - began < 4 * WAIT_SECONDS  # they wait all at the same time
         gate.opened.set()
         assert clients[0].answer() == DELIVERED
         assert service.text().count("outcome=in_progress") == 4
@@ -110,7 +110,7 @@ def test_a_copy_waits_a_moment_for_the_other(tmp_path: Path, endpoint: Endpoint,
         clients = send(closing, service, slow(1))
         gate.wait_for(1)
         clients += send(closing, service, slow(1))
-        time.sleep(WAIT / 10)  # or it would hardly have to wait
+        time.sleep(WAIT_SECONDS / 10)  # or it would hardly have to wait
         gate.opened.set()
         assert [client.answer() for client in clients] == [DELIVERED] * 2
     assert gate.most == 1

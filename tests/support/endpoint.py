@@ -9,7 +9,7 @@ import time
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Request(NamedTuple):
@@ -20,7 +20,7 @@ class Request(NamedTuple):
     body: bytes
 
     @property
-    def call(self) -> tuple[tuple, str]:
+    def call(self) -> tuple[Any, str | None]:
         """The arguments and the method of the XML-RPC call."""
         return xmlrpc.client.loads(self.body, use_builtin_types=True)
 
@@ -42,7 +42,7 @@ def http(status: int, body: bytes = b"", *fields: str) -> bytes:
 KEPT_ALIVE = b"Connection: keep-alive"
 
 
-def returns(value: object) -> bytes:
+def returns(value: Any) -> bytes:
     """Return the answer of a call that comes back with a value."""
     return http(200, xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode())
 

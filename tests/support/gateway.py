@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PROGRAM = Path(__file__).parents[2] / "mail_gateway.py"
 PASSWORD = "s3cret ${HOME} #<&>'pässword"
@@ -65,7 +65,7 @@ class Gateway:
         self.log = folder / "log"
         self.env_file = folder / "settings.env"
         self.settings = SETTINGS | {"STATE": folder / "state", "LOG": self.log} | settings
-        os.makedirs(self.settings["STATE"], exist_ok=True)
+        os.makedirs(str(self.settings["STATE"]), exist_ok=True)
 
     def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:
         """Write the settings file and return the command line; a setting that is None is left out."""
@@ -77,7 +77,7 @@ class Gateway:
         *arguments: str | bytes,
         message: bytes | Path = b"Subject: hello\n\nbody\n",
         environ: dict[str, str] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> Result:
         """Run the program with a message and return how it ended; the password must be nowhere."""
         self.log.unlink(missing_ok=True)

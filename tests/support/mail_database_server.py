@@ -1,12 +1,16 @@
 """mail_database as a process of its own, on a free port, with its store where a test wants it."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import xmlrpc.client
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from support.stores import fill
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "s3cret"
@@ -22,6 +26,7 @@ class Server:
     """The endpoint, and what a test asks it; user 2 calls."""
 
     database, password = "mydatabase", PASSWORD
+    program = ("-m", "mail_database")
 
     def __init__(self, store: str, *options: str) -> None:
         self.store = store
@@ -32,7 +37,7 @@ class Server:
         environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": PASSWORD, "MAIL_DATABASE_STORE": self.store}
         environ |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mail_database", "serve", "--port", "0", *self.options],
+            [sys.executable, *self.program, "serve", "--port", "0", *self.options],
             stdout=subprocess.PIPE,
             env=environ,
             cwd=ROOT,
@@ -63,3 +68,14 @@ class Server:
 
     def dump(self) -> dict[str, Any]:
         return json.loads(self.command("dump"))
+
+
+@contextlib.contextmanager
+def served(store: str, world: dict[str, Any]) -> Iterator[Server]:
+    """Load a world into a store, and run the endpoint on it for a while."""
+    fill(store, world)
+    server = Server(store)
+    try:
+        yield server
+    finally:
+        server.stop()

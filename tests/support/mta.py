@@ -1,11 +1,12 @@
 """Private mail servers: each in a folder of its own, on loopback, with the configuration exactly as it is shipped.
 
-The gateway is installed beside them as README.md says, with the packages of the system's Python. What is replaced in
-the shipped files is only what names this machine: the program's path (and with it the settings file), the user, the
+The gateway is installed beside them as docs/install.md says, with the packages of the system's Python. What is replaced
+in the shipped files is only what names this machine: the program's path (and with it the settings file), the user, the
 service's socket, and the time limits, so that a trial of them needs no quarter of an hour.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pwd
@@ -18,8 +19,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from support.smtp_sink import Sink
 
 ROOT = Path(__file__).parents[2]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
@@ -53,12 +59,19 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
         time.sleep(0.05)
 
 
+# Below those that the kernel gives away, and different ones for each process of pytest-xdist.
+PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """Return a port that nobody has, and that nobody is given before a test's server has it."""
+    for port in PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
-def run(*command: object, **options: object) -> str:
+def run(*command: object, **options: Any) -> str:
     """Run a command that must succeed and return what it prints."""
     words = [str(word) for word in command]
     finished = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
@@ -89,7 +102,7 @@ class Service:
             if self.runs:
                 return
             self.process = subprocess.Popen(
-                ["/bin/sh", "-c", script, "sh", PYTHON, "-m", "mailgate.lmtp", "--env-file", self.env_file],
+                ["/bin/sh", "-c", script, "sh", PYTHON, "-m", "mailgate.service", "--env-file", self.env_file],
                 env={"PATH": "/usr/bin:/bin", "LANG": "C", "NOTIFY_SOCKET": str(self._address)},
                 cwd=self.program.parent,
                 stdin=subprocess.DEVNULL,
@@ -173,6 +186,12 @@ class Mta:
 
     def restore_program(self) -> None:
         shutil.copy(ROOT / "mail_gateway.py", self.program)
+
+    @property
+    def running_service(self) -> Service:
+        """The service, where this way in has one."""
+        assert self.service
+        return self.service
 
     def replace_program(self, script: str) -> None:
         """Put a program in the gateway's place."""
@@ -325,20 +344,20 @@ enable_long_queue_ids = yes
         if self.way == LMTP:  # which has no place for what an address was before its redirection
             (target,) = re.findall(r"mail-gateway-lmtp:unix:\S+", shipped)
             target = target.replace("/run/mail-gateway/lmtp.sock", str(self.socket))
-            names, redirected = (*DOMAINS, OWN), redirected | {OWN: OWN}
+            names, redirected = [*DOMAINS, OWN], redirected | {OWN: OWN}
         else:
             (target,) = re.findall(r"mail-gateway:\S+", shipped)
-            names, redirected = DOMAINS, redirected | {OWN: "support@example.com"}
+            names, redirected = [*DOMAINS], redirected | {OWN: "support@example.com"}
         transport = "".join(f"{name} {target}\n" for name in names)
         redirections = "".join(f"{address} {target}\n" for address, target in redirected.items())
         if self.asks:
             # as the README has it typed
             lines = re.findall(r"postconf -e '((\w+) = .*)'", (ROOT / "postfix/README.md").read_text())
-            names = {"socketmap": ["relay_recipient_maps"]}.get(
+            typed = {"socketmap": ["relay_recipient_maps"]}.get(
                 self.asks, ["smtpd_recipient_restrictions", "unverified_recipient_reject_code"]
             )
-            chosen = [line for line, name in lines if name in names and "texthash" not in line]
-            assert len(chosen) == len(names)
+            chosen = [line for line, name in lines if name in typed and "texthash" not in line]
+            assert len(chosen) == len(typed)
             for line in chosen:
                 line = line.replace("/run/mail-gateway/socketmap.sock", str(self.socketmap))
                 run("postconf", "-c", self.config, "-e", line.replace("mail.company-name.com", DOMAINS[0]))
@@ -519,3 +538,20 @@ begin retry
     def clear(self) -> None:
         if queue := self.queue():
             run(EXIM, "-C", self.config, "-Mrm", *queue)
+
+
+Kind = TypeVar("Kind", bound=Mta)
+
+
+@contextlib.contextmanager
+def started(kind: type[Kind], sink: Sink, way: str = PIPE, bare: bool = False, asks: str = "") -> Iterator[Kind]:
+    """Run a mail server for a while; what is not its own, and its bounces, go to the sink."""
+    try:
+        server = kind(sink.address[1], way, bare, asks)
+    except Impossible as reason:
+        pytest.skip(str(reason))
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.remove()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-import waitress
 from waitress import wasyncore
+from waitress.server import create_server
 
 from mail_database import world
 from mail_database.server import access, application
@@ -26,7 +26,7 @@ def serving(engine: sa.Engine) -> Iterator[str]:
     """Serve a store on a free port and yield its URL."""
     sockets: dict[int, Any] = {}
     app = application(engine, access("mydatabase", "admin", "s3cret"))
-    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=4, map=sockets)
+    server: Any = create_server(app, host="127.0.0.1", port=0, threads=4, map=sockets)
     stop = threading.Event()
 
     def run() -> None:

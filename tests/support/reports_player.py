@@ -111,7 +111,7 @@ class Database:
         with self.settings.open("a") as settings:
             settings.write(f"MAIL_GATEWAY_LMTP={self.socket}\n")
         script = Path(self.python).parent / "mail-gateway-lmtp"
-        command = [script] if script.exists() else [self.python, "-m", "mailgate.lmtp"]
+        command = [script] if script.exists() else [self.python, "-m", "mailgate.service"]
         self.start(*command, "--env-file", self.settings)
         for _ in range(300):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -160,6 +160,7 @@ class Database:
         end = time.monotonic() + seconds
         try:
             client.connect(self.socket)
+            assert client.sock
             client.sock.settimeout(seconds)
             client.ehlo()
             utf8 = [] if all(address.isascii() for address in (sender, *to)) else ["SMTPUTF8"]
@@ -248,6 +249,20 @@ class Step:
         exits = expected.get("exit")
         if exits is not None and self.status not in (exits if isinstance(exits, list) else [exits]):
             yield f"exit {self.status}, not {exits}"
+        yield from self.misplaced(expected, effects)
+        something = effects.created or effects.posted or effects.notices or effects.held
+        if expected.get("nothing") and (something or effects.failed or effects.bounced):
+            yield f"not nothing: {effects}"
+        if expected.get("not_lost") and not (something or effects.unplaced or self.status in (65, 67, 75)):
+            yield f"lost without a trace, exit {self.status}"
+        if expected.get("original_kept") and not self.keeps_original(expected.get("readable"), effects):
+            wanted = f"{expected['readable']} is not readable" if "readable" in expected else "something is missing"
+            seen = [(m["subject"], m["body"][:200]) for m in effects.posted]
+            yield f"{wanted}, and the original is not attached: {seen}"
+        yield from self.too_much(expected, effects)
+
+    def misplaced(self, expected, effects):
+        """Yield what was not created, posted or told as it should be."""
         created, notices = expected.get("created"), expected.get("notices")
         if not fits(created, effects.created, lambda want, got: want[0] == got[0] and want[1] in got[1]):
             yield f"created {effects.created}, not {created}"
@@ -258,15 +273,9 @@ class Step:
                 yield f"{name} {seen}, not {expected[name]}"
         if not fits(notices, effects.notices, lambda want, got: want[0] in ("*", got[0]) and want[1] == got[1]):
             yield f"notices {effects.notices}, not {notices}"
-        something = effects.created or effects.posted or effects.notices or effects.held
-        if expected.get("nothing") and (something or effects.failed or effects.bounced):
-            yield f"not nothing: {effects}"
-        if expected.get("not_lost") and not (something or effects.unplaced or self.status in (65, 67, 75)):
-            yield f"lost without a trace, exit {self.status}"
-        if expected.get("original_kept") and not self.keeps_original(expected.get("readable"), effects):
-            wanted = f"{expected['readable']} is not readable" if "readable" in expected else "something is missing"
-            seen = [(m["subject"], m["body"][:200]) for m in effects.posted]
-            yield f"{wanted}, and the original is not attached: {seen}"
+
+    def too_much(self, expected, effects):
+        """Yield what took more than it may: time, memory or place."""
         stored = sum(file["size"] for message in effects.posted for file in message["attachments"])
         for name, seen, unit in (
             ("max_cpu", self.cpu, "s of CPU"),
@@ -383,7 +392,7 @@ class Player:
         world = self.world(case)
         with self.making:
             prepared, start = self.prepared(world)
-        lines = []
+        lines: list[str] = []
         folder = tempfile.mkdtemp(dir=self.temporary)
         for file in Path(prepared).glob("mail.db*"):
             shutil.copy(file, folder)
@@ -471,7 +480,7 @@ class Player:
         if unknown:
             sys.exit(f"no such case: {', '.join(sorted(unknown))}")
         cases = [case for case in cases if not names or case["name"] in names]
-        classes = {}
+        classes: dict[str, list[bool]] = {}
         with (
             tempfile.TemporaryDirectory(prefix="reports-") as self.temporary,
             concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool,
@@ -493,7 +502,8 @@ def main():
     if len(arguments) < 3 or arguments[0].startswith("-"):
         print(__doc__)
         return 2
-    agree, differ = Player(*arguments[:3], verbose="--verbose" in sys.argv).play_all(arguments[3:])
+    project, python, folder = arguments[:3]
+    agree, differ = Player(project, python, folder, verbose="--verbose" in sys.argv).play_all(arguments[3:])
     print(f"{agree} agree, {differ} differ")
     return int(differ > 0)
 

@@ -1,6 +1,7 @@
 """The resident service as a process of its own, and a client that speaks LMTP byte by byte."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -48,6 +49,26 @@ class Client:
         self.send(f"{command}\r\n".encode("utf-8", "surrogateescape"))
         return self.answer()
 
+    def dialogue(self, text: str) -> None:
+        """Say the lines that stand behind ``c:`` and compare the answers with those behind ``s:``, line by line.
+
+        Lines of the client that follow each other are sent at once (RFC 2920). Those of a message stand there as they
+        are sent, dots and all. What stands in the place of a "..." at the end of an answer is not compared.
+        """
+        lines = [line.strip(" ").partition(":") for line in text.split("\n") if line.strip(" ")]
+        for who, said in itertools.groupby(lines, key=lambda line: line[0]):
+            words = [words.removeprefix(" ") for _, _, words in said]
+            if who == "c":
+                self.send("".join(f"{line}\r\n" for line in words).encode("utf-8", "surrogateescape"))
+                continue
+            assert who == "s", text
+            answers = [self.file.readline().decode().rstrip("\r\n") for _ in words]
+            shown = [
+                word if word.endswith("...") and answer.startswith(word[:-3]) else answer
+                for word, answer in zip(words, answers, strict=True)
+            ]
+            assert shown == words
+
     def begin(self, *recipients: str, sender: str = "ann@outside.test") -> list[str]:
         """Give the envelope and return the answers to RCPT."""
         assert self.say(f"MAIL FROM:<{sender}>").startswith("250 ")
@@ -86,11 +107,15 @@ class Service:
         self.address = folder / "lmtp.sock"
         own = {"STATE": folder / "service-state", "LOG": self.log, "LMTP": self.address}
         self.settings = SETTINGS | own | settings
-        os.makedirs(self.settings["STATE"], exist_ok=True)
-        self.command = [sys.executable, "-m", "mailgate.lmtp", "--env-file", str(self.env_file)]
+        os.makedirs(str(self.settings["STATE"]), exist_ok=True)
+        self.command = [sys.executable, "-m", "mailgate.service", "--env-file", str(self.env_file)]
         self.environ = ENVIRONMENT | coverage_environment()
         self.descriptors: tuple[int, ...] = ()  # open files for it to inherit
         self.process: subprocess.Popen[bytes] | None = None
+
+    def runs_first(self, statement: str) -> None:
+        """Have the process of the service run a statement first, such as one that shortens a time-out."""
+        self.command[1:3] = ["-c", f"{statement}; from mailgate.service.__main__ import run; run()"]
 
     def write_settings(self, **settings: object) -> None:
         """Write the settings file; a setting that is None is left out."""

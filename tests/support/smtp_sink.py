@@ -16,6 +16,7 @@ class Sink(socketserver.ThreadingTCPServer):
         self.refused: dict[str, int] = {}
         self.arrived = threading.Event()
         super().__init__(("127.0.0.1", 0), _Session)
+        self.address: tuple[str, int] = self.socket.getsockname()
 
 
 class _Session(socketserver.StreamRequestHandler):
@@ -23,7 +24,7 @@ class _Session(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.wfile.write(b"220 sink\r\n")
-        sender, recipients = "", []
+        sender, recipients = "", list[str]()
         for line in self.rfile:
             command, _, argument = line.decode().strip().partition(":")
             address = argument.split(">")[0].strip(" <")

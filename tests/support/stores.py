@@ -4,6 +4,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,29 +25,37 @@ def postgresql() -> Iterator[PostgreSQL]:
     server.stop()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def new_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewStore:
-    """Return a function that makes a store, with the tables in it, and returns its URL."""
-    return _maker(request, tmp_path_factory, {})
+def stores_with(world: dict[str, Any]) -> Any:
+    """Return a fixture: a function that makes a store with this world in it and returns its URL."""
+
+    @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+    def new_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewStore:
+        if request.param == "sqlite":
+            return _sqlite_maker(tmp_path_factory.mktemp("stores"), world)
+        return _postgresql_maker(request.getfixturevalue("postgresql"), world)
+
+    return new_store
 
 
-def _maker(request: pytest.FixtureRequest, paths: pytest.TempPathFactory, world: dict) -> NewStore:
-    folder: Path = paths.mktemp("stores")
-    if request.param == "sqlite":
-        template = folder / "template.db"
-        _make(f"sqlite:///{template}", world)
+new_store = stores_with({})
 
-        def new_sqlite() -> str:
-            path = folder / f"{uuid.uuid4()}.db"
-            shutil.copy(template, path)
-            return f"sqlite:///{path}"
 
-        return new_sqlite
+def _sqlite_maker(folder: Path, world: dict[str, Any]) -> NewStore:
+    template = folder / "template.db"
+    fill(f"sqlite:///{template}", world)
 
-    server = request.getfixturevalue("postgresql")
+    def new_sqlite() -> str:
+        path = folder / f"{uuid.uuid4()}.db"
+        shutil.copy(template, path)
+        return f"sqlite:///{path}"
+
+    return new_sqlite
+
+
+def _postgresql_maker(server: PostgreSQL, world: dict[str, Any]) -> NewStore:
     name = f"template_{uuid.uuid4().hex}"
     server.sql(f"create database {name}")
-    _make(server.url(name), world)
+    fill(server.url(name), world)
 
     def new_postgresql() -> str:
         database = f"store_{uuid.uuid4().hex}"
@@ -56,7 +65,8 @@ def _maker(request: pytest.FixtureRequest, paths: pytest.TempPathFactory, world:
     return new_postgresql
 
 
-def _make(url: str, world: dict) -> None:
+def fill(url: str, world: dict[str, Any]) -> None:
+    """Make the tables of a store and load a world into them."""
     engine = open_database(url)
     with transaction(engine) as store:
         load(store, world)

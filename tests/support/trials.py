@@ -8,12 +8,13 @@ import contextlib
 import itertools
 import re
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from email.utils import getaddresses
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 
@@ -130,7 +131,7 @@ class Behind(Database):
     def __init__(self, server: Odoo | Server) -> None:
         super().__init__()
         self.server, self.name, self.password = server, server.database, server.password
-        self.lock, self.running, self.overlaps = threading.Lock(), [], 0
+        self.lock, self.running, self.overlaps = threading.Lock(), list[bytes](), 0
 
     def process(self, request: Request, seconds: float = 0) -> bytes:
         """Pass a call on, after so many seconds; overlapping ones for a message are counted, for they may be hidden."""
@@ -174,10 +175,10 @@ class Behind(Database):
         return all(line in body.decode() for _, body in records)
 
 
-Fault = Callable[[Database, object, Request], None]
+Fault = Callable[[Any, socket.socket, Request], None]  # the database (one of these), the connection, the request
 
 
-def passes(database: Database, connection, request: Request) -> None:
+def passes(database: Database, connection: socket.socket, request: Request) -> None:
     """No fault: the message is processed, then the answer is sent."""
     connection.sendall(database.process(request))
 
@@ -191,49 +192,52 @@ def raises(exception: str) -> Fault:
     return answers(fault(1, traceback(exception)))
 
 
-def hangs(database: Database, connection, request) -> None:
+def hangs(database: Database, connection: socket.socket, request: Request) -> None:
     connection.recv(1)
 
 
-def too_late(database: Database, connection, request) -> None:
+def too_late(database: Database, connection: socket.socket, request: Request) -> None:
     """The client has had enough, and only then the message is processed."""
     connection.recv(1)
     database.process(request)
 
 
-def cut_before(database: Database, connection, request) -> None:
+def cut_before(database: Database, connection: socket.socket, request: Request) -> None:
     """The connection breaks, and the database does not have the message."""
 
 
-def cut_after(database: Database, connection, request) -> None:
+def cut_after(database: Database, connection: socket.socket, request: Request) -> None:
     """The connection breaks, and the database has the message."""
     database.process(request)
 
 
-def cut_within(database: Database, connection, request) -> None:
+def cut_within(database: Database, connection: socket.socket, request: Request) -> None:
     connection.sendall(database.process(request)[:-30])
 
 
-def proxy_gives_up(database: Database, connection, request) -> None:
+def proxy_gives_up(database: Database, connection: socket.socket, request: Request) -> None:
     """The proxy has had enough, and the database works on."""
     connection.sendall(http(504))
     connection.close()
     database.process(request)
 
 
-def killed_before(database: Database, connection, request) -> None:
+def killed_before(database: Database, connection: socket.socket, request: Request) -> None:
     database.mta.kill_gateways(signal.SIGKILL)
 
 
-def killed_after(database: Database, connection, request) -> None:
+def killed_after(database: Database, connection: socket.socket, request: Request) -> None:
     database.process(request)
     database.mta.kill_gateways(signal.SIGKILL)
 
 
-def terminated(database: Database, connection, request) -> None:
+def terminated(database: Database, connection: socket.socket, request: Request) -> None:
     database.process(request)
     database.mta.kill_gateways(signal.SIGTERM)
     connection.recv(1)
+
+
+Step = Callable[[Mta, Any], object]  # the mail server and the database (one of these)
 
 
 class Trial(NamedTuple):
@@ -242,8 +246,8 @@ class Trial(NamedTuple):
     name: str
     mails: tuple[Mail, ...] = (Mail(),)
     fault: Fault = passes
-    begin: Callable[[Mta, Database], None] = lambda mta, database: None
-    end: Callable[[Mta, Database], None] = lambda mta, database: None
+    begin: Step = lambda mta, database: None
+    end: Step = lambda mta, database: None
     waits: bool = False  # whether all mail must still be in the queue before the fault ends
     settings: Mapping[str, object] = MappingProxyType({})
     seconds: float = 0.0  # that a call of the database takes
@@ -289,8 +293,8 @@ def play(mta: Mta, database: Database, sink: Sink, trial: Trial, seconds: float 
 def settings_for(database: Database) -> dict[str, object]:
     """Return the gateway's settings for a database, impatient enough for tests."""
     access = {"URL": database.url, "DATABASE": database.name, "LOGIN": database.login, "PASSWORD": database.password}
-    patience = {"READ_TIMEOUT": database.time_limit, "CONNECT_TIMEOUT": 2, "PATIENCE": 0}
-    return access | patience | {"RECIPIENT_DELIMITER": "+"}
+    patience: dict[str, object] = {"READ_TIMEOUT": database.time_limit, "CONNECT_TIMEOUT": 2, "PATIENCE": 0}
+    return patience | access | {"RECIPIENT_DELIMITER": "+"}
 
 
 def flush_all(mta: Mta, seconds: float) -> None:

@@ -2,33 +2,33 @@
 
 import pytest
 
+from mailgate.addresses import Addresses, choices, match
 from mailgate.envelope import Recipient
-from mailgate.rules import choices, match
-from mailgate.settings import Settings, build
+from mailgate.settings import build
 
 REQUIRED = {"URL": "https://odoo.example.com", "DATABASE": "d", "LOGIN": "2", "PASSWORD": "p"}
 
 
-def rules(**variables: str) -> Settings:
-    return build(REQUIRED | variables)
+def addresses(**variables: str) -> Addresses:
+    return build(REQUIRED | variables).addresses
 
 
-NOTHING = rules()
-DOMAIN = rules(ALIAS_DOMAINS="example.com, second.example")
-ALLOWED = rules(ALLOWED_DOMAINS="allowed.test")
-ALIASES = rules(
+NOTHING = addresses()
+DOMAIN = addresses(ALIAS_DOMAINS="example.com, second.example")
+ALLOWED = addresses(ALLOWED_DOMAINS="allowed.test")
+ALIASES = addresses(
     ALIAS_DOMAINS="example.com", ALIASES="info@example.com,Jobs@Second.example", CATCHALL="catchall,replies"
 )
-LOCAL = rules(LOCAL_PARTS="commercial")
-LOCAL_AT = rules(LOCAL_PARTS="commercial", ALLOWED_DOMAINS="allowed.test", ALIAS_DOMAINS="example.com")
-BOTH = rules(ALIASES="info@example.com", LOCAL_PARTS="commercial", ALIAS_DOMAINS="example.com")
-PLUS = rules(ALIASES="info@example.com,a+b@example.com", ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
-PLUS_DOMAIN = rules(ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
-MINUS_LOCAL = rules(LOCAL_PARTS="commercial", RECIPIENT_DELIMITER="-")
+LOCAL = addresses(LOCAL_PARTS="commercial")
+LOCAL_AT = addresses(LOCAL_PARTS="commercial", ALLOWED_DOMAINS="allowed.test", ALIAS_DOMAINS="example.com")
+BOTH = addresses(ALIASES="info@example.com", LOCAL_PARTS="commercial", ALIAS_DOMAINS="example.com")
+PLUS = addresses(ALIASES="info@example.com,a+b@example.com", ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
+PLUS_DOMAIN = addresses(ALIAS_DOMAINS="example.com", RECIPIENT_DELIMITER="+")
+MINUS_LOCAL = addresses(LOCAL_PARTS="commercial", RECIPIENT_DELIMITER="-")
 
 
 @pytest.mark.parametrize(
-    ("settings", "address", "expected"),
+    ("known", "address", "expected"),
     [
         # no rule at all: the database decides
         (NOTHING, "anybody@anywhere.test", "anybody@anywhere.test"),
@@ -90,14 +90,14 @@ MINUS_LOCAL = rules(LOCAL_PARTS="commercial", RECIPIENT_DELIMITER="-")
         (MINUS_LOCAL, "commercial-x@anywhere.test", "commercial@anywhere.test"),
     ],
 )  # fmt: skip
-def test_an_address_matches_as_it_would_in_the_database(settings: Settings, address: str, expected: str) -> None:
-    (found,) = match(settings, [Recipient(address)])
+def test_an_address_matches_as_it_would_in_the_database(known: Addresses, address: str, expected: str) -> None:
+    (found,) = match(known, [Recipient(address)])
     assert found.addresses == ((expected,) if expected else ())
     assert bool(found.rule) == bool(expected)
 
 
 @pytest.mark.parametrize(
-    ("settings", "recipient", "original", "expected"),
+    ("known", "recipient", "original", "expected"),
     [
         (ALIASES, "info@example.com", "", "info@example.com"),
         (ALIASES, "odoo@localhost", "info@example.com", "info@example.com"),
@@ -126,13 +126,13 @@ def test_an_address_matches_as_it_would_in_the_database(settings: Settings, addr
     ],
 )
 def test_a_recipient_matches_when_it_or_its_original_does(
-    settings: Settings, recipient: str, original: str, expected: str
+    known: Addresses, recipient: str, original: str, expected: str
 ) -> None:
-    (found,) = match(settings, [Recipient(recipient, original)])
+    (found,) = match(known, [Recipient(recipient, original)])
     assert " ".join(found.addresses) == expected
 
 
-IDN = rules(ALIAS_DOMAINS="M\u00fcller.example", ALIASES="info@stra\u00dfe.example,jobs@xn--mller-kva.example")
+IDN = addresses(ALIAS_DOMAINS="M\u00fcller.example", ALIASES="info@stra\u00dfe.example,jobs@xn--mller-kva.example")
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_the_two_spellings_of_a_domain_are_one(address: str, expected: str) -> N
     ],
 )
 def test_a_domain_in_letters_of_any_script_is_a_setting(domain: str, expected: str) -> None:
-    settings = rules(ALIAS_DOMAINS=domain, ALIASES=f"info@{domain}", LOCAL_PARTS="jobs")
+    known = addresses(ALIAS_DOMAINS=domain, ALIASES=f"info@{domain}", LOCAL_PARTS="jobs")
     for address in (f"info@{domain}", f"catchall@{expected}"):
-        (found,) = match(settings, [Recipient(address)])
+        (found,) = match(known, [Recipient(address)])
         assert found.addresses == (address.partition("@")[0] + "@" + expected,)
 
 

@@ -2,14 +2,15 @@
 
 MAIL_GATEWAY_WORKERS calls run at a time. A call that has begun can't be taken back, so a slow one gets out of the way:
 
-    a call takes longer than SLOW_AFTER    it no longer counts as one of them, and another message has its place;
-                                           at most SLOW calls are set aside like this
+    a call takes longer than               it no longer counts as one of them, and another message has its place;
+      SLOW_AFTER_SECONDS                   at most MAX_SLOW_CALLS are set aside like this
     its last try was ambiguous             it does not count either; one such message is tried at a time
     another delivery of the message runs   it is given back at once, and tried again soon
-    it is larger than LARGE                one worker is kept free of these, where there are two or more
+    it is larger than LARGE_BYTES          one worker is kept free of these, where there are two or more
 
-So at most WORKERS + SLOW + 1 calls run at a time, and a message waits for a worker for longer than a moment only while
-WORKERS + SLOW calls are slow that nobody could know to be so. All methods run in the event loop, except ``beside``.
+So at most WORKERS + MAX_SLOW_CALLS + 1 calls run at a time, and a message waits for a worker for longer than a moment
+only while WORKERS + MAX_SLOW_CALLS calls are slow that nobody could know to be so. All methods run in the event loop,
+except ``without_worker``.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ from mailgate import DEADLINE, state
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
-SLOW_AFTER = 2.0  # seconds; an ordinary call takes a tenth of that
-SLOW = 8  # calls that are set aside; each is a thread here, and a connection to the database
-LARGE = 2**20  # bytes
-# Seconds before each try of a message that is given back: state.WAIT in all.
-PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 1.9)
-THREADS = 128  # more than there can be calls: their number is bounded here, and WORKERS is 64 at the most
+SLOW_AFTER_SECONDS = 2.0  # an ordinary call takes a tenth of that
+MAX_SLOW_CALLS = 8  # that are set aside; each is a thread here, and a connection to the database
+LARGE_BYTES = 2**20
+# Before each try of a message that is given back: state.WAIT_SECONDS in all.
+PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 1.9)
+MAX_THREADS = 128  # more than there can be calls: their number is bounded here, and WORKERS is 64 at the most
 
 
 class Call:
@@ -39,24 +40,24 @@ class Call:
 
     future: Future[Verdict] | None = None  # when it has begun
     began = 0.0  # in the seconds of the event loop
-    is_overdue = False  # it takes longer than SLOW_AFTER
+    is_overdue = False  # it takes longer than SLOW_AFTER_SECONDS
     is_slow = is_second_try = False  # why it holds no worker
     is_early = False  # it was given back: it is to be tried again soon
 
     def __init__(self, workers: "Workers", deliver: "Callable[[Call], Verdict]", is_large: bool) -> None:
         self.workers, self.deliver, self.is_large = workers, deliver, is_large
         self.verdict: asyncio.Future[Verdict | None] = workers.loop.create_future()
-        self.verdict.add_done_callback(lambda _: workers.start())
+        self.verdict.add_done_callback(lambda _: workers.start_next())
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
+    def without_worker(self) -> Iterator[None]:
         """Hold no worker while this lasts. Raises Ended(BUSY) where another call does so. For the call's own thread."""
         if not self.workers.second_try.acquire(blocking=False):
             self.is_early = True
             raise Ended(Outcome.BUSY, "its last try was ambiguous, and another such message is being tried")
         try:
             self.is_second_try = True
-            self.workers.loop.call_soon_threadsafe(self.workers.start)
+            self.workers.loop.call_soon_threadsafe(self.workers.start_next)
             yield
         finally:
             self.workers.second_try.release()
@@ -68,7 +69,7 @@ class Workers:
     def __init__(self) -> None:
         self.count = 0  # of the calls that run at a time, without those that hold no worker
         self.loop = asyncio.get_running_loop()
-        self.pool = ThreadPoolExecutor(THREADS, "worker")
+        self.pool = ThreadPoolExecutor(MAX_THREADS, "worker")
         self.second_try = threading.Lock()
         self.queue: list[Call] = []
         self.running: list[Call] = []
@@ -91,7 +92,7 @@ class Workers:
         verdict = None
         with contextlib.ExitStack() as at_end:
             at_end.callback(done, None)
-            for pause in PAUSES:
+            for pause in PAUSES_SECONDS:
                 self.pausing += 1
                 try:
                     await asyncio.sleep(pause)
@@ -99,9 +100,9 @@ class Workers:
                     self.pausing -= 1
                 if self.is_closed:
                     return None
-                call = Call(self, partial(deliver, pause == PAUSES[-1]), size > LARGE)
+                call = Call(self, partial(deliver, pause == PAUSES_SECONDS[-1]), size > LARGE_BYTES)
                 self.queue.append(call)
-                self.start()
+                self.start_next()
                 try:
                     verdict = await asyncio.wait_for(call.verdict, DEADLINE)
                 except asyncio.TimeoutError:
@@ -114,23 +115,24 @@ class Workers:
                     break
         return verdict
 
-    def start(self) -> None:
+    def start_next(self) -> None:
         """Start what may start by now, and forget what nobody waits for any more."""
         for call in self.running:
-            is_room = sum(each.is_slow for each in self.running) < SLOW
+            is_room = sum(each.is_slow for each in self.running) < MAX_SLOW_CALLS
             call.is_slow |= call.is_overdue and is_room and not call.is_second_try
         for call in self.queue.copy():
-            held = [each.is_large for each in self.running if not each.is_slow and not each.is_second_try]
+            are_large = [each.is_large for each in self.running if not each.is_slow and not each.is_second_try]
+            is_free = len(are_large) < self.count
             if call.verdict.done():
                 self.queue.remove(call)
-            elif len(held) < self.count and not (call.is_large and sum(held) >= max(1, self.count - 1)):
+            elif is_free and not (call.is_large and sum(are_large) >= max(1, self.count - 1)):
                 self.queue.remove(call)
                 self._start(call)
 
     def _start(self, call: Call) -> None:
         def is_overdue() -> None:
             call.is_overdue = True
-            self.start()
+            self.start_next()
 
         def end() -> None:
             timer.cancel()
@@ -141,14 +143,14 @@ class Workers:
                     call.verdict.set_exception(error)
                 else:
                     call.verdict.set_result(future.result())
-            self.start()
+            self.start_next()
 
         def tell(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the event loop has ended: nobody waits
                 self.loop.call_soon_threadsafe(end)
 
         call.began = self.loop.time()
-        timer = self.loop.call_later(SLOW_AFTER, is_overdue)
+        timer = self.loop.call_later(SLOW_AFTER_SECONDS, is_overdue)
         self.running.append(call)
         future = call.future = self.pool.submit(call.deliver, call)
         future.add_done_callback(tell)
@@ -172,7 +174,7 @@ def claim(
     try:
         with (
             state.claim(settings, message_id, queue_id, added, until=0.0) as claimed,
-            call.beside() if claimed.was_ambiguous else contextlib.nullcontext(),
+            call.without_worker() if claimed.was_ambiguous else contextlib.nullcontext(),
         ):
             yield claimed
     except state.Taken:

@@ -6,33 +6,24 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from socketserver import ThreadingMixIn
-from typing import Any, Protocol
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, write_to_textfile
 
-from mailgate.directory import Directory
 from mailgate.outcome import Outcome
-from mailgate.workers import Workers
 
-TEXTFILE_EVERY = 15.0  # seconds; as often as Prometheus asks by default
-CLIENTS = 10  # over HTTP, at a time
-CLIENT_TIMEOUT = 5.0  # seconds that one may take in all
-BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # seconds
-
-
-class Watched(Protocol):
-    """What of the service is looked at when somebody asks."""
-
-    open: set[Any]
-    directory: Directory
-    workers: Workers
+TEXTFILE_EVERY_SECONDS = 15.0  # as often as Prometheus asks by default
+MAX_CLIENTS = 10  # over HTTP, at a time
+CLIENT_TIMEOUT_SECONDS = 5.0  # that one may take in all
+BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
     """The counters; all threads count into them."""
 
-    def __init__(self, service: Watched) -> None:
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+        """``gauges`` are what is looked at when somebody asks: by name, what it is and how to get it."""
         self.registry = registry = CollectorRegistry()
         self._messages = Counter("mail_gateway_messages", "Messages by ending", ["outcome"], registry=registry)
         for outcome in Outcome:  # so that each is there from the start
@@ -40,13 +31,9 @@ class Metrics:
         self._refusals = Counter("mail_gateway_refusals", "Recipients refused at RCPT", ["outcome"], registry=registry)
         self._bytes = Counter("mail_gateway_bytes", "Bytes of messages received", registry=registry)
         self._retries = Counter("mail_gateway_retries", "Requests sent again at once", registry=registry)
-        self._seconds = Histogram("mail_gateway_seconds", "By step", ["step"], buckets=BUCKETS, registry=registry)
-        gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
-            "connections": ("Connections of mail servers", lambda: len(service.open)),
-            "waiting": ("Messages that wait for a worker", lambda: service.workers.waiting),
-            "running": ("Messages on their way to the database", lambda: len(service.workers.running)),
-            "alias_list_seconds": ("When the alias list was read, since 1970", lambda: service.directory.read_at),
-        }
+        self._seconds = Histogram(
+            "mail_gateway_seconds", "By step", ["step"], buckets=BUCKETS_SECONDS, registry=registry
+        )
         for name, (text, value) in gauges.items():
             Gauge(f"mail_gateway_{name}", text, registry=registry).set_function(value)
 
@@ -58,9 +45,11 @@ class Metrics:
             self._seconds.labels(step).observe(value)
 
     def refused(self, outcome: Outcome) -> None:
+        """Count a recipient who was refused at RCPT."""
         self._refusals.labels(outcome.name.lower()).inc()
 
     def retrying(self) -> None:
+        """Count a request that is sent again at once."""
         self._retries.inc()
 
     def listen(self, address: str) -> None:
@@ -70,7 +59,7 @@ class Metrics:
         server.set_app(make_wsgi_app(self.registry))
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
-    async def keep(self, path: str, report: Callable[[str], None]) -> None:
+    async def write_forever(self, path: str, report: Callable[[str], None]) -> None:
         """Write them to a file again and again, until cancelled; ``report`` is told what goes wrong."""
         failure = ""
         while True:
@@ -81,16 +70,16 @@ class Metrics:
                 if str(error) != failure:
                     failure = str(error)
                     report(f"the metrics can't be written: {failure}")
-            await asyncio.sleep(TEXTFILE_EVERY)
+            await asyncio.sleep(TEXTFILE_EVERY_SECONDS)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """An HTTP server with a thread for each client; more than CLIENTS are turned away."""
+    """An HTTP server with a thread for each client; more than MAX_CLIENTS are turned away."""
 
     daemon_threads = True
 
     def __init__(self, *arguments: Any) -> None:
-        self.free = threading.Semaphore(CLIENTS)
+        self.free = threading.Semaphore(MAX_CLIENTS)
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -114,10 +103,10 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    """One client, who is cut off after CLIENT_TIMEOUT, whatever he has said until then."""
+    """One client, who is cut off after CLIENT_TIMEOUT_SECONDS, whatever he has said until then."""
 
     def handle(self) -> None:
-        end = threading.Timer(CLIENT_TIMEOUT, self._cut_off)
+        end = threading.Timer(CLIENT_TIMEOUT_SECONDS, self._cut_off)
         end.start()
         try:
             super().handle()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailgate.queueid import queue_id
+from mailgate.envelope import queue_id
 
 POSTFIX = "Received: from %s (unknown [192.0.2.1])\n\tby mx.test (Postfix) with ESMTP id 4XyZabc12\n\tfor <%s>; now\n"
 EXIM = (

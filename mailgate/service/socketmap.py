@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from mailgate.envelope import Recipient
 from mailgate.outcome import Outcome
 
-REQUEST_LIMIT = 1000  # bytes; an address has no more than 320 (RFC 5321, 4.5.3.1)
-IDLE = 300.0  # seconds; Postfix keeps its connection for 100 s at the most
+MAX_REQUEST_BYTES = 1000  # an address has no more than 320 (RFC 5321, 4.5.3.1)
+IDLE_SECONDS = 300.0  # Postfix keeps its connection for 100 s at the most
 
 
 async def answer(
@@ -21,12 +21,12 @@ async def answer(
 ) -> None:
     """Answer the requests of one connection until it ends; what is no request ends it."""
     loop = asyncio.get_running_loop()
-    silence = loop.call_later(IDLE, writer.transport.abort)
+    silence = loop.call_later(IDLE_SECONDS, writer.transport.abort)
     try:
         while True:
             request = await _netstring(reader)
             silence.cancel()
-            silence = loop.call_later(IDLE, writer.transport.abort)
+            silence = loop.call_later(IDLE_SECONDS, writer.transport.abort)
             _, _, key = request.decode("utf-8", "surrogateescape").partition(" ")
             found = await refusal(Recipient(key)) if key.rpartition("@")[0] else Outcome.UNKNOWN_RECIPIENT
             text = f"OK {key}"
@@ -49,7 +49,7 @@ async def _netstring(reader: asyncio.StreamReader) -> bytes:
         digits += byte
         if not digits.isdigit() or len(digits) > 4:
             raise ValueError("no netstring")
-    if not digits or int(digits) > REQUEST_LIMIT:
+    if not digits or int(digits) > MAX_REQUEST_BYTES:
         raise ValueError("too long")
     data = await reader.readexactly(int(digits) + 1)
     if data[-1:] != b",":

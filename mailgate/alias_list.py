@@ -1,0 +1,144 @@
+"""The alias list: what the database says of its addresses, of all or of some.
+
+The list takes the place of the operator's settings for addresses, so that the rules decide by it as they do by those.
+Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection; docs/odoo.md, "The
+list of addresses", has what each version answers.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from mailgate.addresses import Addresses, Match, is_ours, match
+from mailgate.database import Client
+from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
+from mailgate.outcome import Ended, Outcome
+
+PAGE_ROWS = 1000  # of a list in one answer: some 400 bytes each, of the megabyte that an answer may have
+DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
+ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
+ALLOWED = "mail.catchall.domain.allowed"
+FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
+
+Rows = list[dict[str, Any]]
+
+
+def read(client: Client, addresses: Addresses) -> Addresses:
+    """Return the database's addresses; the operator's ``addresses`` say what it does not. Raises Ended."""
+    version = client.version(time.monotonic())
+    number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
+    if isinstance(number, int) and number < FIRST_VERSION:
+        raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
+    domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS)
+    aliases = _search(client, "mail.alias", ALIAS_FIELDS)
+    listed = _addresses(domains, aliases, addresses.recipient_delimiter)
+    return listed._replace(allowed_domains=_allowed(client, addresses))
+
+
+def ask(
+    client: Client, addresses: Addresses, recipients: Iterable[Recipient], until: float = float("inf")
+) -> Addresses:
+    """Return what the database has of the recipients' addresses, as in its list.
+
+    Raises Ended, also when nobody waits any more: from ``until`` on, by the monotonic clock.
+    """
+    if time.monotonic() > until:
+        raise Ended(Outcome.NO_ANSWER, "it does not answer in time")
+    local_parts, names = set(), set()
+    delimiter = addresses.recipient_delimiter
+    candidates = [address for recipient in recipients for address in recipient]
+    for address in filter(str.isprintable, candidates):  # what is not can't be asked for, and is no alias
+        local_part, domain = split_address(address.lower())
+        local_parts |= {local_part, local_part.partition(delimiter)[0] if delimiter else local_part}
+        names |= {domain, ascii_domain(domain)}
+    # by what both Odoo and mail_database store; what else of that name comes with it is the database's, too
+    aliases = _search(client, "mail.alias", ALIAS_FIELDS, ("alias_name", "in", sorted(local_parts)))
+    domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS, ("name", "in", sorted(names)))
+    found = _addresses(domains, aliases, delimiter)
+    return found._replace(allowed_domains=_allowed(client, addresses)) if found.local_parts else found
+
+
+def merged(addresses: Addresses, asked: Addresses) -> Addresses:
+    """Return addresses with more of them; what was asked for has the allowed domains where it has local-parts."""
+    return Addresses(
+        alias_domains=addresses.alias_domains | asked.alias_domains,
+        allowed_domains=asked.allowed_domains if asked.local_parts else addresses.allowed_domains,
+        aliases=addresses.aliases | asked.aliases,
+        local_parts=addresses.local_parts | asked.local_parts,
+        catchall=addresses.catchall | asked.catchall,
+        bounce=addresses.bounce | asked.bounce,
+        recipient_delimiter=addresses.recipient_delimiter,
+        is_list=True,
+    )
+
+
+def left_out(addresses: Addresses, listed: Addresses) -> list[str]:
+    """Return the database's addresses that the operator's settings would refuse."""
+    named = sorted(listed.aliases | listed.catchall | listed.bounce)
+    return [address for address in named if not is_ours(addresses, Recipient(address))]
+
+
+def settle(client: Client, addresses: Addresses, matches: list[Match]) -> list[Match]:
+    """Return the matches without doubt about which address it is, as far as the database says.
+
+    For a message to one recipient its refusal would say so; one to several is not refused for one of them.
+    """
+    in_doubt = [match.recipient for match in matches if len(match.addresses) > 1]
+    if not in_doubt or sum(bool(match.rule) for match in matches) < 2:
+        return matches
+    try:
+        known = merged(addresses, ask(client, addresses, in_doubt))
+    except Ended:  # it is too old, or our user may not ask: then what is likely is tried first
+        return matches
+    found = match(known, [match.recipient for match in matches])
+    return [new if len(match.addresses) > 1 and new.rule else match for match, new in zip(matches, found, strict=True)]
+
+
+def _search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[str, str, Any]) -> Rows:
+    """Return the rows that the terms allow, page by page. Raises Ended."""
+    rows: Rows = []
+    while True:
+        last = rows[-1]["id"] if rows else 0
+        options = {"fields": ("id", *fields), "order": "id", "limit": PAGE_ROWS}
+        page = client.execute(model, "search_read", [[("id", ">", last), *terms]], options, time.monotonic())
+        wanted = {"id", *fields}
+        if not isinstance(page, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in page):
+            raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
+        ids = [last, *(row["id"] for row in page)]
+        if ids != sorted(set(ids)):  # or it would never end
+            raise Ended(Outcome.CUT_OFF, f"what {model} answers is not in the order that was asked for")
+        rows += page
+        if len(page) < PAGE_ROWS:
+            return rows
+
+
+def _allowed(client: Client, addresses: Addresses) -> frozenset[str]:
+    """Return the database's allowed domains, the operator's where it does not tell them. Raises Ended."""
+    try:
+        value = client.execute("ir.config_parameter", "get_param", [ALLOWED], {}, time.monotonic())
+    except Ended as ended:  # an administrator's to read
+        if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
+            raise
+        return addresses.allowed_domains
+    return frozenset(canonical_address(part.strip()) for part in str(value or "").split(",")) - {""}
+
+
+def _addresses(domains: Rows, aliases: Rows, delimiter: str) -> Addresses:
+    """Return the addresses that rows of the database name, without the allowed domains."""
+
+    def canonical(values: Iterable[object]) -> frozenset[str]:
+        return frozenset(canonical_address(str(value)) for value in values if value and "@" in str(value))
+
+    # An answer to a notification goes to the thread even where it is sent to the notification's own address.
+    notifications = [row["default_from_email"] for row in domains]
+    return Addresses(
+        alias_domains=frozenset(canonical_address(row["name"]) for row in domains),
+        aliases=canonical([*(row["alias_full_name"] for row in aliases), *notifications]),
+        local_parts=frozenset(
+            row["alias_name"].lower() for row in aliases if row["alias_name"] and row["alias_incoming_local"]
+        ),
+        catchall=canonical(row["catchall_email"] for row in domains),
+        bounce=canonical(row["bounce_email"] for row in domains),
+        recipient_delimiter=delimiter,
+        is_list=True,
+    )
