@@ -12,7 +12,7 @@ from mailgate.values import Secret
 
 ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
-STATE = "/var/lib/mail-gateway/state"
+JOURNAL = "/var/lib/mail-gateway/journal"
 PREFIX = "MAIL_GATEWAY_"
 
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
@@ -51,7 +51,8 @@ VARIABLES = {
     "CA_FILE": Variable(values.readable_file),
     "ALLOW_PLAINTEXT": Variable(values.yes, False),
     "HOLD": Variable(values.folder),
-    "STATE": Variable(values.own_folder),
+    "JOURNAL": Variable(values.own_folder),
+    "KEEP_DAYS": Variable(values.days, 30),
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
     # Those of the service.
@@ -61,6 +62,11 @@ VARIABLES = {
     "SOCKETMAP": Variable(values.socket_address),
     "WORKERS": Variable(values.worker_count, 2),
     "METRICS": Variable(values.socket_address),
+}
+
+# Settings of earlier versions, and what to do.
+GONE = {
+    "STATE": "is gone: make the folder of MAIL_GATEWAY_JOURNAL, remove this setting and, when no mail waits, its folder"
 }
 
 
@@ -79,7 +85,8 @@ class Settings(NamedTuple):
     patience: float
     ca_file: str
     hold: str
-    state: str
+    journal: str
+    keep_days: int
     log: str
     log_format: str
     lmtp: str
@@ -114,8 +121,8 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     """
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
-    if os.path.exists(STATE):  # where it is, it is used: one that can't be written is an operator's mistake
-        variables = {"STATE": STATE, **variables}
+    if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
+        variables = {"JOURNAL": JOURNAL, **variables}
     if os.access(HOLD, os.W_OK | os.X_OK):
         variables = {"HOLD": HOLD, **variables}
     for name, (convert, default) in VARIABLES.items():
@@ -126,6 +133,7 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
         else:
             if built[name.lower()] is REQUIRED:
                 wrong[name] = "is missing"
+    wrong |= {name: reason for name, reason in GONE.items() if name in variables}
     if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
         wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
     wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}
@@ -181,7 +189,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES})
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES | GONE})
     twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         values.PUBLIC: is_public and found.get(PREFIX + "PASSWORD"),

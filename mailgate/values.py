@@ -221,6 +221,13 @@ def users(value: str) -> frozenset[str]:
     return names
 
 
+def days(value: str) -> int:
+    """Return a number of days."""
+    if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 3650:
+        raise ValueError("must be a number of days from 1 to 3650")
+    return int(value)
+
+
 def worker_count(value: str) -> int:
     """Return a number of workers."""
     if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 64:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from mailgate import alias_list, hold, message, shapes, state
+from mailgate import alias_list, hold, journal, message, shapes
 from mailgate.addresses import Addresses, Match, choices, match
 from mailgate.database import Client
 from mailgate.envelope import Envelope, Raw
@@ -67,12 +67,12 @@ def deliver(
     facts: Facts,
     *,
     addresses: Addresses | None = None,
-    claim: Callable[..., AbstractContextManager[state.Claim]] = state.claim,
+    claim: Callable[..., AbstractContextManager[journal.Claim]] = journal.claim,
     on_answer: Callable[[], None] = lambda: None,
 ) -> Verdict:
     """Take a message to its ending, and note in ``facts`` what the log tells of it.
 
-    ``addresses`` decide in place of the settings' own, ``claim`` is called for state.claim(), and ``on_answer`` when
+    ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), and ``on_answer`` when
     the database has answered. Raises nothing but what a signal raises. It is longer than other functions: all the steps
     stand in one place.
     """

@@ -30,7 +30,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(gateway: Gateway, tmp_path: Path) -> Iterator[Run]:
     """The program, its imports done once for all runs."""
-    gateway.command(STATE=None)  # the same message comes again and again, and is answered otherwise
+    gateway.command(JOURNAL=None)  # the same message comes again and again, and is answered otherwise
     message_path = tmp_path / "message"
     command = [sys.executable, str(TESTS / "support" / "forkserver.py")]
     with subprocess.Popen(

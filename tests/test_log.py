@@ -209,7 +209,7 @@ def test_wrong_settings_and_no_message_are_wrong_settings(gateway: Gateway) -> N
     assert gateway.run("info@example.com", message=b"", URL=None).ending == (75, "4.3.5", "settings")
 
 
-@pytest.mark.parametrize("name", ["HOLD", "STATE", "PASSWORD_FILE", "CA_FILE"])
+@pytest.mark.parametrize("name", ["HOLD", "JOURNAL", "PASSWORD_FILE", "CA_FILE"])
 def test_a_path_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path, name: str) -> None:
     settings: dict[str, Any] = {name: tmp_path / "missing"}
     result = gateway.run("info@example.com", **settings)

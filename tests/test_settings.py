@@ -41,7 +41,8 @@ def test_the_defaults() -> None:
         "patience": 30,
         "ca_file": "",
         "hold": settings.hold,  # depends on the machine
-        "state": settings.state,
+        "journal": settings.journal,
+        "keep_days": 30,
         "log": "syslog",
         "log_format": "text",
         "lmtp": "/run/mail-gateway/lmtp.sock",
@@ -123,7 +124,7 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("CA_FILE", "/"),
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
-        ("STATE", "/no/such/folder"),
+        ("JOURNAL", "/no/such/folder"),
         ("LOG", "mail.log"),
         ("LOG", "/no/such/folder/log"),
     ],

@@ -26,7 +26,7 @@ from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.connection import MAX_RECIPIENTS
 from mailgate.service.metrics import MAX_CLIENTS
 from mailgate.service.service import STOP_WITHIN_SECONDS
-from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
+from mailgate.settings import ENV_FILE, HOLD, JOURNAL, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
@@ -86,7 +86,7 @@ def test_the_limits_are_those_that_the_program_needs() -> None:
 
 def test_the_paths_are_those_of_the_pages_and_of_the_program() -> None:
     folders = [f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()]
-    assert {HOLD, STATE} <= set(folders)
+    assert {HOLD, JOURNAL} <= set(folders)
     assert all(f"{path}" in page("docs/install.md") for path in [*folders, option(UNIT, "WorkingDirectory")])
     assert shlex.split(option(UNIT, "ExecStart"))[-2:] == ["--env-file", ENV_FILE]
     listening = {option(unit, "FileDescriptorName"): option(unit, "ListenStream") for unit in SOCKETS}

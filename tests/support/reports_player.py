@@ -101,7 +101,7 @@ class Database:
             (self.folder / name).mkdir(mode=0o700)
         values = {"URL": self.url, "DATABASE": "mydatabase", "LOGIN": "admin", "PASSWORD": "secret", "PATIENCE": "5",
                   "ALIAS_DOMAINS": ",".join(domains), "LOG": f"{self.folder}/log", "HOLD": f"{self.folder}/hold",
-                  "STATE": f"{self.folder}/state", **settings}  # fmt: skip
+                  "JOURNAL": f"{self.folder}/journal", **settings}  # fmt: skip
         self.settings = self.folder / "gateway.env"
         self.settings.touch(0o600)
         self.settings.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in values.items()))
