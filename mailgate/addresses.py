@@ -26,7 +26,7 @@ class Addresses(NamedTuple):
 
     ``aliases``, ``catchall`` and ``bounce`` are full addresses. ``allowed_domains`` are those in which an alias is
     known by its local-part, besides the alias domains; without any, it is known in all. Without aliases and
-    local-parts, the domains alone say what is the database's.
+    local-parts, the domains alone say what is the database's, except in a list, which names all that there is.
     """
 
     alias_domains: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ def _at_known_domain(addresses: Addresses, domain: str) -> bool:
 
 
 def _names_no_alias(addresses: Addresses) -> bool:
-    return not addresses.aliases and not addresses.local_parts
+    return not addresses.is_list and not addresses.aliases and not addresses.local_parts
 
 
 CATCHALL = "the catchall address of an alias domain"
@@ -96,7 +96,7 @@ def is_ours(addresses: Addresses, recipient: Recipient) -> bool:
 
 def choices(matches: Iterable[Match]) -> list[list[str]]:
     """Return the addresses to deliver to, best first, each choice one for each recipient that matches."""
-    found = [match.addresses for match in matches if match.rule]
+    found = [each.addresses for each in matches if each.rule]
     count = max(map(len, found), default=1)
     return [list(dict.fromkeys(each[min(place, len(each) - 1)] for each in found)) for place in range(count)]
 

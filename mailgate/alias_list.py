@@ -31,6 +31,8 @@ def read(client: Client, addresses: Addresses) -> Addresses:
         raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
     domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS)
     aliases = _search(client, "mail.alias", ALIAS_FIELDS)
+    if not domains and not aliases:  # by it, all mail would be refused
+        raise Ended(Outcome.SETTINGS, "it is empty, or our user may see none of it")
     listed = _addresses(domains, aliases, addresses.recipient_delimiter)
     return listed._replace(allowed_domains=_allowed(client, addresses))
 
@@ -73,9 +75,11 @@ def merged(addresses: Addresses, asked: Addresses) -> Addresses:
 
 
 def left_out(addresses: Addresses, listed: Addresses) -> list[str]:
-    """Return the database's addresses that the operator's settings would refuse."""
-    named = sorted(listed.aliases | listed.catchall | listed.bounce)
-    return [address for address in named if not is_ours(addresses, Recipient(address))]
+    """Return the database's addresses that the operator's settings would refuse; those by local-part at its domains."""
+    domains = listed.alias_domains | listed.allowed_domains
+    named = {f"{local_part}@{domain}" for local_part in listed.local_parts for domain in domains}
+    named |= listed.aliases | listed.catchall | listed.bounce
+    return [address for address in sorted(named) if not is_ours(addresses, Recipient(address))]
 
 
 def settle(client: Client, addresses: Addresses, matches: list[Match]) -> list[Match]:
@@ -83,15 +87,15 @@ def settle(client: Client, addresses: Addresses, matches: list[Match]) -> list[M
 
     For a message to one recipient its refusal would say so; one to several is not refused for one of them.
     """
-    in_doubt = [match.recipient for match in matches if len(match.addresses) > 1]
-    if not in_doubt or sum(bool(match.rule) for match in matches) < 2:
+    in_doubt = [each.recipient for each in matches if len(each.addresses) > 1]
+    if not in_doubt or sum(bool(each.rule) for each in matches) < 2:
         return matches
     try:
         known = merged(addresses, ask(client, addresses, in_doubt))
     except Ended:  # it is too old, or our user may not ask: then what is likely is tried first
         return matches
-    found = match(known, [match.recipient for match in matches])
-    return [new if len(match.addresses) > 1 and new.rule else match for match, new in zip(matches, found, strict=True)]
+    found = match(known, [each.recipient for each in matches])
+    return [new if len(old.addresses) > 1 and new.rule else old for old, new in zip(matches, found, strict=True)]
 
 
 def _search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[str, str, Any]) -> Rows:

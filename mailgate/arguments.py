@@ -83,9 +83,9 @@ def check(arguments: Arguments, environ: Container[str], is_device: bool, is_ter
 
     ``is_device`` tells that standard input is a character device, as a terminal and /dev/null are.
     """
-    if (arguments.help or arguments.version) and not is_device:
-        raise Usage("--help and --version would lose the mail on standard input")
     if arguments.help or arguments.version:
+        if not is_device:
+            raise Usage("--help and --version would lose the mail on standard input")
         return
     if is_terminal:
         raise Usage("the message is expected on standard input")

@@ -231,7 +231,8 @@ def _reply(response: Any) -> Reply:
     answer = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=False) if is_final else b""
     if response.status_code == 200:
         answer = _decoded(answer, response.headers.get("Content-Encoding", ""))
-    return Reply(response.status_code, answer, _retry_after(response.headers.get("Retry-After", "")))
+    asks = response.headers.get("Retry-After", "") if response.status_code in NOT_TAKEN else ""
+    return Reply(response.status_code, answer, _retry_after(asks))
 
 
 def _ending(error: Exception, is_leaving: bool) -> Exception | None:
@@ -278,7 +279,7 @@ def _retry_after(value: str) -> float:
     from urllib3.util import Retry
 
     try:
-        return Retry().parse_retry_after(value)
+        return float(Retry().parse_retry_after(value))
     except (InvalidHeader, TypeError, ValueError, OverflowError, IndexError):  # what a date out of this world raises
         return 0.0
 

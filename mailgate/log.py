@@ -81,7 +81,7 @@ class Log:
             priority = PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status]
             write(self.target, priority, line(facts, verdict, seconds, self.form))
 
-    def event(self, priority: str, text: str) -> None:
+    def event(self, text: str, priority: str) -> None:
         """Write a line about the service itself."""
         with contextlib.suppress(Exception):
             text = masked(text, self.secret)

@@ -34,17 +34,19 @@ class Plan(NamedTuple):
     @property
     def unmatched(self) -> list[str]:
         """The recipients that no rule takes."""
-        return [match.recipient.address for match in self.matches if not match.rule]
+        return [each.recipient.address for each in self.matches if not each.rule]
 
 
 def plan(
-    addresses: Addresses, envelope: Envelope, raw: Raw, settle: Callable[[list[Match]], list[Match]] = list
+    addresses: Addresses, envelope: Envelope, raw: Raw, settle: Callable[[list[Match]], list[Match]] | None = None
 ) -> Plan:
     """Return what is to be done with a message: match and prepare.
 
     ``settle`` may ask the database which of several addresses is meant (see alias_list.settle).
     """
-    matches = settle(match(addresses, envelope.recipients))
+    matches = match(addresses, envelope.recipients)
+    if settle:
+        matches = settle(matches)
     found = choices(matches)
     return Plan(matches, found, *message.prepare(raw, envelope.sender, found[0]))
 
@@ -76,10 +78,10 @@ def deliver(
     the database has answered. Raises nothing but what a signal raises. It is longer than other functions: all the steps
     stand in one place.
     """
-    facts.describe(envelope, raw.head())
     facts.model = settings.model
     deciding = addresses or settings.addresses
     try:
+        facts.describe(envelope, raw.head())
         planned = plan(deciding, envelope, raw, lambda found: alias_list.settle(client, deciding, found))
         facts.unmatched, facts.message_id = planned.unmatched, planned.message_id
         if not planned.choices[0]:

@@ -87,6 +87,51 @@ def test_the_list_takes_the_place_of_the_settings(tmp_path: Path, database: Serv
     assert service.text().count("settings leave out") == 1
 
 
+def with_domains(domains: list[dict[str, object]]) -> Answer:
+    """Return the answer of a database that has these alias domains and no alias."""
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        (*_, model, method, _, _), _ = request.call
+        rows = domains if model == "mail.alias.domain" else []
+        connection.sendall(returns(rows if method == "search_read" else False))
+
+    return answer
+
+
+DOMAIN: dict[str, object] = {
+    "id": 1,
+    "name": "example.com",
+    "bounce_email": "bounce@example.com",
+    "catchall_email": "catchall@example.com",
+    "default_from_email": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("domains", "expected"),
+    [
+        ([DOMAIN], {"catchall@example.com": KNOWN, "nobody@example.com": UNKNOWN, "x@elsewhere.test": UNKNOWN}),
+        # that nothing is to be seen says nothing: the settings decide
+        ([], {"catchall@example.com": KNOWN, "nobody@example.com": KNOWN, "x@elsewhere.test": UNKNOWN}),
+    ],
+)
+def test_a_list_without_an_alias_takes_no_other_address(
+    tmp_path: Path, endpoint: Endpoint, domains: list[dict[str, object]], expected: dict[str, str]
+) -> None:
+    endpoint.version = returns({"server_version_info": [17, 0]})
+    endpoint.answers = [with_domains(domains)]
+    with running(Service(tmp_path, URL=endpoint.url)) as service, service.client() as client:
+        assert dict(zip(expected, client.begin(*expected), strict=True)) == expected
+
+
+def test_with_a_model_nothing_is_said_of_addresses_that_do_not_count(tmp_path: Path, database: Server) -> None:
+    settings = {"ALIASES": "old@example.com", "MODEL": "crm.lead"}
+    with running(service_before(tmp_path, database.url, **settings)) as service, service.client() as client:
+        service.wait_for("the alias list is read")
+        assert client.begin("info@example.com", "old@example.com") == [UNKNOWN, KNOWN]
+    assert "settings leave out" not in service.text()
+
+
 def test_a_model_for_what_no_alias_takes_takes_all(tmp_path: Path, database: Server) -> None:
     with running(service_before(tmp_path, database.url, MODEL="crm.lead")) as service, service.client() as client:
         assert client.deliver(b"Subject: x\r\n\r\n", "nobody@example.com") == ["250 2.0.0 delivered"]

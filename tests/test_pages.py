@@ -152,6 +152,10 @@ def test_every_line_that_one_may_see_is_there_and_can_be_found_by_its_beginning(
     source = "".join(path.read_text() for path in (ROOT / "mailgate").rglob("*.py"))
     others = set(lines) - {outcome.line for outcome in Outcome}
     assert [line for line in others if line not in source] == []
+    replies = [value for value in vars(connection).values() if isinstance(value, str)]
+    refusals = [value[4:] for value in replies if re.match(r"[45]\d\d [45]\.(?!5)", value)]
+    assert len(refusals) > 4
+    assert set(refusals) <= set(lines)
 
 
 # --- standards ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import sys
 import time
 
 try:
-    import aiosmtpd  # noqa: F401  # said here, in a sentence, before any module fails for it
+    import aiosmtpd.smtp  # noqa: F401  # said here, in a sentence, before any module fails for it
 except ImportError:
     sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: docs/service.md says how to install it")
 

@@ -44,7 +44,7 @@ async def deliver(service: Service, received: Received) -> list[str]:
 
 
 async def _deferred(service: Service, recipients: tuple[Recipient, ...]) -> Verdict | None:
-    """Return how a message ends where it is not known for a recipient whether the database has him."""
+    """Return how a message ends if it is not known of a recipient whether it is the database's."""
     refusals = [await service.directory.refusal(recipient) for recipient in recipients]
     for refusal in refusals:
         if refusal and refusal.is_temporary:
@@ -83,7 +83,7 @@ class _Delivery:
             )
         except Ended as ended:  # an empty message
             verdict = ended.verdict
-        except OSError as error:  # a full disk
+        except Exception as error:  # a full disk, or our own bug
             verdict = Verdict(Outcome.FAILED, error_text(error))
         if is_last or not call.is_early:
             self.seconds.update(wait=started - self.received.ended, deliver=time.monotonic() - started)
@@ -105,7 +105,7 @@ class _Delivery:
             self.metrics.message(verdict.outcome, self.received.size, self.seconds)
 
     def replies(self, outcome: Outcome) -> list[str]:
-        """Return a reply for each recipient: who has turned out to be unknown gets his own, if the rest has ended."""
+        """Return a reply for each recipient; one that turned out to be unknown has its own, if the rest has ended."""
         return [
             (outcome if outcome.is_temporary or is_ours(self.addresses, recipient) else Outcome.UNKNOWN_RECIPIENT).reply
             for recipient in self.received.envelope.recipients

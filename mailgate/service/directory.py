@@ -61,7 +61,7 @@ class Directory:
         self._asking: dict[asyncio.Task[Outcome | None], float] = {}  # those under way: when they begin
         self._silent_until = 0.0
         self._reading_since = float("inf")  # monotonic, while it is being read
-        # Patience is for mail: here, a client waits for his answer to RCPT.
+        # shorter than for mail: a client waits for the answer to RCPT
         connect_timeout, read_timeout = (
             min(seconds, PATIENCE_SECONDS) for seconds in (settings.connect_timeout, settings.read_timeout)
         )
@@ -101,7 +101,8 @@ class Directory:
             self.listed = listed
             self.read_at = time.time()
             found = f"the alias list is read: {len(listed.aliases | listed.catchall | listed.bounce)} addresses"
-            self._tell_left_out(await loop.run_in_executor(self._reader, alias_list.left_out, addresses, listed))
+            if not self.settings.model:  # with one, the settings decide
+                self._tell_left_out(await loop.run_in_executor(self._reader, alias_list.left_out, addresses, listed))
         except Ended as ended:
             self._is_away = ended.verdict.outcome in AWAY
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"

@@ -88,7 +88,7 @@ class Service:
 
     def report(self, text: str, priority: str = "LOG_WARNING") -> None:
         """Log a line about the service itself."""
-        self.log.event(priority, text)
+        self.log.event(text, priority)
 
     def forget(self, connection: Connected) -> None:
         """Take leave of a connection that has ended."""
