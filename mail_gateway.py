@@ -98,7 +98,7 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
         facts.describe(envelope, raw.head())
         raise Ended(Outcome.TOO_LARGE, f"more than {config.max_size} bytes")
     if not arguments.dry_run:
-        claim = functools.partial(journal.claim, report=lambda text: log.event("LOG_ERR", text))
+        claim = functools.partial(journal.claim, report=lambda text: log.event(text, "LOG_ERR"))
         client = database.Client(config)
         return walk.deliver(config, client, envelope, raw, facts, claim=claim, on_answer=ignore_signals)
     planned = walk.plan(config.addresses, envelope, raw)

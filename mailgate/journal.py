@@ -157,8 +157,12 @@ def claim(
     # what follows the > is no part of the id, for the database neither
     identity = "\0".join((settings.url, settings.database, message_id.partition(">")[0]))
     digest = sha256(os.fsencode(identity)).digest()[:DIGEST_BYTES]
-    for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
-    delivery = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).digest()[:DIGEST_BYTES] if queue_id else None
+    delivery = None
+    if queue_id:
+        for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
+        delivery = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).digest()[:DIGEST_BYTES]
+        sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).digest()[:DIGEST_BYTES] if queue_id else None
+    )
     journal = _Journal(settings, digest, report)
     lock = journal.lock(min(until, time.monotonic() + WAIT_SECONDS))
     try:
@@ -267,7 +271,8 @@ class _Journal:
             connection.execute("begin immediate")
             try:
                 connection.execute(UPSERT, row)
-                connection.execute(PURGE, [now - self.keep_seconds, PURGED_ROWS])
+                if not begun:  # once for each message is enough
+                    connection.execute(PURGE, [now - self.keep_seconds, PURGED_ROWS])
                 connection.execute("commit")
             except BaseException:  # a signal, too
                 connection.rollback()

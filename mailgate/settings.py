@@ -13,6 +13,7 @@ from mailgate.values import Secret
 ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
 JOURNAL = "/var/lib/mail-gateway/journal"
+OLD_STATE = "/var/lib/mail-gateway/state"  # an earlier version's: without a journal, what it knew would be lost
 PREFIX = "MAIL_GATEWAY_"
 
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
@@ -66,7 +67,7 @@ VARIABLES = {
 
 # Settings of earlier versions, and what to do.
 GONE = {
-    "STATE": "is gone: make the folder of MAIL_GATEWAY_JOURNAL, remove this setting and, when no mail waits, its folder"
+    "STATE": f"is no setting any more: make the folder {JOURNAL}, as docs/install.md has it, and remove the setting"
 }
 
 
@@ -119,6 +120,26 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
 
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
+    built, wrong = _converted(variables)
+    wrong |= {name: reason for name, reason in GONE.items() if name in variables}
+    if not built.get("journal") and "JOURNAL" not in wrong and os.path.exists(OLD_STATE):
+        wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
+    if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
+        wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
+    wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}
+    causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
+    if causes:
+        raise Ended(Outcome.SETTINGS, "; ".join(causes))
+
+    built["password"] = built["password"] or built["password_file"]
+    for name in ("catchall", "bounce"):  # of each alias domain
+        built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
+    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
+    return Settings(**{name: built[name] for name in Settings._fields})
+
+
+def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value of each variable, or its default, by its name in Settings, and what is wrong with it."""
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
@@ -133,19 +154,7 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
         else:
             if built[name.lower()] is REQUIRED:
                 wrong[name] = "is missing"
-    wrong |= {name: reason for name, reason in GONE.items() if name in variables}
-    if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
-        wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
-    wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}
-    causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
-    if causes:
-        raise Ended(Outcome.SETTINGS, "; ".join(causes))
-
-    built["password"] = built["password"] or built["password_file"]
-    for name in ("catchall", "bounce"):  # of each alias domain
-        built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
-    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
-    return Settings(**{name: built[name] for name in Settings._fields})
+    return built, wrong
 
 
 def _contradictions(built: Mapping[str, Any]) -> dict[str, str]:
