@@ -161,8 +161,6 @@ def claim(
     if queue_id:
         for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
         delivery = sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).digest()[:DIGEST_BYTES]
-        sha256(os.fsencode(f"{queue_id}\0{settings.model}\0") + for_whom).digest()[:DIGEST_BYTES] if queue_id else None
-    )
     journal = _Journal(settings, digest, report)
     lock = journal.lock(min(until, time.monotonic() + WAIT_SECONDS))
     try:
