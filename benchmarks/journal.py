@@ -1,6 +1,8 @@
 """What the journal costs a delivery, when it is small and when it is large: ``python benchmarks/journal.py [ROWS]``."""
 
+import contextlib
 import os
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -12,6 +14,8 @@ from page import Figure, report
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mailgate import journal
+from mailgate.journal.rows import DIGEST_BYTES
+from mailgate.journal.sqlite import FILE, LOCK
 from mailgate.outcome import Outcome, Verdict
 from mailgate.settings import Settings, build
 
@@ -29,7 +33,7 @@ def main(rows: int = 1_000_000) -> int:
         small, large = (filled(Path(folder) / f"{count}", count) for count in (SMALL, rows))
         batch(small), batch(large)  # what is opened at first use
         found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
-        size = sum(path.stat().st_size for path in Path(large.journal).iterdir() if path.name != journal.LOCK)
+        size = sum(path.stat().st_size for path in Path(large.journal).iterdir() if path.name != LOCK)
     few, many = (statistics.median(costs) * 1000 for costs in zip(*found, strict=True))
     ratio = statistics.median(many / few for few, many in found)
     return report(
@@ -45,11 +49,12 @@ def filled(folder: Path, rows: int) -> Settings:
     values = {"URL": "https://odoo.example.com", "DATABASE": "mydatabase", "LOGIN": "2", "PASSWORD": "secret"}
     settings = build(values | {"JOURNAL": str(folder)})
     deliver(settings, 0)
-    connection = journal._connection(str(folder / journal.FILE))
-    (row,) = connection.execute(f"select {', '.join(journal.COLUMNS)} from message").fetchall()
-    connection.execute("begin")
-    connection.executemany(journal.UPSERT, ((os.urandom(journal.DIGEST_BYTES), *row[1:]) for _ in range(rows)))
-    connection.execute("commit")
+    with contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
+        (row,) = connection.execute("select * from message").fetchall()
+        marks = ", ".join("?" * len(row))
+        others = ((os.urandom(DIGEST_BYTES), *row[1:]) for _ in range(rows))
+        connection.executemany(f"insert into message values ({marks})", others)
+        connection.commit()
     return settings
 
 

@@ -16,7 +16,8 @@ from support.gateway import ENVIRONMENT, Gateway
 from support.journal import age, execute
 from support.service import Service
 
-from mailgate.journal import FILE, LOCK, PURGED_ROWS
+from mailgate.journal.rows import PURGED_ROWS
+from mailgate.journal.sqlite import FILE, LOCK
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
 DAY = 24 * 3600

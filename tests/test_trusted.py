@@ -8,7 +8,7 @@ import pytest
 from support.endpoint import Endpoint, fault
 from support.gateway import PASSWORD, Gateway, Result
 
-from mailgate.journal import FILE, LOCK
+from mailgate.journal.sqlite import FILE, LOCK
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from mailgate.journal import FILE
+from mailgate.journal.sqlite import FILE
 
 
 def execute(folder: Path | str | object, statement: str, *values: object) -> list[dict[str, Any]]:

@@ -1,0 +1,142 @@
+"""The journal: what became of every message, and the right to deliver one of them now.
+
+The database looks for a known Message-ID only when a call begins: two calls at the same time make two records. And
+what it makes no record of (a bounce, a notice to the sender) it does again at every call (docs/odoo.md, "The same
+message twice"). So who delivers a message has its lock, and its row says what the last delivery left behind:
+
+    begun     the database may have been working on the message since then: until READ_TIMEOUT after it, nobody
+              delivers it
+    ending    where it is final (FOR_GOOD), the database's answer to the delivery that ``delivery`` stands for
+    neither   the database does not have the message
+
+A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DAYS after the message was seen last.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mailgate.journal.rows import DIGEST_BYTES, WAIT_SECONDS, Row, Store, Taken, Unusable
+from mailgate.journal.sqlite import Sqlite
+from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.settings import Settings
+
+__all__ = ["AMBIGUOUS", "FOR_GOOD", "WAIT_SECONDS", "Claim", "Taken", "claim"]
+
+AMBIGUOUS = (Outcome.CUT_OFF, Outcome.FAILED)
+FOR_GOOD = (Outcome.DELIVERED, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
+
+# What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
+KEEP_HELD_SECONDS = 24 * 3600
+AT_ONCE_SECONDS = 0.1  # in which a second note is not worth its while
+MAX_CAUSE_CHARACTERS = 500
+DAY_SECONDS = 24 * 3600.0
+
+
+class Claim:
+    """The right to deliver a message, and the answer that the database gave to this delivery before."""
+
+    answer: Verdict | None = None
+    was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
+    _begun = 0.0  # monotonic seconds; 0 is not
+
+    def __init__(self, note: Callable[..., None] = lambda values, is_begun: None) -> None:
+        """``note`` writes to the message's row, as Store.write(); without a journal nothing is written."""
+        self._note = note
+
+    def note_begun(self) -> None:
+        """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
+        if time.monotonic() - self._begun >= AT_ONCE_SECONDS:
+            self._note({"ending": None}, is_begun=True)
+            self._begun = time.monotonic()
+
+    def end(self, verdict: Verdict) -> None:
+        """Note how the call ended, if there was one, and what was found out since."""
+        if verdict is self.answer or not (self._begun or verdict.outcome in FOR_GOOD):
+            return
+        self._begun = 0.0  # the call is over: what goes wrong after it is no ending of its own
+        cause = verdict.cause[:MAX_CAUSE_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+        values = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": cause}
+        with contextlib.suppress(Ended):  # it has ended so, whatever becomes of the note
+            # up to now an ambiguous one may have begun: a busy server takes calls late
+            self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
+
+
+@contextlib.contextmanager
+def claim(
+    settings: Settings,
+    message_id: str,
+    queue_id: str,
+    added: bytes,
+    until: float,
+    report: Callable[[str], None] = lambda text: None,
+) -> Iterator[Claim]:
+    """Give the right to deliver this message to its database, which nobody else then has.
+
+    ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next
+    try from another delivery of the same message, which the database is asked about. ``report`` is told of a journal
+    that is set aside. Raises Taken when another delivery does not end before ``until`` (of the monotonic clock) and
+    within WAIT_SECONDS, Ended(IN_PROGRESS) when the database may still be working on an earlier one, Ended(SETTINGS)
+    for what an operator has to mend, and Ended(FAILED) when the journal can't be used.
+    """
+    if not settings.journal:
+        yield Claim()
+        return
+    from hashlib import sha256
+
+    def digest_of(text: str, more: bytes = b"") -> bytes:
+        return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
+
+    # what follows the > is no part of the id, for the database neither
+    digest = digest_of("\0".join((settings.url, settings.database, message_id.partition(">")[0])))
+    for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
+    delivery = digest_of(f"{queue_id}\0{settings.model}\0", for_whom) if queue_id else None
+    store: Store = Sqlite(settings.journal, report)
+
+    def note(values: dict[str, Any], is_begun: bool) -> None:
+        known = {"queue_id": queue_id, "delivery": delivery, "model": settings.model}
+        purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
+        try:
+            store.write(digest, known | values, is_begun, purge_age)
+        except Unusable as error:
+            raise Ended(Outcome.FAILED, f"journal: {error}") from None
+
+    try:
+        with store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
+            row = store.read(digest)
+            if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
+                store.write(digest, {}, is_begun=True)
+            claimed = Claim(note)
+            claimed.answer = _answer(row, delivery, settings.read_timeout)
+            claimed.was_ambiguous = row is not None and row.begun_age is not None
+            try:
+                yield claimed
+            except BaseException as error:  # a signal, too
+                claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
+                raise
+    except Unusable as error:
+        raise Ended(Outcome.FAILED, f"journal: {error}") from None
+
+
+def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
+    """Return what the database has answered to a delivery. Raises Ended(IN_PROGRESS)."""
+    if not row:
+        return None
+    if row.begun_age is not None:
+        left = read_timeout - max(0.0, row.begun_age)
+        if left > 0:
+            text = f"the database may be working on an earlier delivery for {left:.0f} s more"
+            raise Ended(Outcome.IN_PROGRESS, text)
+        return None
+    ending = next((outcome for outcome in FOR_GOOD if outcome.name == row.values["ending"]), None)
+    if not delivery or not ending:
+        return None
+    # What is to be held is so for each delivery, but not for ever. (A moment to come: the clock was set back.)
+    is_held = ending is Outcome.HELD and abs(row.seen_age) < KEEP_HELD_SECONDS
+    if is_held or (ending is not Outcome.HELD and row.values["delivery"] == delivery):
+        cause = row.values["cause"]
+        before = f"{cause}; answered before" if cause else "answered before"
+        return Verdict(ending, before, row.values["record_id"])
+    return None
