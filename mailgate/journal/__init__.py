@@ -93,7 +93,7 @@ def claim(
     digest = digest_of("\0".join((settings.url, settings.database, message_id.partition(">")[0])))
     for_whom = added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
     delivery = digest_of(f"{queue_id}\0{settings.model}\0", for_whom) if queue_id else None
-    store: Store = Sqlite(settings.journal, report)
+    store = _store(settings, report)
 
     def note(values: dict[str, Any], is_begun: bool) -> None:
         known = {"queue_id": queue_id, "delivery": delivery, "model": settings.model}
@@ -118,6 +118,17 @@ def claim(
                 raise
     except Unusable as error:
         raise Ended(Outcome.FAILED, f"journal: {error}") from None
+
+
+def _store(settings: Settings, report: Callable[[str], None]) -> Store:
+    """Return the store that the settings name. Raises Ended(SETTINGS) where its package is missing."""
+    if "://" not in settings.journal:
+        return Sqlite(settings.journal, report)
+    try:
+        from mailgate.journal.postgresql import Postgresql  # and with it psycopg, which nobody else needs
+    except ImportError:
+        raise Ended(Outcome.SETTINGS, "journal needs the package psycopg") from None
+    return Postgresql(settings.journal, settings.journal_password)
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
