@@ -29,6 +29,7 @@ CONNECT_SECONDS = 3  # for each of the hosts that the URL names
 ANSWER_SECONDS = 5.0  # that a statement has, or the server is taken for dead, or is paused
 STATEMENT_SECONDS, LOCK_SECONDS = 4, 3  # the same for the server, which then says why
 REGAIN_SECONDS = 1.0  # that a new session waits for the lock of one that was lost: the server may not know it yet
+POOLED = "a pooler gives its statements to changing sessions; PgBouncer must be in session mode"
 MAX_IDLE_SESSIONS = 8  # that are kept for later
 
 # libpq's, where the URL says nothing else: a server that is gone is known to be so in seconds, not in hours. Journals
@@ -146,7 +147,7 @@ class Postgresql:
         with _usable():
             written = self.session.execute(statement, {**row, "session": self.session.name})
         if not written.rowcount:
-            raise _shared(self.session)
+            raise Unusable(POOLED)
 
     def _locked(self, number: int, until: float) -> "_Session":
         """Return a session that has the lock. Raises Taken, Unusable and Ended(SETTINGS)."""
@@ -177,6 +178,8 @@ class Postgresql:
             session = self._locked(number, time.monotonic() + REGAIN_SECONDS)
         except Taken:
             raise Unusable("its session was lost, and another delivery of the message runs") from None
+        except Ended as ended:  # a call may run: it is no time for what an operator has to mend
+            raise Unusable(ended.verdict.cause) from None
         self.session = session  # which is given back at the end
         with _usable():
             found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
@@ -201,13 +204,6 @@ def _usable() -> Iterator[None]:
         raise Unusable(error.diag.message_primary or str(error).partition("\n")[0]) from None
 
 
-def _shared(session: "_Session") -> Ended:
-    """Return the ending where a pooler has given a statement to another session, which did nothing with it."""
-    session.close()
-    text = "journal: a pooler gives its statements to changing sessions; PgBouncer must be in session mode"
-    return Ended(Outcome.SETTINGS, text)
-
-
 # --- sessions -------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +217,8 @@ class _Session(psycopg.Connection[Any]):
         with _usable():
             (answer,) = self.execute(statement, {"session": self.name, "number": number}).fetchone() or (None,)
         if answer is None:
-            raise _shared(self)
+            self.close()
+            raise Ended(Outcome.SETTINGS, f"journal: {POOLED}")
         return bool(answer)
 
     def wait(self, gen: Any, *_: Any, **__: Any) -> Any:

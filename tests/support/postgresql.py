@@ -1,13 +1,16 @@
 """A private PostgreSQL, where its programs are: on a socket of its own, or on a port of the loopback interface."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 USER, PASSWORD = "mail_gateway", "s3cret"  # of who needs a password, where there is a port
 
@@ -64,25 +67,69 @@ class PostgreSQL:
         """Stop it; at once, as a crash of it would, or in another of pg_ctl's modes."""
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "-s", "stop")
 
+    @property
+    def runs(self) -> bool:
+        """Whether it runs: it leaves its file behind when it is killed."""
+        path = self._data / "postmaster.pid"
+        return path.exists() and _runs(int(path.read_text().split()[0]))
+
+    def signal(self, number: int) -> list[int]:
+        """Send a signal to the server and all of its processes, such as SIGSTOP, and return these."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(first, signal.SIGSTOP)  # no more of them
+        processes = [*map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split()), first]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process, number)
+        return processes
+
     def kill(self) -> None:
         """Kill the server and all of its processes, and return when they are gone."""
-        first = int((self._data / "postmaster.pid").read_text().split()[0])
-        processes = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
-        for process in processes:
-            os.kill(process, signal.SIGKILL)
+        processes = self.signal(signal.SIGKILL)
         until = time.monotonic() + 30
-        while any(_runs(process) for process in processes):
+        while any(map(_runs, processes)):
             assert time.monotonic() < until
             time.sleep(0.02)
-
-    def pause(self, number: signal.Signals) -> None:
-        """Send a signal to the server and all of its processes, such as SIGSTOP and SIGCONT."""
-        first = int((self._data / "postmaster.pid").read_text().split()[0])
-        for process in [first, *Path(f"/proc/{first}/task/{first}/children").read_text().split()]:
-            os.kill(int(process), number)
+        # or what nobody has waited for would be taken for a server
+        for path in (self._data / "postmaster.pid", *self._folder.glob(".s.PGSQL.*")):
+            path.unlink()
 
     def remove(self) -> None:
-        self.stop()
+        if self.runs:
+            self.stop()
+        shutil.rmtree(self._folder)
+
+
+class PgBouncer:
+    """A private PgBouncer on a port, in front of a server that has one."""
+
+    def __init__(self, server: PostgreSQL, port: int, mode: str) -> None:
+        program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+        if not program:
+            raise Impossible("no PgBouncer here (apt-get install pgbouncer)")
+        self.port = port
+        self._folder = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
+        users, settings = self._folder / "users", self._folder / "pgbouncer.ini"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {users}\npool_mode = {mode}\n"
+        )
+        user: dict[str, Any] = {}
+        if os.getuid() == 0:  # PgBouncer refuses to run as root, too
+            for path in (self._folder, users, settings):
+                shutil.chown(path, "postgres")
+            user = {"user": "postgres"}
+        self._process = subprocess.Popen([program, "-q", settings], stderr=subprocess.DEVNULL, **user)
+        until = time.monotonic() + 30
+        with socket.socket() as client:
+            while client.connect_ex(("127.0.0.1", port)):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+
+    def remove(self) -> None:
+        self._process.kill()
+        self._process.wait()
         shutil.rmtree(self._folder)
 
 
