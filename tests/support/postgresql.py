@@ -60,7 +60,7 @@ class PostgreSQL:
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
     def sql(self, statement: str, database: str = "postgres") -> None:
-        where = ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres", "-d", database]
+        where: list[str | Path] = ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres", "-d", database]
         self._run("psql", *where, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
 
     def stop(self, mode: str = "immediate") -> None:
