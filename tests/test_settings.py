@@ -42,6 +42,7 @@ def test_the_defaults() -> None:
         "ca_file": "",
         "hold": settings.hold,  # depends on the machine
         "journal": settings.journal,
+        "journal_password": "",
         "keep_days": 30,
         "log": "syslog",
         "log_format": "text",
@@ -67,6 +68,25 @@ def test_a_setting_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None
         assert cause.startswith(
             "MAIL_GATEWAY_STATE is no setting any more: make the folder /var/lib/mail-gateway/journal"
         )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://mail_gateway@journal.example.com/journal",
+        "postgres://mail_gateway@journal.example.com:5433/journal?sslmode=verify-full&sslrootcert=/etc/ssl/ca.pem",
+        "postgresql://mail_gateway@one,two:5433/journal",
+        "postgresql://mail_gateway@[::1]:5432/journal",
+        "postgresql:///journal?host=/run/postgresql",
+    ],
+)
+def test_a_journal_may_be_a_database(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("s3cret\n")
+    path.chmod(0o600)
+    settings = build(REQUIRED | {"JOURNAL": url, "JOURNAL_PASSWORD_FILE": str(path)})
+    assert (settings.journal, settings.journal_password) == (url, "s3cret")
+    assert "s3cret" not in repr(settings)
 
 
 def test_each_alias_domain_has_its_catchall_and_its_bounce_address() -> None:
@@ -139,6 +159,19 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
         ("JOURNAL", "/no/such/folder"),
+        ("JOURNAL", "postgresql://"),
+        ("JOURNAL", "postgresql://mail_gateway@journal.example.com"),
+        ("JOURNAL", "postgresql://mail_gateway@journal.example.com/"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret/@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret?@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:@s3cret@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?password=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?pass%77ord=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?sslpassword=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/jour nal"),
+        ("JOURNAL", "mysql://mail_gateway@journal.example.com/journal"),
+        ("JOURNAL_PASSWORD_FILE", "/no/such/file"),
         ("LOG", "mail.log"),
         ("LOG", "/no/such/folder/log"),
     ],

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from support.journal import execute
 from support.mta import Impossible
 from support.postgresql import PostgreSQL
 from support.smtp_sink import sink
 from support.trials import Database, Mail
-from support.two_hosts import Hosts
+from support.two_hosts import Hosts, rows
 
 pytestmark = pytest.mark.mta
 
@@ -42,7 +41,7 @@ def test_nothing_is_lost_or_doubled_while_all_is_killed_and_restarted(
     assert endings == {"delivered once": 100}
     assert len(hosts.database.records) == 100
     assert len(happened) == len(hosts.accidents())
-    assert len(execute(hosts.journal, "select 1 from message")) == 100
+    assert rows(hosts).total() == 100
 
 
 def test_two_hosts_with_a_journal_each_double(new_hosts: Callable[[PostgreSQL | None], Hosts]) -> None:

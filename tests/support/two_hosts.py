@@ -13,11 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from support.journal import new_database
+from support.journal import execute, new_database
 from support.mta import LMTP, PYTHON, USER, Impossible, Postfix, run
 from support.postgresql import PostgreSQL
 from support.smtp_sink import Sink
-from support.trials import NUMBERS, Database, Mail, account_of, flush_all, settings_for
+from support.trials import NUMBERS, Database, Fault, Mail, account_of, flush_all, passes, settings_for
 
 SENDERS = 4  # messages that come in at a time, each at both hosts
 PAUSE_SECONDS = 0.7  # between two accidents
@@ -71,8 +71,14 @@ class Hosts:
             found["the journal's server was killed"] = lambda: kill_journal(server)
         return found
 
-    def play(self, mails: list[Mail], seconds: float, accidents: bool = True) -> tuple[Counter[str], Counter[str]]:
-        """Let each message arrive at both hosts at the same moment, and return their endings and the accidents."""
+    def play(
+        self, mails: list[Mail], seconds: float, accidents: bool = True, fault: Fault = passes
+    ) -> tuple[Counter[str], Counter[str]]:
+        """Let each message arrive at both hosts at the same moment, and return their endings and the accidents.
+
+        ``fault`` says how the database answers while there are accidents.
+        """
+        self.database.fault = fault
         sent = [(next(NUMBERS), mail) for mail in mails]
         happened: Counter[str] = Counter()
         with ThreadPoolExecutor(SENDERS) as pool:
@@ -81,6 +87,7 @@ class Hosts:
                 happened = self.disturb_until(lambda: all(each.done() for each in deliveries) and not self.queued())
         for each in deliveries:
             each.result()
+        self.database.fault = passes
         for mta in self.mtas:
             flush_all(mta, seconds)
         queued = self.queued()
@@ -114,6 +121,12 @@ class Hosts:
     def queued(self) -> set[str]:
         """Return the senders of all mail that is in the queues."""
         return {sender for mta in self.mtas for sender in mta.queued_senders()}
+
+
+def rows(hosts: Hosts) -> Counter[str]:
+    """Return how many messages have which ending in the journal."""
+    found = execute(hosts.journal, "select ending, count(*) as number from message group by ending")
+    return Counter({str(row["ending"]): row["number"] for row in found})
 
 
 def send(mta: Postfix, sender: str, recipients: tuple[str, ...], message: bytes) -> None:
