@@ -48,7 +48,8 @@ CONNECTION = {
 OPEN = f"""
     select set_config('mail_gateway.session', %s, false), set_config('synchronous_commit', 'on', false),
         set_config('statement_timeout', '{STATEMENT_SECONDS}s', false),
-        set_config('lock_timeout', '{LOCK_SECONDS}s', false), to_regclass('version') is not null
+        set_config('lock_timeout', '{LOCK_SECONDS}s', false),
+        set_config('plan_cache_mode', 'force_generic_plan', false), to_regclass('version') is not null
 """
 IS_OURS = "current_setting('mail_gateway.session', true) = %(session)s"
 LOCK = f"select case when {IS_OURS} then pg_try_advisory_lock(%(number)s) end"
@@ -75,12 +76,13 @@ SELECT = f"""
         extract(epoch from clock_timestamp() - begun)::float8, {", ".join(VALUES)}
     from message where digest = %(digest)s
 """
+# statement_timestamp(), for an index is of no use beside clock_timestamp(), which may differ from row to row
 PURGE = f"""
-    delete from message where digest in (
+    delete from message where digest = any(array(
         select digest from message
-        where seen_last < clock_timestamp() - make_interval(secs => %(purge_age)s) and digest <> %(digest)s
+        where seen_last < statement_timestamp() - make_interval(secs => %(purge_age)s) and digest <> %(digest)s
         order by seen_last limit {PURGED_ROWS} for update skip locked
-    )
+    ))
 """
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support.journal import execute, new_database
-from support.mta import LMTP, PYTHON, USER, Impossible, Postfix, run
+from support.mta import LMTP, PYTHON, USER, Impossible, Postfix, run, wait_until
 from support.postgresql import PostgreSQL
 from support.smtp_sink import Sink
 from support.trials import NUMBERS, Database, Fault, Mail, account_of, flush_all, passes, settings_for
@@ -148,7 +148,8 @@ def kill_service(mta: Postfix) -> None:
 def abort(mta: Postfix) -> None:
     """Have Postfix stop at once, in the middle of what it does, and start again."""
     run("postfix", "-c", mta.config, "abort")
-    run("postfix", "-c", mta.config, "start")
+    start = ["postfix", "-c", str(mta.config), "start"]
+    wait_until(lambda: not subprocess.run(start, capture_output=True, check=False).returncode, "Postfix to start")
 
 
 def kill_journal(server: PostgreSQL) -> None:
