@@ -182,12 +182,16 @@ class Postgresql:
             raise Unusable("its session was lost, and another delivery of the message runs") from None
         except Ended as ended:  # a call may run: it is no time for what an operator has to mend
             raise Unusable(ended.verdict.cause) from None
-        self.session = session  # which is given back at the end
-        with _usable():
-            found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
-        # What was written last may have been done or not: the answer to that may be what was lost.
-        if (found[0] if found else None) not in (self.seen, self.claim):
-            raise Unusable("its session was lost, and another delivery of the message has run since")
+        try:
+            with _usable():
+                found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
+            # What was written last may have been done or not: the answer to that may be what was lost.
+            if (found[0] if found else None) not in (self.seen, self.claim):
+                raise Unusable("its session was lost, and another delivery of the message has run since")
+        except BaseException:  # a signal, too
+            session.close()
+            raise
+        self.session = session
 
 
 def _storable(value: Any) -> Any:
@@ -233,7 +237,9 @@ class _Session(psycopg.Connection[Any]):
         try:
             wanted = next(gen)
             while True:
-                poll.register(self.fileno(), wanted & 1 and select.POLLIN | (wanted & 2 and select.POLLOUT))
+                poll.register(
+                    self.fileno(), (select.POLLIN if wanted & 1 else 0) | (select.POLLOUT if wanted & 2 else 0)
+                )
                 events = poll.poll(max(0.0, until - time.monotonic()) * 1000)
                 if not events:
                     raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:.0f} s")

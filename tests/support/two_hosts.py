@@ -15,7 +15,7 @@ from support.journal import execute, new_database
 from support.mta import LMTP, PYTHON, USER, Impossible, Mta, Postfix, run, wait_until
 from support.postgresql import PostgreSQL
 from support.smtp_sink import Sink
-from support.trials import NUMBERS, Database, Fault, Mail, account_of, flush_all, passes, settings_for
+from support.trials import NUMBERS, Behind, Database, Fault, Mail, ending_of, flush_all, passes, settings_for
 
 SENDERS = 4  # messages that come in at a time, each at both hosts
 PAUSE_SECONDS = 0.7  # between two accidents
@@ -74,13 +74,23 @@ class Hosts:
         self.database.fault = passes
         for mta in self.mtas:
             flush_all(mta, seconds)
-        queued = self.queued()
+        return self.account(sent), happened
+
+    def account(self, sent: list[tuple[int, Mail]]) -> Counter[str]:
+        """Return how many of the messages ended in which way."""
+        database, queued = self.database, self.queued()
+        everything = database.everything() if isinstance(database, Behind) else {}
+        held = b"".join(text for mta in self.mtas for text in mta.held())
+        told = Counter(recipient for _, recipients, _ in self.sink.mails for recipient in recipients)
         endings: Counter[str] = Counter()
         for number, mail in sent:
-            is_queued = mail.envelope(number)[0] in queued
-            first, second = (account_of(mta, self.database, self.sink, number, mail) for mta in self.mtas)
-            endings += Counter(["still queued"]) if is_queued else first | second
-        return endings, happened
+            sender, _, message = mail.envelope(number)
+            records = everything.get(number, []) if isinstance(database, Behind) else database.found(number)[0]
+            counts = Counter(alias for alias, _ in records)
+            counts += Counter(bounce=told[sender], held=held.count(b"<%d@outside.test>" % number))
+            exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
+            endings["still queued" if sender in queued else ending_of(mail, counts, exact)] += 1
+        return endings
 
     def send_to_both(self, sender: str, recipients: tuple[str, ...], message: bytes) -> None:
         both = [threading.Thread(target=send, args=(mta, sender, recipients, message)) for mta in self.mtas]
