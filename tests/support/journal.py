@@ -19,6 +19,7 @@ def age(folder: Path | str | object, seconds: float) -> None:
     """Make all that the journal says so much older, by both clocks."""
     execute(
         folder,
-        "update message set seen_last = seen_last - ?1, begun = begun - ?1, begun_clock = begun_clock - ?1",
+        "update message set seen_first = seen_first - ?1, seen_last = seen_last - ?1, begun = begun - ?1,"
+        " begun_clock = begun_clock - ?1",
         seconds,
     )
