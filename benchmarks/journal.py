@@ -24,6 +24,7 @@ ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
 GROWTH = Figure("journal: CPU of a claim with its notes, at {rows:,} rows / at 1,000", "at most", 1.3)
 COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
 ROW_BYTES = Figure("journal: bytes of a row", "at most", 400)
+DATE = "Sun, 29 Nov 2026 10:00:00 +0000"
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 
@@ -69,7 +70,8 @@ def batch(settings: Settings) -> float:
 def deliver(settings: Settings, number: int) -> None:
     """Claim a message that nobody has seen, note that it is on its way, and how it ends."""
     message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
-    with journal.claim(settings, message_id, "4XyZ12345z", ADDED, 0.0) as claimed:
+    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", ("info@example.com",), DATE)
+    with journal.claim(settings, delivery, 0.0) as claimed:
         claimed.note_begun()
         claimed.end(Verdict(Outcome.DELIVERED, record_id=number))
 

@@ -2,17 +2,22 @@
 
 import contextlib
 import os
-import socket
+import re
 import stat
 import time
 
 from mailgate import trusted
-from mailgate.envelope import Raw
+from mailgate.envelope import Raw, fields, unfold
 from mailgate.outcome import Ended, Outcome
 
+MAX_NAME_CHARACTERS = 40  # of sender and subject, each, in a file's name
 
-def store(folder: str, added: bytes, raw: Raw) -> str:
+
+def store(folder: str, added: bytes, raw: Raw, sender: str | None, replaced: str = "") -> str:
     """Write what would have been posted, byte for byte, to the Maildir ``folder`` and return the file's path.
+
+    The name says when it was held, from whom it is, and its subject. ``replaced`` is the file of an earlier hold of the
+    same message, which goes.
 
     When it returns, the message is on the disk: the file and the names that lead to it are synced. Raises
     OSError when it can't be kept; then nothing of it is to be seen in ``new``. Raises Ended(SETTINGS) where a folder in
@@ -25,8 +30,10 @@ def store(folder: str, added: bytes, raw: Raw) -> str:
         wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
         if wrong:
             raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {path}")
-    host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
-    name = f"{int(time.time())}.P{os.getpid()}R{os.urandom(8).hex()}.{host}"
+    subject = next((unfold(field) for name, field in fields(raw.head()) if name == b"subject"), b"")
+    words = [_readable(sender or "nobody"), _readable(_decoded(os.fsdecode(subject)))]
+    name = "_".join([time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), *filter(None, words), os.urandom(4).hex()])
+    name += ".eml"
     unfinished, path = os.path.join(folder, "tmp", name), os.path.join(folder, "new", name)
     try:
         with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -37,6 +44,9 @@ def store(folder: str, added: bytes, raw: Raw) -> str:
         os.rename(unfinished, path)
         _sync_folder(os.path.join(folder, "new"))
         _sync_folder(folder)
+        if replaced and os.path.dirname(replaced) == os.path.join(folder, "new"):
+            with contextlib.suppress(FileNotFoundError):  # the postmaster has taken it
+                os.unlink(replaced)
     except BaseException as error:  # the message stays with the MTA, so it must not be here as well
         for left in (unfinished, path):
             with contextlib.suppress(FileNotFoundError):
@@ -45,6 +55,24 @@ def store(folder: str, added: bytes, raw: Raw) -> str:
             error.filename = path
         raise
     return path
+
+
+def _readable(text: str) -> str:
+    """Return of a text what a person can read in a file's name: letters and digits of ASCII, and what is like them."""
+    from unicodedata import normalize
+
+    ascii_text = normalize("NFKD", text[: 4 * MAX_NAME_CHARACTERS]).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9@.]+", "-", ascii_text).strip("-.")[:MAX_NAME_CHARACTERS]
+
+
+def _decoded(value: str) -> str:
+    """Return a field's value without encoded words (RFC 2047), as far as they can be read."""
+    from email.header import decode_header, make_header
+
+    try:
+        return str(make_header(decode_header(value[: 16 * MAX_NAME_CHARACTERS])))
+    except (ValueError, LookupError):  # an unknown charset, a byte that is none of it
+        return value
 
 
 def _sync_folder(folder: str) -> None:

@@ -52,6 +52,7 @@ VARIABLES = {
     "CA_FILE": Variable(values.readable_file),
     "ALLOW_PLAINTEXT": Variable(values.yes, False),
     "HOLD": Variable(values.folder),
+    "HOLD_LOOPS": Variable(values.yes, False),
     "JOURNAL": Variable(values.own_folder),
     "KEEP_DAYS": Variable(values.days, 30),
     "LOG": Variable(values.log_target, "syslog"),
@@ -86,6 +87,7 @@ class Settings(NamedTuple):
     patience: float
     ca_file: str
     hold: str
+    hold_loops: bool
     journal: str
     keep_days: int
     log: str

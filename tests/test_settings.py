@@ -41,6 +41,7 @@ def test_the_defaults() -> None:
         "patience": 30,
         "ca_file": "",
         "hold": settings.hold,  # depends on the machine
+        "hold_loops": False,
         "journal": settings.journal,
         "keep_days": 30,
         "log": "syslog",
