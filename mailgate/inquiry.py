@@ -13,7 +13,7 @@ from typing import Any
 
 from mailgate.addresses import Addresses, Match
 from mailgate.database import Client
-from mailgate.envelope import fields, split_address, unfold
+from mailgate.envelope import canonical_address, fields, split_address, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 
 NOT_SEEN = "the database says that it knows the message, but has it on no record, or our user may not see it there"
@@ -39,33 +39,55 @@ def of_known(client: Client, message_id: str) -> Verdict | None:
     return Verdict(Outcome.KNOWN, f"it is on {model} {record_id}", record_id)
 
 
-def of_false(client: Client, message_id: str, head: bytes, addresses: Addresses, matches: Iterable[Match]) -> Verdict:
+def of_false(
+    client: Client, message_id: str, sender: str | None, head: bytes, addresses: Addresses, matches: Iterable[Match]
+) -> Verdict:
     """Return what ``False`` means: known, accepted (a bounce or a notice), or still in progress."""
     try:
         known = of_known(client, message_id)
         if known:
             return known
-        if _may_be_bounce(head, addresses, matches) or _may_be_notice(client, matches):
+        if sender == "" or _may_be_bounce(head, addresses, matches) or _may_be_notice(client, matches):
             return Verdict(Outcome.ACCEPTED)
     except Ended as ended:  # it has taken the message; what became of it, it does not say
         return Verdict(Outcome.ACCEPTED, f"not known of which kind: {ended.verdict.cause}")
     return Verdict(Outcome.IN_PROGRESS, NOT_SEEN)
 
 
+def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[str]) -> set[str]:
+    """Return which addresses are aliases for another kind of record than that on whose thread an answer belongs.
+
+    With one of these among its recipients, the database makes a forward of an answer, and its thread gets nothing
+    (docs/odoo.md, "Answers and threads"). Raises Ended.
+    """
+    options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
+    newest = _rows(client, "mail.message", [["message_id", "in", ancestors]], options)
+    if not newest or not newest[0].get("model") or not newest[0].get("res_id"):
+        return set()
+    names = sorted({split_address(address)[0].lower() for address in addresses})
+    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", newest[0]["model"]]]
+    found = _rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
+    return {canonical_address(str(row.get("alias_full_name"))) for row in found}
+
+
 def answers_a_notice(head: bytes) -> bool:
     """Tell whether a person answers a notice of the database's: nobody is told that such mail is dropped."""
-    found = [(name, unfold(field)) for name, field in fields(head)]
-    is_answer = any(_NOTICE.search(value) for name, value in found if name in (b"references", b"in-reply-to"))
-    return is_answer and not any(
-        name.startswith(MACHINE_FIELDS) and value.partition(b";")[0].strip().lower() not in SAYS_NOTHING
-        for name, value in found
+    values = (unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to"))
+    return any(map(_NOTICE.search, values)) and not _is_automatic(head)
+
+
+def _is_automatic(head: bytes) -> bool:
+    """Tell whether a machine or a list has sent a message, as it says."""
+    return any(
+        name.startswith(MACHINE_FIELDS) and unfold(field).partition(b";")[0].strip().lower() not in SAYS_NOTHING
+        for name, field in fields(head)
     )
 
 
 def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) -> bool:
     """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice."""
     special = addresses.catchall | addresses.bounce
-    if any(address.lower() in special for match in matches for address in match.addresses):
+    if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
         return True
     for name, field in fields(head):
         value = os.fsdecode(unfold(field)).lower()

@@ -66,10 +66,8 @@ VARIABLES = {
     "METRICS": Variable(values.socket_address),
 }
 
-# Settings of earlier versions, and what to do.
-GONE = {
-    "STATE": f"is no setting any more: make the folder {JOURNAL}, as docs/install.md has it, and remove the setting"
-}
+# Names of earlier versions, which still count where the new one is not set.
+OLD_NAMES = {"STATE": "JOURNAL"}
 
 
 class Settings(NamedTuple):
@@ -123,7 +121,6 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
     built, wrong = _converted(variables)
-    wrong |= {name: reason for name, reason in GONE.items() if name in variables}
     if not built.get("journal") and "JOURNAL" not in wrong and os.path.exists(OLD_STATE):
         wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
     if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
@@ -144,6 +141,8 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
     """Return the value of each variable, or its default, by its name in Settings, and what is wrong with it."""
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
+    old = {new: variables[name] for name, new in OLD_NAMES.items() if name in variables}
+    variables = old | dict(variables)
     if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
         variables = {"JOURNAL": JOURNAL, **variables}
     if os.access(HOLD, os.W_OK | os.X_OK):
@@ -200,7 +199,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES | GONE})
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in {*VARIABLES, *OLD_NAMES}})
     twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         values.PUBLIC: is_public and found.get(PREFIX + "PASSWORD"),

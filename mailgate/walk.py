@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
 from mailgate.addresses import Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Raw, Recipient
+from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
 from mailgate.judge import judge
 from mailgate.log import Facts, error_text, quoted
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -115,7 +115,11 @@ def deliver(
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
         until = time.monotonic() + settings.patience
-        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until), planned)
+        job = Job(settings, client, envelope, facts, deciding, claim, on_answer, until)
+        first, second = _apart(job, planned)
+        verdict = _ending(job, first)
+        also = _ending(job, second) if second and not verdict.outcome.is_temporary else verdict
+        return also if also.outcome.is_temporary else verdict
     except Ended as ended:
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
@@ -186,6 +190,37 @@ def _unserved(job: Job, planned: Plan, served: frozenset[str]) -> Plan | None:
     return _planned(rest, job.envelope, raw, ancestry.derived_id(planned.message_id, *recipients))
 
 
+def _apart(job: Job, planned: Plan) -> tuple[Plan, Plan | None]:
+    """Return the plan without those recipients who would make a forward of an answer, and a plan for these.
+
+    They are aliases for another kind of record, whom only the envelope names: a Bcc beside the address of the thread.
+    """
+    head = planned.raw.head()
+    ancestors = ancestry.ancestors(head)
+    if not ancestors or len(planned.recipients) < 2:
+        return planned, None
+    named = message.names(head)
+    hidden = {address.lower() for address in planned.choices[0]} - named
+    try:
+        others = hidden and inquiry.of_another_model(job.client, ancestors, hidden)
+    except Ended:  # it can't be asked: then it makes a forward
+        return planned, None
+
+    def is_other(each: Match) -> bool:
+        return any(canonical_address(address) in others for address in each.addresses)
+
+    apart = [each for each in planned.matches if each.rule and is_other(each)]
+    rest = [each for each in planned.matches if each.rule and not is_other(each)]
+    if not apart or not rest:
+        return planned, None
+    recipients = sorted(address.lower() for each in apart for address in each.addresses[:1])
+    instead = ancestry.derived_id(planned.message_id, *recipients)
+    return (
+        _planned(rest, job.envelope, planned.raw, planned.instead),
+        _planned(apart, job.envelope, planned.raw, instead),
+    )
+
+
 def _called(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[Verdict, bytes]:
     """Return what the database's answer means, and the fields in front of the message that it answered.
 
@@ -228,7 +263,9 @@ def _understood(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdic
     """Return what an answer means that has several meanings."""
     head = planned.raw.head()
     if verdict.outcome is Outcome.ACCEPTED:
-        found = inquiry.of_false(job.client, planned.message_id, head, job.addresses, planned.matches)
+        found = inquiry.of_false(
+            job.client, planned.message_id, job.envelope.sender, head, job.addresses, planned.matches
+        )
         if found.outcome is Outcome.IN_PROGRESS and claimed.ending == Outcome.IN_PROGRESS.name:  # asked once more
             return Verdict(Outcome.HELD, found.cause)
         return found

@@ -118,6 +118,25 @@ def test_the_same_date_or_none_is_the_same_message(way: Way, more: bytes) -> Non
     assert way.deliver("info", more=more) == []
 
 
+def test_an_answer_with_an_alias_of_another_kind_in_bcc_is_on_its_thread_and_at_the_alias(way: Way) -> None:
+    assert way.deliver("info", id="first") == ["crm.lead"]
+    answer = f"In-Reply-To: <first.{way.name}@outside.test>\n".encode() + LATER
+    for _ in range(2):
+        before = len(way.database.dump()["messages"])
+        made = way.deliver("catchall support", "catchall@example.com", answer, id="answer")
+        assert (made, len(way.database.dump()["messages"]) - before) in ((["project.task"], 2), ([], 0))
+    messages = [row for row in way.database.dump()["messages"] if row["subject"] == "x"][-2:]
+    assert sorted(row["model"] for row in messages) == ["crm.lead", "project.task"]
+
+
+def test_an_answer_with_an_alias_of_its_own_kind_in_bcc_is_on_its_thread_once(way: Way) -> None:
+    assert way.deliver("info", id="first") == ["crm.lead"]
+    answer = f"In-Reply-To: <first.{way.name}@outside.test>\n".encode() + LATER
+    before = len(way.database.dump()["messages"])
+    assert way.deliver("catchall jobs", "catchall@example.com", answer, id="answer") == []
+    assert len(way.database.dump()["messages"]) == before + 1
+
+
 def test_the_journal_has_whom_the_database_has_served(way: Way) -> None:
     way.deliver("info")
     way.deliver("support")
