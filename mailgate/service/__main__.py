@@ -124,6 +124,7 @@ def reload(service: Service, env_file: str) -> None:
         service.configure(*read_settings(env_file))
         service.report("settings and alias list are read anew", "LOG_INFO")
     except Exception as error:  # the old ones are better than none
+        service.are_settings_good = False
         cause = error.verdict.cause if isinstance(error, Ended) else error_text(error)
         service.report(f"the settings stay as they were: {cause}", "LOG_ERR")
     listen.notify(os.environ, "READY=1")
