@@ -76,14 +76,16 @@ class Service:
         }
         checks: dict[str, Callable[[], bool]] = {
             "the settings were read anew and are wrong; those from before are used": lambda: self.are_settings_good,
-            "the state folder can't be written": lambda: (
-                not self.settings.state or os.access(self.settings.state, os.W_OK | os.X_OK)
-            ),
+            "the state folder can't be written": self._can_write_state,
             f"the database has not answered in the last {ANSWERED_SECONDS:.0f} seconds": lambda: (
                 time.monotonic() - self.directory.answered_at < ANSWERED_SECONDS
             ),
         }
         return Metrics(gauges, checks)
+
+    def _can_write_state(self) -> bool:
+        """Tell whether the state folder can be written, where there is one."""
+        return not self.settings.state or os.access(self.settings.state, os.W_OK | os.X_OK)
 
     def configure(self, settings: Settings, log: Log) -> None:
         """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone."""
