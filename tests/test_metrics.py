@@ -425,9 +425,9 @@ SCENARIOS = [
     ({'up{job="mail-gateway"}': "0x30"}, ["MailGatewayDown"]),
     ({'up{job="another"}': "0x30"}, []),
     ({FILE: "0+60x30"}, []),
-    ({FILE: "0x30"}, ["MailGatewayDown"]),
+    ({FILE: "0+60x25 1500x5"}, ["MailGatewayDown"]),  # not written for five minutes
     ({"mail_gateway_ready": "0x30"}, ["MailGatewayNotReady"]),
-    ({"mail_gateway_ready": "1x26 0x4"}, []),
+    ({"mail_gateway_ready": "1x26 0x4"}, []),  # for four minutes
     ({ACCESS_DENIED: "0x25 1x5"}, ["MailGatewayFailures"]),
     ({ACCESS_DENIED: "7x30", 'mail_gateway_messages_total{outcome="no_answer"}': "0+1x30"}, []),
     ({"mail_gateway_held_messages": "2x30"}, ["MailGatewayMailHeld"]),
