@@ -22,11 +22,12 @@ from support.mta import free_port, wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
 
+from mailgate import ENV_FILE
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.connection import MAX_RECIPIENTS
 from mailgate.service.metrics import MAX_CLIENTS
 from mailgate.service.service import STOP_WITHIN_SECONDS
-from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
+from mailgate.settings import HOLD, STATE, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
