@@ -41,7 +41,7 @@ bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchm
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).
-	@PYTHON="$(PYTHON)" systemd/install
+	@systemd/install
 
 uninstall: ## Stop the service, and remove it and the program; settings and mail stay (2 seconds).
 	@systemd/install --remove

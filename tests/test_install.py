@@ -187,48 +187,51 @@ mount --bind /run/etc /etc && mount -t tmpfs none /opt && mount -t tmpfs none /v
 sed -i '/^mail-gateway:/d' /etc/passwd /etc/group /etc/shadow
 rm -rf /etc/mail-gateway.* /etc/systemd/system/mail-gateway-*
 """
-# It says yes to all, except that the service runs only once it has been started.
-SYSTEMCTL = """\
-#!/bin/sh
-echo "$*" >>/run/systemctl
+# What is not on that machine, or would not come to an end. To systemctl the service runs once it has been started.
+STUBS = {
+    "apt-get": "",
+    "editor": r"""
+sed -i "s|^\(MAIL_GATEWAY_URL=\).*|\1$URL|; s|^\(MAIL_GATEWAY_LOGIN=\).*|\12|" $1
+printf %s "$PASSWORD" >$2
+""",
+    "systemctl": """
 case $1 in is-active | is-enabled) [ -e /run/started ] ;; enable) [ "$2" != --now ] || touch /run/started ;; esac
-"""
-WALK = """
-systemd/install
+""",
+}
+WALK = r"""
+echo --- again
+make install
 stat -c '%U:%G %a %n' /etc/mail-gateway.env /etc/mail-gateway.password /var/lib/mail-gateway/held /opt/mail-gateway
-sed -i "s|^\\(MAIL_GATEWAY_URL=\\).*|\\1$URL|; s|^\\(MAIL_GATEWAY_LOGIN=\\).*|\\12|" /etc/mail-gateway.env
-printf %s "$PASSWORD" >/etc/mail-gateway.password
-echo --- the second time
-systemd/install
-echo --- the third time
-systemd/install
 echo --- a mail
 chown mail-gateway: /run/mail-gateway
 cd /opt/mail-gateway
-setpriv --reuid mail-gateway --regid mail-gateway --clear-groups \\
+setpriv --reuid mail-gateway --regid mail-gateway --clear-groups \
     /usr/bin/python3 -m mailgate.service --env-file /etc/mail-gateway.env &
 until [ -S /run/mail-gateway/lmtp.sock ]; do kill -0 $! && sleep 0.1; done
-printf 'Subject: hello\\n\\nbody\\n' | runuser -u mail-gateway -- env -i PATH=/usr/bin:/bin \
+printf 'Subject: hello\n\nbody\n' | runuser -u mail-gateway -- env -i PATH=/usr/bin:/bin \
     /opt/mail-gateway/mail_gateway.py --sender=ann@b.test -- info@example.com
 kill $! && wait $! || true
+echo --- without a package
+! PYTHON=false "$OLDPWD/systemd/install" 2>&1
 echo --- and out again
 /opt/mail-gateway/systemd/install --remove
-echo --- and what is left
+echo --- what is left
 ls -A /opt /etc/systemd/system | grep mail-gateway || true
 """
 
 
 @pytest.mark.mta
-def test_on_a_machine_it_makes_the_user_starts_the_service_and_the_pipe_hands_over(
-    endpoint: Endpoint, tmp_path: Path
-) -> None:
-    """As root, from nothing to the first mail; nobody says where the service is."""
+def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint: Endpoint, tmp_path: Path) -> None:
+    """As root, on a machine that has never seen the gateway; nobody says where the service is."""
     assert os.geteuid() == 0
-    (tmp_path / "systemctl").write_text(SYSTEMCTL)
-    (tmp_path / "systemctl").chmod(0o755)
+    for name, script in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
+        (tmp_path / name).chmod(0o755)
+    (block,) = re.findall(r"(?m)^    apt-get install(?:.*\n    )+.*\n", page("README.md"))
+    commands = [f"echo '--- {number}'\n{line.strip()}\n" for number, line in enumerate(block.splitlines())]
     environ = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "URL": endpoint.url, "PASSWORD": PASSWORD}
     finished = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-euc", MACHINE + WALK],
+        ["unshare", "--mount", "--propagation", "private", "sh", "-euc", "".join([MACHINE, *commands, WALK])],
         cwd=ROOT,
         env=environ | {"MTA": "postfix"},
         capture_output=True,
@@ -237,15 +240,18 @@ def test_on_a_machine_it_makes_the_user_starts_the_service_and_the_pipe_hands_ov
         check=False,
     )
     assert (finished.returncode, finished.stderr) == (0, "")
-    first, second, third, mail, removed, left = re.split(r"(?m)^--- .*\n", finished.stdout)
-    assert first.startswith("useradd --system ")
-    assert f"root:mail-gateway 640 {ENV_FILE}\nroot:mail-gateway 640 {PASSWORD_FILE}\n" in first
-    assert "mail-gateway:mail-gateway 700 /var/lib/mail-gateway/held\nroot:root 755 /opt/mail-gateway\n" in first
-    assert "next: your database into " in first
-    assert second == "systemctl enable --now mail-gateway-lmtp\n"
-    assert third == "nothing to change\n"
-    assert mail == "2.0.0 delivered\n"
+    said = dict(re.findall(r"(?ms)^--- ([^\n]*)\n(.*?)(?=^--- |\Z)", finished.stdout))
+    assert said["1"].startswith("useradd --system ")
+    assert "\nsystemctl enable mail-gateway-lmtp\nnext: your database into /etc/mail-gateway.env, " in said["1"]
+    assert said["3"].startswith("info@example.com: delivered as info@example.com")
+    assert said["4"] == "systemctl enable --now mail-gateway-lmtp\n"
+    assert said["again"] == (
+        f"nothing to change\nroot:mail-gateway 640 {ENV_FILE}\nroot:mail-gateway 640 {PASSWORD_FILE}\n"
+        "mail-gateway:mail-gateway 700 /var/lib/mail-gateway/held\nroot:root 755 /opt/mail-gateway\n"
+    )
+    assert said["a mail"] == "2.0.0 delivered\n"
     assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")  # by way of the service
-    assert "systemctl disable --now mail-gateway-lmtp\n" in removed
-    assert "the user mail-gateway stays: the folder is its own\n" in removed
-    assert left == ""
+    assert said["without a package"].startswith("install: false has no package requests: apt-get install python3-requ")
+    assert "systemctl disable --now mail-gateway-lmtp\n" in said["and out again"]
+    assert "the user mail-gateway stays: the folder is its own\n" in said["and out again"]
+    assert said["what is left"] == ""
