@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Endpoint, Gate
-from support.gateway import PASSWORD
+from support.gateway import PASSWORD, Gateway
 from support.mta import wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
 
+from mailgate import ENV_FILE
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.service import STOP_WITHIN_SECONDS
-from mailgate.settings import ENV_FILE, HOLD, STATE, VARIABLES
+from mailgate.settings import HOLD, STATE, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
@@ -186,6 +187,17 @@ def test_mail_comes_through_the_socket_of_systemd_which_stays(systemd: Systemd, 
         assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
     assert endpoint.messages[0].endswith(MESSAGE)
     Client(service.address, greet=False).close()
+
+
+def test_the_pipe_finds_it_and_hands_over_unasked(
+    systemd: Systemd, tmp_path: Path, endpoint: Endpoint, gateway: Gateway
+) -> None:
+    """The credential in its environment is no setting that makes it another database's."""
+    with running(systemd.service) as service:
+        arguments = ("--env-file", str(service.env_file), "--sender=a@b.test", "--", "info@example.com")
+        environ = {"MAIL_GATEWAY_LMTP": f"{tmp_path}/lmtp.sock"}
+        assert gateway.run(*arguments, message=b"Subject: x\n\nbody\n", environ=environ).out == b"2.0.0 delivered\n"
+    assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")
 
 
 def test_postfix_is_answered_at_the_other_socket(systemd: Systemd, tmp_path: Path) -> None:

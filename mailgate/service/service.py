@@ -43,7 +43,7 @@ class Service:
     client: Client
     directory: Directory
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, settings_version: str = "") -> None:
         self.connections: set[Connected] = set()
         self.socketmap_clients: set[asyncio.StreamWriter] = set()
         self.workers = Workers()
@@ -56,7 +56,7 @@ class Service:
         self._refreshing: asyncio.Task[None] | None = None
         if settings.metrics:
             self.metrics = self._new_metrics()
-        self.configure(settings, log)
+        self.configure(settings, log, settings_version)
 
     def _new_metrics(self) -> Any:
         from mailgate.service.metrics import Metrics, new_mail_count  # and with it prometheus_client, for them alone
@@ -87,13 +87,16 @@ class Service:
         """Tell whether the state folder can be written, where there is one."""
         return not self.settings.state or os.access(self.settings.state, os.W_OK | os.X_OK)
 
-    def configure(self, settings: Settings, log: Log) -> None:
-        """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone."""
+    def configure(self, settings: Settings, log: Log, settings_version: str = "") -> None:
+        """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone.
+
+        ``settings_version`` is handover.settings_version() of the file they come from: what the pipe asks for.
+        """
         self.client_user_ids = listen.user_ids(settings.clients)
         before = self.directory if self._refreshing else None
         if self._refreshing:
             self._refreshing.cancel()
-        self.settings, self.log = settings, log
+        self.settings, self.log, self.settings_version = settings, log, settings_version
         for_all_calls = settings._replace(workers=settings.workers + MAX_SLOW_CALLS + 1)
         self.client = Client(
             for_all_calls, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE_SECONDS
