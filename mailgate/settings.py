@@ -5,12 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mailgate import DEADLINE, trusted, values
+from mailgate import DEADLINE, ENV_FILE, LMTP, trusted, values
 from mailgate.addresses import Addresses
 from mailgate.outcome import Ended, Outcome
 from mailgate.values import Secret
 
-ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
 JOURNAL = "/var/lib/mail-gateway/journal"
 OLD_STATE = "/var/lib/mail-gateway/state"  # an earlier version's: without a journal, what it knew would be lost
@@ -58,7 +57,7 @@ VARIABLES = {
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
     # Those of the service.
-    "LMTP": Variable(values.socket_address, "/run/mail-gateway/lmtp.sock"),
+    "LMTP": Variable(values.socket_address, LMTP),
     "SOCKET_MODE": Variable(values.file_mode, 0o600),
     "CLIENTS": Variable(values.users, frozenset()),
     "SOCKETMAP": Variable(values.socket_address),
