@@ -13,28 +13,30 @@ from mailgate.outcome import Ended, Outcome
 MAX_NAME_CHARACTERS = 40  # of sender and subject, each, in a file's name
 
 
-def store(folder: str, added: bytes, raw: Raw, sender: str | None, replaced: str = "") -> str:
-    """Write what would have been posted, byte for byte, to the Maildir ``folder`` and return the file's path.
-
-    The name says when it was held, from whom it is, and its subject. ``replaced`` is the file of an earlier hold of the
-    same message, which goes.
-
-    When it returns, the message is on the disk: the file and the names that lead to it are synced. Raises
-    OSError when it can't be kept; then nothing of it is to be seen in ``new``. Raises Ended(SETTINGS) where a folder in
-    it leads elsewhere, or is for others to write.
-    """
-    for name in ("tmp", "new", "cur"):
-        path = os.path.join(folder, name)
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        status = os.lstat(path)
-        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
-        if wrong:
-            raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {path}")
+def new_path(folder: str, raw: Raw, sender: str | None) -> str:
+    """Return the path of a new file in the Maildir ``folder``: it says when, from whom, and about what."""
     subject = next((unfold(field) for name, field in fields(raw.head()) if name == b"subject"), b"")
     words = [_readable(sender or "nobody"), _readable(_decoded(os.fsdecode(subject)))]
     name = "_".join([time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), *filter(None, words), os.urandom(4).hex()])
-    name += ".eml"
-    unfinished, path = os.path.join(folder, "tmp", name), os.path.join(folder, "new", name)
+    return os.path.join(folder, "new", f"{name}.eml")
+
+
+def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
+    """Write what would have been posted, byte for byte, to a path that is new_path()'s.
+
+    ``replaced`` is the file of an earlier hold of the same message, which goes. When it returns, the message is on the
+    disk: the file and the names that lead to it are synced. Raises OSError when it can't be kept; then nothing of it is
+    to be seen in ``new``. Raises Ended(SETTINGS) where a folder in it leads elsewhere, or is for others to write.
+    """
+    folder = os.path.dirname(os.path.dirname(path))
+    for name in ("tmp", "new", "cur"):
+        part = os.path.join(folder, name)
+        os.makedirs(part, mode=0o700, exist_ok=True)
+        status = os.lstat(part)
+        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+        if wrong:
+            raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {part}")
+    unfinished = os.path.join(folder, "tmp", os.path.basename(path))
     try:
         with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(added)
@@ -54,7 +56,6 @@ def store(folder: str, added: bytes, raw: Raw, sender: str | None, replaced: str
         if isinstance(error, OSError) and not error.filename:  # a full disk has no name
             error.filename = path
         raise
-    return path
 
 
 def _readable(text: str) -> str:

@@ -145,9 +145,11 @@ def _ending(job: Job, planned: Plan) -> Verdict:
             return _served(job, rest, planned, claimed)
         verdict, added = (claimed.answer, planned.added) if claimed.answer else _called(job, planned, claimed)
         job.on_answer()  # it has happened, and no late signal shall say otherwise
+        if verdict.outcome is Outcome.HELD and job.settings.hold:
+            return _held(job, planned._replace(added=added), claimed, verdict)
         claimed.end(verdict)
         if verdict.outcome is Outcome.HELD:
-            return _held(job, planned._replace(added=added), claimed, verdict)
+            return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
         if rest and verdict.outcome is Outcome.KNOWN:  # it has served those of the try before
             second = _served(job, rest, planned, claimed)
             return second if second.outcome.is_temporary else verdict
@@ -278,10 +280,10 @@ def _understood(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdic
 
 
 def _held(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdict) -> Verdict:
-    """Keep a message that the database can't take for the postmaster, where there is a folder for it."""
-    if not job.settings.hold:
-        return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
-    path = hold.store(job.settings.hold, planned.added, planned.raw, job.envelope.sender, claimed.held)
+    """Keep a message that the database can't take for the postmaster; the journal knows where before it is there."""
+    path, replaced = hold.new_path(job.settings.hold, planned.raw, job.envelope.sender), claimed.held
+    claimed.end(verdict, path)
+    hold.store(path, planned.added, planned.raw, replaced)
     verdict = verdict._replace(cause=f"{verdict.cause}; kept as {path}")
     claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: it is kept already
     return verdict

@@ -82,7 +82,7 @@ class Claim:
     def end(self, verdict: Verdict, held: str = "") -> None:
         """Note how the call ended, if there was one, what was found out since, and the file in which it is held."""
         is_final = verdict.outcome in FOR_GOOD
-        if verdict is self.answer or not (self._begun or is_final):
+        if (verdict is self.answer and not held) or not (self._begun or is_final):
             return
         self._begun = 0.0  # the call is over: what goes wrong after it is no ending of its own
         cause = verdict.cause[:MAX_CAUSE_CHARACTERS]
