@@ -36,9 +36,15 @@ check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minu
 	$(VENV)/bin/mypy --config-file tests/mypy.ini
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 5 minutes).
-	@status=0; for name in cpu memory service throughput database reading; do \
+bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 8 minutes).
+	@status=0; for name in cpu memory service throughput database reading odoo; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
+
+install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).
+	@systemd/install
+
+uninstall: ## Stop the service, and remove it and the program; settings and mail stay (2 seconds).
+	@systemd/install --remove
 
 coverage: $(VENV)/made-dev ## Run the tests, and list the lines that none of them ran (20 minutes).
 	$(VENV)/bin/coverage run -m pytest $(FLAGS)
@@ -58,4 +64,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo demo-picture test test-odoo test-mta test-debian13 soak check bench coverage clean
+.PHONY: help demo demo-picture test test-odoo test-mta test-debian13 soak check bench install uninstall coverage clean

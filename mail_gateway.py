@@ -9,7 +9,9 @@ usage: mail_gateway.py [--env-file FILE] [--sender ADDRESS] [--original-recipien
   --original-recipient=ADDRESS ...
                         once for each recipient: what it was before the MTA's rewriting, in the order of the recipients
   --queue-id ID         the MTA's name for the message, for the log
-  --service SOCKET      give the message to mail-gateway-lmtp there (a path, or 127.0.0.1:PORT) if it answers
+  --service SOCKET      give the message to mail-gateway-lmtp there (a path, or 127.0.0.1:PORT) if it answers (else to
+                        one at MAIL_GATEWAY_LMTP, else /run/mail-gateway/lmtp.sock, that has read the same settings
+                        file); none: to no service
   --model MODEL         the model that takes what no alias takes (else MAIL_GATEWAY_MODEL)
   --dry-run             post nothing; print what matches, by which rule, and the header fields that would be added
   --help, --version     print this, or the version

@@ -40,6 +40,7 @@ SERVER_GROWTH = Figure(
 SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours alone, ms")
 SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
 SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a row", "at most", 400)
+DATE = "Sun, 29 Nov 2026 10:00:00 +0000"
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 
@@ -157,7 +158,8 @@ def server_cpu(process: str) -> float:
 def deliver(settings: Settings, number: int) -> None:
     """Claim a message that nobody has seen, note that it is on its way, and how it ends."""
     message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
-    with journal.claim(settings, message_id, "4XyZ12345z", ADDED, 0.0) as claimed:
+    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", ("info@example.com",), DATE)
+    with journal.claim(settings, delivery, 0.0) as claimed:
         claimed.note_begun()
         claimed.end(Verdict(Outcome.DELIVERED, record_id=number))
 

@@ -116,10 +116,18 @@ class Stage(NamedTuple):
 
     def odoo_script(self) -> Command:
         """Raises Missing."""
-        found = sorted(CACHE.glob("code-*/odoo/addons/mail/static/scripts/odoo-mailgate.py"))
-        if not found:
-            raise Missing("Odoo's package is not here, make test-odoo fetches it")
-        return [self.python, found[-1], "-d", "mydatabase", "-u", "2", "-p", "secret", "--port", str(self.sink_port)]
+        return [
+            self.python,
+            odoo_script(),
+            "-d",
+            "mydatabase",
+            "-u",
+            "2",
+            "-p",
+            "secret",
+            "--port",
+            str(self.sink_port),
+        ]
 
     def rt_mailgate(self) -> Command:
         """Raises Missing."""
@@ -129,6 +137,14 @@ class Stage(NamedTuple):
     def curl(self) -> Command:
         """Raises Missing."""
         return [_program("curl", "curl"), "-fsS", "--data-binary", "@-", f"http://127.0.0.1:{self.sink_port}/"]
+
+
+def odoo_script() -> Path:
+    """Return the script of Odoo's that the pipe takes the place of. Raises Missing."""
+    found = sorted(CACHE.glob("code-*/odoo/addons/mail/static/scripts/odoo-mailgate.py"))
+    if not found:
+        raise Missing("Odoo's package is not here, make test-odoo fetches it")
+    return found[-1]
 
 
 def _program(name: str, package: str) -> str:

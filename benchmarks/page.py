@@ -12,9 +12,10 @@ HEAD = """\
 # Benchmarks
 
 `make bench` writes this page. Each figure compares two things measured in turn in the same run, so that it says the
-same on another machine; the database server behind them answers at once, for what is measured is the way there. The
-peers are Odoo's own script `odoo-mailgate.py`, `rt-mailgate` of Debian's package rt5-clients, and `curl`. A figure
-without a goal stands beside for information.
+same on another machine. The database server behind them answers at once, for what is measured is the way there; where
+Odoo 19 is named, it is a real one, if `make test-odoo` has fetched it. The peers are Odoo's own script
+`odoo-mailgate.py`, `rt-mailgate` of Debian's package rt5-clients, and `curl`. A figure without a goal stands beside for
+information.
 
 The last run had {cores} cores and Python {python}.
 

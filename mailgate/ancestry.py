@@ -9,6 +9,7 @@ A message without an id gets a digest of itself. A name of ours is never believe
 knows a mail could send its digest before it.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 
@@ -58,6 +59,20 @@ def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
     found = canonical_id(foreign) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
     first = values[0] if values else b""
     return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
+
+
+def derived_id(message_id: str, *parts: str) -> bytes:
+    """Return an id of ours for what the database shall not take for the message with this id."""
+    from hashlib import sha256
+
+    text = "\0".join((message_id, *parts))
+    return b"<%b@%b>" % (sha256(b"part\0" + os.fsencode(text)).hexdigest().encode(), DOMAIN)
+
+
+def ancestors(head: bytes) -> list[str]:
+    """Return the ids that References and In-Reply-To name, as the database reads them."""
+    values = [unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to")]
+    return [os.fsdecode(found) for found in dict.fromkeys(_ids(values))][-MAX_REFERENCES:]
 
 
 def references(head: bytes) -> list[bytes]:

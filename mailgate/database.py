@@ -105,6 +105,7 @@ class Client:
         """``retrying`` is called before each try but the first; ``large_pause`` is as Body has it."""
         self.settings, self.retrying, self.large_pause = settings, retrying, large_pause
         self.user_id, self.known_until = 0, 0.0
+        self.replied_at = float("-inf")  # when the server answered a call last, in monotonic seconds
 
     @cached_property
     def adapter(self) -> Any:
@@ -170,7 +171,10 @@ class Client:
         return self.user_id
 
     def _send(self, service: str, body: Body, until: float) -> Reply:
-        return _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
+        reply = _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
+        if reply.status == 200:
+            self.replied_at = time.monotonic()
+        return reply
 
 
 def _system_ca() -> str | bool:

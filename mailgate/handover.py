@@ -4,6 +4,9 @@ The pipe then costs little more than the start of an interpreter: this module im
 addresses, settings and endings only what it needs. Whatever it is not sure of it leaves to the walk, with standard
 input untouched: no service, no answer within a second, a message whose envelope is not plain to see. Once the service
 has begun to take the message there is no way back; a broken connection then means "try again later".
+
+Nobody has to name the service: it is looked for where it listens by default. It may serve another database than the
+one this run is for, so it says which settings file it has read, and is given only what is for the same one.
 """
 
 from __future__ import annotations
@@ -11,18 +14,29 @@ from __future__ import annotations
 import _socket  # the half of it without enums and selectors; see mail_gateway.py
 import os
 
+from mailgate import ENV_FILE, LMTP
 from mailgate.arguments import Usage, parse_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from mailgate.arguments import Arguments
+
 FIRST_ANSWERS_SECONDS = 1.0  # that each answer may take until the service asks for the message
 READ_BYTES = 2**16
+NO_SERVICE = "none"  # for --service
 BROKEN = b"4.4.2 no whole answer from the mail gateway service, will try again\n"
 
 # For good are only the endings that the table of endings has (outcome.py); whatever else comes is to be tried again.
 STATUSES = {b"2.0.0": os.EX_OK, b"5.1.1": os.EX_NOUSER, b"5.3.4": os.EX_DATAERR, b"5.6.0": os.EX_DATAERR}
+
+# What LHLO says to the pipe: RCPT may have the address before the MTA's rewriting, ORCPT=rfc822;XTEXT, as in RFC 3461.
+# (To announce DSN would promise more.) And which version of which settings file the service has read.
+XORCPT, XSETTINGS = "XORCPT", "XSETTINGS"
+
+# In the environment these change no database and no rule; the shipped unit sets the last.
+_NO_SETTINGS_OF_THEIR_OWN = frozenset(f"MAIL_GATEWAY_{name}" for name in ("ENV_FILE", "LMTP", "PASSWORD_FILE"))
 
 # What can stand in a path without quotes (RFC 5321, 4.1.2; RFC 6531 adds the letters that are not ASCII).
 _ATOMS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+-/=?^_`{|}~@[]:")
@@ -38,7 +52,8 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
         arguments = parse_arguments(argv)
     except Usage:
         return None
-    if not arguments.service or arguments.model or arguments.dry_run or arguments.help or arguments.version:
+    service, version = _service(arguments, environ)
+    if not service:
         return None
     sender = arguments.sender if arguments.sender is not None else environ.get("SENDER")
     pairs = _recipients(arguments.recipients, arguments.original_recipients, environ)
@@ -52,8 +67,8 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
     try:
         os.fstat(0), os.fstat(1)  # what is closed would be given to the connection
         os.set_blocking(0, True)  # or a pause would look like the end of the message
-        connection = _connect(arguments.service)
-        answers = _Answers(connection)
+        connection = _connect(service)
+        answers = _greet(connection, version)
         refusals = _introduce(connection, answers, sender, pairs)
     except (OSError, Silent):
         if connection:
@@ -68,6 +83,35 @@ def hand_over(argv: list[str], environ: Mapping[str, str]) -> tuple[int, bytes] 
         return _ending([answers.next() for _ in range(len(pairs) - len(refusals))])
     except (OSError, Silent):
         return os.EX_TEMPFAIL, BROKEN
+
+
+def _service(arguments: Arguments, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return where the service listens, "" for no service, and which settings it must have read, "" for any.
+
+    The model is a run's own, and what it would print of itself is no service's to say.
+    """
+    if arguments.service == NO_SERVICE or arguments.model or arguments.dry_run or arguments.help or arguments.version:
+        return "", ""
+    if arguments.service:
+        return arguments.service, ""
+    version = settings_version(arguments.env_file, environ)
+    return (environ.get("MAIL_GATEWAY_LMTP") or LMTP if version else ""), version
+
+
+def settings_version(env_file: str, environ: Mapping[str, str]) -> str:
+    """Return what tells this version of the settings file from every other one on this host, "" for no file.
+
+    ``env_file`` is the option. Settings in the environment would come before the file's, so with any there is no
+    version either. Pipe and service compare it: each has then read the same text.
+    """
+    ours = {name for name, value in environ.items() if name.startswith("MAIL_GATEWAY_") and value}
+    if not ours <= _NO_SETTINGS_OF_THEIR_OWN:
+        return ""
+    try:
+        status = os.stat(env_file or environ.get("MAIL_GATEWAY_ENV_FILE") or ENV_FILE)
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_dev:x}.{status.st_ino:x}.{status.st_mtime_ns:x}"
 
 
 def _recipients(
@@ -110,7 +154,8 @@ def _connect(service: str) -> _socket.socket:
 class _Answers:
     """The answers of the service, one after the other."""
 
-    takes_originals = False  # it has said so: the XORCPT of connection.py
+    takes_originals = False  # it has said so
+    settings_version = ""  # as it has said
 
     def __init__(self, connection: _socket.socket) -> None:
         self.connection, self.received = connection, b""
@@ -126,9 +171,28 @@ class _Answers:
             line, _, self.received = self.received.partition(b"\n")
             if not line[:3].isdigit() or line[3:4] not in (b" ", b"-"):
                 raise Silent
-            self.takes_originals |= line[4:].rstrip() == b"XORCPT"
+            keyword, _, value = line[4:].strip().decode("ascii", "replace").partition(" ")
+            self.takes_originals |= keyword == XORCPT
+            if keyword == XSETTINGS:
+                self.settings_version = value
             if line[3:4] == b" ":
                 return line.rstrip(b"\r")
+
+
+def _greet(connection: _socket.socket, version: str) -> _Answers:
+    """Return the answers of a service, up to that to LHLO; with a ``version``, it must have read these settings.
+
+    Raises OSError and Silent.
+    """
+    answers = _Answers(connection)
+    if answers.next()[:1] != b"2":
+        raise Silent
+    connection.sendall(b"LHLO localhost\r\n")
+    if answers.next()[:1] != b"2":
+        raise Silent
+    if version and answers.settings_version != version:
+        raise Silent  # it serves another database, or the settings have changed since it has read them
+    return answers
 
 
 def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs: list[tuple[str, str]]) -> list[bytes]:
@@ -141,8 +205,6 @@ def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs
         connection.sendall("".join(f"{command}\r\n" for command in commands).encode("utf-8", "surrogateescape"))
         return [answers.next() for _ in commands]
 
-    if answers.next()[:1] != b"2" or ask("LHLO localhost")[0][:1] != b"2":
-        raise Silent
     utf8 = "" if all(address.isascii() for address in [sender, *(a for pair in pairs for a in pair)]) else " SMTPUTF8"
     mail, *first = ask(f"MAIL FROM:<{sender}> BODY=8BITMIME{utf8}", *_rcpt(pairs, answers.takes_originals))
     if mail[:1] != b"2":

@@ -5,12 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mailgate import DEADLINE, trusted, values
+from mailgate import DEADLINE, ENV_FILE, LMTP, trusted, values
 from mailgate.addresses import Addresses
 from mailgate.outcome import Ended, Outcome
 from mailgate.values import Secret
 
-ENV_FILE = "/etc/mail-gateway.env"
 HOLD = "/var/lib/mail-gateway/held"
 JOURNAL = "/var/lib/mail-gateway/journal"
 OLD_STATE = "/var/lib/mail-gateway/state"  # an earlier version's: without a journal, what it knew would be lost
@@ -52,13 +51,14 @@ VARIABLES = {
     "CA_FILE": Variable(values.readable_file),
     "ALLOW_PLAINTEXT": Variable(values.yes, False),
     "HOLD": Variable(values.folder),
+    "HOLD_LOOPS": Variable(values.yes, False),
     "JOURNAL": Variable(values.journal),
     "JOURNAL_PASSWORD_FILE": Variable(values.password_file, Secret()),
     "KEEP_DAYS": Variable(values.days, 30),
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
     # Those of the service.
-    "LMTP": Variable(values.socket_address, "/run/mail-gateway/lmtp.sock"),
+    "LMTP": Variable(values.socket_address, LMTP),
     "SOCKET_MODE": Variable(values.file_mode, 0o600),
     "CLIENTS": Variable(values.users, frozenset()),
     "SOCKETMAP": Variable(values.socket_address),
@@ -66,10 +66,8 @@ VARIABLES = {
     "METRICS": Variable(values.socket_address),
 }
 
-# Settings of earlier versions, and what to do.
-GONE = {
-    "STATE": f"is no setting any more: make the folder {JOURNAL}, as docs/install.md has it, and remove the setting"
-}
+# Names of earlier versions, which still count where the new one is not set.
+OLD_NAMES = {"STATE": "JOURNAL"}
 
 
 class Settings(NamedTuple):
@@ -87,6 +85,7 @@ class Settings(NamedTuple):
     patience: float
     ca_file: str
     hold: str
+    hold_loops: bool
     journal: str
     journal_password: Secret
     keep_days: int
@@ -123,7 +122,6 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
     built, wrong = _converted(variables)
-    wrong |= {name: reason for name, reason in GONE.items() if name in variables}
     if not built.get("journal") and "JOURNAL" not in wrong and os.path.exists(OLD_STATE):
         wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
     if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
@@ -145,6 +143,8 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
     """Return the value of each variable, or its default, by its name in Settings, and what is wrong with it."""
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
+    old = {new: variables[name] for name, new in OLD_NAMES.items() if name in variables}
+    variables = old | dict(variables)
     if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
         variables = {"JOURNAL": JOURNAL, **variables}
     if os.access(HOLD, os.W_OK | os.X_OK):
@@ -201,7 +201,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES | GONE})
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in {*VARIABLES, *OLD_NAMES}})
     twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         values.PUBLIC: is_public and found.get(PREFIX + "PASSWORD"),

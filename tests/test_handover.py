@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.endpoint import Endpoint, Gate, fault, hang, http, returns, traceback
-from support.gateway import ENVIRONMENT, LINE, Gateway, Result
-from support.service import Service
+from support.gateway import ENVIRONMENT, LINE, Gateway, Result, write_settings
+from support.service import Service, running
 
 from mailgate import handover
 from mailgate.outcome import Outcome
@@ -148,6 +148,117 @@ def test_wrong_usage_and_dry_runs_are_the_pipes(gateway: Gateway, service: Servi
     assert b"Delivered-To" in hand_over(gateway, service.address, "--sender=a@b", "--dry-run", "info@example.com").out
     assert endpoint.messages == []
 
+
+# --- by itself ---
+
+
+def by_itself(gateway: Gateway, service: Service, *options: str, **environ: str) -> Result:
+    """Run the pipe as the shipped configurations do, with the service's settings file; nobody names the service."""
+    arguments = ("--env-file", str(service.env_file), *options, "--sender=ann@b.test", "--", "info@example.com")
+    return gateway.run(*arguments, message=MESSAGE, environ={"MAIL_GATEWAY_LMTP": str(service.address), **environ})
+
+
+def test_a_service_that_has_read_the_same_settings_file_is_given_the_message_unasked(
+    gateway: Gateway, service: Service, endpoint: Endpoint
+) -> None:
+    result = by_itself(gateway, service)
+    assert (result.status, result.out, result.err) == (0, b"2.0.0 delivered\n", b"")
+    assert endpoint.messages[0].endswith(MESSAGE.replace(b"\n", b"\r\n"))
+
+
+def test_the_settings_file_may_stand_in_the_environment(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    environ = {"MAIL_GATEWAY_ENV_FILE": str(service.env_file)}
+    assert by_itself(gateway, service, "--env-file=", **environ).status == 0
+    assert endpoint.messages[0].endswith(MESSAGE.replace(b"\n", b"\r\n"))
+
+
+def test_of_two_databases_on_a_host_each_gets_its_own_mail(
+    gateway: Gateway, service: Service, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """A copy of the settings at another path, or a link to another file, is the other database's."""
+    other = Endpoint()
+    try:
+        write_settings(tmp_path / "other.env", service.settings | {"URL": other.url, "DATABASE": "other"})
+        assert by_itself(gateway, service, f"--env-file={tmp_path}/other.env").status == 0
+        environ = {"MAIL_GATEWAY_ENV_FILE": f"{tmp_path}/other.env"}
+        assert by_itself(gateway, service, "--env-file=", **environ).status == 0
+        assert (len(other.messages), endpoint.messages) == (2, [])
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("name", ["URL", "DATABASE", "LOGIN", "MODEL", "ALIASES", "NEW_ONE_OF_A_LATER_VERSION"])
+def test_a_run_with_settings_in_its_environment_is_no_services(
+    gateway: Gateway, service: Service, endpoint: Endpoint, name: str
+) -> None:
+    value = {"URL": endpoint.url, "LOGIN": "2", "ALIASES": "info@example.com"}.get(name, "other")
+    assert by_itself(gateway, service, **{f"MAIL_GATEWAY_{name}": value}).status == 0
+    assert endpoint.messages[0].endswith(MESSAGE)
+
+
+def test_a_service_with_settings_in_its_environment_is_given_nothing_unasked(
+    gateway: Gateway, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    service = Service(tmp_path, URL="http://127.0.0.1:1")
+    service.environ["MAIL_GATEWAY_URL"] = "http://127.0.0.1:9"  # another database's
+    with running(service):
+        service.write_settings(URL=endpoint.url)
+        assert by_itself(gateway, service).status == 0
+    assert endpoint.messages[0].endswith(MESSAGE)
+
+
+def test_settings_that_have_changed_count_at_once_and_the_service_has_to_read_them(
+    gateway: Gateway, service: Service, endpoint: Endpoint
+) -> None:
+    service.write_settings(DATABASE="another")
+    assert by_itself(gateway, service).status == 0
+    service.send_signal(signal.SIGHUP)
+    service.wait_for("read anew")
+    assert by_itself(gateway, service).status == 0
+    by_pipe, by_service = endpoint.messages
+    assert by_pipe.endswith(MESSAGE)
+    assert by_service.endswith(MESSAGE.replace(b"\n", b"\r\n"))
+
+
+@pytest.mark.parametrize("options", [("--service=none",), ("--service", "none"), ("--model=crm.lead",)])
+def test_the_pipe_can_be_told_to_deliver_by_itself(
+    gateway: Gateway, service: Service, endpoint: Endpoint, options: tuple[str, ...]
+) -> None:
+    assert by_itself(gateway, service, *options).out == b"2.0.0 delivered\n"
+    assert endpoint.messages[0].endswith(MESSAGE)
+
+
+def test_what_a_run_prints_of_itself_is_the_pipes(gateway: Gateway, service: Service, endpoint: Endpoint) -> None:
+    assert b"Delivered-To" in by_itself(gateway, service, "--dry-run").out
+    for option in "--help", "--version":
+        command = gateway.command("--env-file", str(service.env_file), option)
+        environ = ENVIRONMENT | {"MAIL_GATEWAY_LMTP": str(service.address)}
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environ, check=True).stdout
+        assert b"mail-gateway" in said
+    assert endpoint.messages == []
+
+
+def test_where_no_service_is_the_pipe_delivers_as_ever(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
+    """The safety net: no socket, a socket that nobody listens at, and one that says nothing of its settings."""
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(f"{tmp_path}/killed.sock")
+    for path in ("/nonexistent/socket", f"{tmp_path}/killed.sock"):
+        environ = {"MAIL_GATEWAY_LMTP": path}
+        result = gateway.run("--sender=a@b", "--", "info@example.com", message=MESSAGE, environ=environ)
+        assert result.out == b"2.0.0 delivered\n"
+    assert [message.endswith(MESSAGE) for message in endpoint.messages] == [True, True]
+
+
+def test_a_service_from_before_an_upgrade_is_given_nothing_unasked(
+    gateway: Gateway, endpoint: Endpoint, other: Callable[["Script"], Path]
+) -> None:
+    path = other(say(b"220 x\r\n", b"250-x\r\n250-XORCPT\r\n250 y\r\n"))
+    environ = {"MAIL_GATEWAY_LMTP": str(path)}
+    result = gateway.run("--sender=a@b", "--", "info@example.com", message=MESSAGE, environ=environ)
+    assert result.ending == (0, "2.0.0", "delivered")
+
+
+# --- accidents ---
 
 Script = Callable[[socket.socket], None]
 

@@ -55,7 +55,7 @@ def settings(place: dict[str, object]) -> Iterator[Settings]:
 
 
 def claim(settings: Settings, message_id: str = "<1@outside.test>", wait: float = 0.0):
-    return journal.claim(settings, message_id, "4XyZ", b"", time.monotonic() + wait)
+    return journal.claim(settings, journal.Delivery(message_id, "4XyZ", b""), time.monotonic() + wait)
 
 
 def outcome(gateway: Gateway) -> str:
@@ -215,6 +215,14 @@ def test_hosts_that_start_at_once_make_the_tables_once(settings: Settings, place
         list(pool.map(begin, range(8)))
     assert rows(place) == [{"ending": "DELIVERED", "is_begun": False}] * 8
     assert execute(place["JOURNAL"], "select number from version") == [{"number": len(postgresql.MIGRATIONS)}]
+
+
+def test_a_journal_can_be_written_while_its_server_runs(settings: Settings, server: PostgreSQL) -> None:
+    assert journal.can_write(settings)
+    server.stop()
+    assert not journal.can_write(settings)
+    server.start()
+    assert journal.can_write(settings)
 
 
 @pytest.mark.parametrize(

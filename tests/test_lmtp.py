@@ -88,6 +88,7 @@ def test_what_the_service_can_do_is_said(service: Service) -> None:
             s: 250-PIPELINING
             s: 250-ENHANCEDSTATUSCODES
             s: 250-XORCPT
+            s: 250-XSETTINGS ...
             s: 250 HELP
         """)
 

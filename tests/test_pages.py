@@ -98,7 +98,7 @@ def test_the_settings_are_those_of_the_code() -> None:
     for name, variable in VARIABLES.items():
         documented = rows[f"MAIL_GATEWAY_{name}"]
         default = variable.default
-        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "JOURNAL", "ALLOW_PLAINTEXT"):
+        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "HOLD_LOOPS", "JOURNAL", "ALLOW_PLAINTEXT"):
             assert default in ("", False)
             assert {"HOLD": HOLD, "JOURNAL": JOURNAL}.get(name, "") in documented
         elif default is REQUIRED:
@@ -124,7 +124,12 @@ def test_the_example_has_the_settings_in_the_order_of_their_page() -> None:
 
 def test_what_the_example_leaves_out_is_the_default() -> None:
     left_out = dict(re.findall(r"(?m)^#MAIL_GATEWAY_(\w+)=(.*)$", EXAMPLE))
-    defaults = {name: written(name) for name in left_out} | {"HOLD": HOLD, "JOURNAL": JOURNAL, "ALLOW_PLAINTEXT": "no"}
+    defaults = {name: written(name) for name in left_out} | {
+        "HOLD": HOLD,
+        "JOURNAL": JOURNAL,
+        "ALLOW_PLAINTEXT": "no",
+        "HOLD_LOOPS": "no",
+    }
     assert left_out == defaults
 
 

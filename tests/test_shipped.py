@@ -1,13 +1,10 @@
 """What postfix/ and exim/ say is what the program does, and what their READMEs say is there."""
 
-import configparser
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.pages import ROOT, page, rows_below
+from support.pages import ROOT, rows_below
 
 from mailgate import DEADLINE
 from mailgate.arguments import TAKES_VALUE
@@ -73,32 +70,6 @@ def test_the_options_are_those_of_the_program(text: str) -> None:
     # an address is a stranger's, and may look like an option
     expanded = [word for word in arguments.split() if "$" in word and not re.search("_id}?$", word)]
     assert all(re.match(r"--[\w-]+=", word) for word in expanded)
-
-
-def test_what_is_installed_runs_and_is_what_an_administrator_needs(tmp_path: Path) -> None:
-    """The lines of its page are typed in a checkout that has been worked in: its venv has a hundred megabytes."""
-    guide = page("docs/install.md")
-    (lines,) = re.findall(
-        r"(?m)^    mkdir -p /opt/mail-gateway && cp -r [^\\\n]*(?:\\\n[^\\\n]*)* /opt/mail-gateway\n", guide
-    )
-    installed = tmp_path / "opt"
-    command = lines.replace("/opt/mail-gateway", str(installed))
-    subprocess.run(["sh", "-euc", command], cwd=ROOT, check=True)
-    assert not {".venv", ".git", "tests", "benchmarks"} & {path.name for path in installed.iterdir()}
-    said = subprocess.run(
-        [sys.executable, installed / "mail_gateway.py", "--env-file", "/dev/null", "info@example.com"],
-        input=b"",
-        capture_output=True,
-        env={},
-        check=False,
-    )
-    assert said.stdout.startswith(b"4.3.5 ")
-    named = re.findall(r"/opt/mail-gateway/((?:postfix|exim|systemd)/[\w./-]*|\.env\.example)", guide)
-    assert named
-    setup = configparser.ConfigParser()
-    setup.read(installed / "setup.cfg")
-    named += ["pyproject.toml", "mail_gateway.py", *setup["options"]["packages"].replace(".", "/").split()]
-    assert all((installed / name).exists() for name in named)
 
 
 def test_nothing_that_is_shipped_meets_at_a_port() -> None:

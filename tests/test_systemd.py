@@ -12,21 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from support.endpoint import Endpoint, Gate, cut, returns
-from support.gateway import PASSWORD
-from support.mta import free_port, wait_until
+from support.endpoint import Endpoint, Gate
+from support.gateway import PASSWORD, Gateway
+from support.mta import wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
 
+from mailgate import ENV_FILE
 from mailgate.service.__main__ import MAX_DESCRIPTORS
-from mailgate.service.connection import MAX_RECIPIENTS
-from mailgate.service.metrics import MAX_CLIENTS
 from mailgate.service.service import STOP_WITHIN_SECONDS
-from mailgate.settings import ENV_FILE, HOLD, JOURNAL, VARIABLES
+from mailgate.settings import HOLD, JOURNAL, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
@@ -192,6 +189,17 @@ def test_mail_comes_through_the_socket_of_systemd_which_stays(systemd: Systemd, 
     Client(service.address, greet=False).close()
 
 
+def test_the_pipe_finds_it_and_hands_over_unasked(
+    systemd: Systemd, tmp_path: Path, endpoint: Endpoint, gateway: Gateway
+) -> None:
+    """The credential in its environment is no setting that makes it another database's."""
+    with running(systemd.service) as service:
+        arguments = ("--env-file", str(service.env_file), "--sender=a@b.test", "--", "info@example.com")
+        environ = {"MAIL_GATEWAY_LMTP": f"{tmp_path}/lmtp.sock"}
+        assert gateway.run(*arguments, message=b"Subject: x\n\nbody\n", environ=environ).out == b"2.0.0 delivered\n"
+    assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")
+
+
 def test_postfix_is_answered_at_the_other_socket(systemd: Systemd, tmp_path: Path) -> None:
     with running(systemd.service), Client(tmp_path / "socketmap.sock", greet=False) as client:
         for address, answer in {
@@ -340,117 +348,3 @@ def test_who_is_not_among_the_clients_is_turned_away(tmp_path: Path, endpoint: E
             assert client.answer() == "421 4.7.0 not admitted"
             assert client.answer() == ""
         service.wait_for(f"user id {os.getuid()} is not among MAIL_GATEWAY_CLIENTS")
-
-
-# --- metrics ---
-
-Values = dict[tuple[str, ...], float]
-
-
-def values(text: str) -> Values:
-    """Return the metrics by name and labels' values."""
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
-
-
-def asked(port: int) -> Values:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        return values(answer.read().decode())
-
-
-def test_the_metrics_are_those_of_the_readme_and_grow(tmp_path: Path, endpoint: Endpoint) -> None:
-    port = free_port()
-    with running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service:
-        before = asked(port)
-        with service.client() as client:
-            client.begin("info@example.com", "nobody@elsewhere.test")
-            assert client.data(MESSAGE) == ["250 2.0.0 delivered"]
-            after = asked(port)
-    samples = {key: value for key, value in after.items() if not key[0].endswith(("_created", "_bucket"))}
-    documented = {re.findall(r"`(\w+)", cells[0])[0] for cells in rows_below(GUIDE, "metric")}
-    assert {re.sub("_(sum|count)$", "", name) for name, *_ in samples} == documented
-    grown = {key: value - before.get(key, 0) for key, value in samples.items()}
-    assert {key: value for key, value in grown.items() if value and not key[0].endswith("_sum")} == {
-        ("mail_gateway_messages_total", "delivered"): 1,
-        ("mail_gateway_refusals_total", "unknown_recipient"): 1,
-        ("mail_gateway_bytes_total",): len(MESSAGE),
-        ("mail_gateway_seconds_count", "receive"): 1,
-        ("mail_gateway_seconds_count", "wait"): 1,
-        ("mail_gateway_seconds_count", "deliver"): 1,
-        ("mail_gateway_connections",): 1,
-    }
-
-
-def assert_closed(client: socket.socket) -> None:
-    """Wait until the other end has closed a connection."""
-    with contextlib.suppress(ConnectionError):
-        while client.recv(2**16):
-            pass
-
-
-def test_the_alias_lists_age_is_there(tmp_path: Path, endpoint: Endpoint) -> None:
-    port = free_port()
-    key = ("mail_gateway_alias_list_seconds",)
-    with running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service:
-        service.wait_for("the alias list can't be read")
-        assert asked(port)[key] == 0
-        endpoint.version, endpoint.answers = returns({"server_version_info": [19, 0]}), [returns([])]
-        began = time.time()
-        service.send_signal(signal.SIGHUP)
-        service.wait_for("the alias list is read")
-        wait_until(lambda: asked(port)[key], "the age of the list")
-        assert began <= asked(port)[key] <= time.time()
-
-
-@pytest.mark.parametrize("text", [b"", b"GET /metrics HTTP/1.0\r\n", b"GET"])
-def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
-    tmp_path: Path, endpoint: Endpoint, text: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
-    port = free_port()
-    service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
-    service.runs_first("from mailgate.service import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
-    with running(service), contextlib.ExitStack() as closing:
-        for _ in range(2 * MAX_CLIENTS):
-            client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
-            client.settimeout(30)
-            with contextlib.suppress(ConnectionError):  # turned away
-                client.sendall(text)
-            closing.callback(assert_closed, client)
-    with running(service), socket.create_connection(("127.0.0.1", port)) as client:
-        client.settimeout(30)
-        with contextlib.suppress(ConnectionError):
-            while True:  # a bit at a time
-                client.sendall(b"X")
-                time.sleep(0.1)
-        assert asked(port)
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_nothing_waits_while_a_client_does_not_read_its_answers(tmp_path: Path, endpoint: Endpoint) -> None:
-    port = free_port()
-    endpoint.answers = [cut]  # to be told in many words
-    with (
-        running(Service(tmp_path, URL=endpoint.url), METRICS=f"127.0.0.1:{port}") as service,
-        service.client() as client,
-    ):
-        client.begin(*[f"a{number}@example.com" for number in range(MAX_RECIPIENTS)])
-        assert client.say("DATA").startswith("354 ")
-        client.send(MESSAGE + b".\r\n")
-        wait_until(lambda: asked(port)["mail_gateway_messages_total", "cut_off"], "the ending")
-        wait_until(lambda: not asked(port)[("mail_gateway_running",)], "the end of the call")
-        assert asked(port)[("mail_gateway_waiting",)] == 0
-
-
-def test_the_metrics_may_be_a_file(tmp_path: Path, endpoint: Endpoint) -> None:
-    path = tmp_path / "mail_gateway.prom"
-    with running(Service(tmp_path, URL=endpoint.url), METRICS=path):
-        wait_until(path.exists, "the file")  # it is there all at once
-        assert values(path.read_text())["mail_gateway_messages_total", "delivered"] == 0
-
-
-def test_a_file_that_cannot_be_written_is_in_the_log(tmp_path: Path, endpoint: Endpoint) -> None:
-    with running(Service(tmp_path, URL=endpoint.url), METRICS=tmp_path / "missing/x.prom") as service:
-        service.wait_for("the metrics can't be written: ")
-        with service.client() as client:
-            assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]

@@ -68,7 +68,7 @@ MIGRATIONS = (
             {", ".join(f"{name} {TYPES[kind]}" for name, kind in VALUES.items())}
         )
         """,
-        "create index message_seen_last on message (seen_last)",
+        "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
 )
 SELECT = f"""
@@ -77,11 +77,12 @@ SELECT = f"""
     from message where digest = %(digest)s
 """
 # statement_timestamp(), for an index is of no use beside clock_timestamp(), which may differ from row to row
+OLDEST = "statement_timestamp() - make_interval(secs => %(purge_age)s)"
 PURGE = f"""
     delete from message where digest = any(array(
         select digest from message
-        where seen_last < statement_timestamp() - make_interval(secs => %(purge_age)s) and digest <> %(digest)s
-        order by seen_last limit {PURGED_ROWS} for update skip locked
+        where seen_first < {OLDEST} and seen_last < {OLDEST} and digest <> %(digest)s
+        order by seen_first limit {PURGED_ROWS} for update skip locked
     ))
 """
 

@@ -14,9 +14,12 @@ PAUSE_SECONDS = 0.1  # between two tries to get the lock
 # What is written of a message besides when it was seen and begun: the columns, and what each is in SQL.
 VALUES = {
     "queue_id": "text",  # the MTA's name for it
-    "sender": "text",
+    "sender": "text",  # null is not known
     "recipients": "text",  # those whom the database has served, one in each line
+    "date": "text",  # the message's Date field
+    "tries": "integer",  # in a row after which nobody knew whether the database has the message
     "delivery": "blob",  # tells the MTA's next try from another delivery; null without a queue id
+    "held": "text",  # the file in which it is held
     "ending": "text",  # the name of an Outcome
     "model": "text",
     "record_id": "integer",

@@ -28,7 +28,6 @@ from mailgate.outcome import Ended, Outcome
 FILE, LOCK = "journal.sqlite3", "lock"
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
-CHECKPOINT_PAGES = 100  # a process that ends leaves its log, which the next one reads: 0.4 MB at most
 
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
 MIGRATIONS = (
@@ -42,13 +41,13 @@ MIGRATIONS = (
             {", ".join(f"{name} {kind}" for name, kind in VALUES.items())}
         ) without rowid
         """,
-        "create index message_seen_last on message (seen_last)",
+        "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
 PURGE = """
     delete from message where digest in
-    (select digest from message where seen_last < ? order by seen_last limit ?)
+    (select digest from message where seen_first < ?1 and seen_last < ?1 order by seen_first limit ?2)
 """
 
 
@@ -256,8 +255,8 @@ def _connection(path: str) -> Any:
         os.close(descriptor)
         connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None)
         file = _kept.files[path] = _File(path, status, connection)
-        for setting in ("journal_mode = wal", "synchronous = normal", f"wal_autocheckpoint = {CHECKPOINT_PAGES}"):
-            connection.execute(f"pragma {setting}")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
         try:
             _migrate(connection, path)
         except Ended:

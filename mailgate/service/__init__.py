@@ -7,7 +7,7 @@
     workers.py       who delivers what when, and within which bounds
     directory.py     which addresses the database has
     socketmap.py     the same for Postfix, address by address
-    metrics.py       what is counted, for Prometheus
+    metrics.py       what a monitor is told: counters, for Prometheus, and health
     listen.py        sockets, and who may use them
 
 One thread speaks with the MTAs. A message goes to a spool as it comes, waits for one of a few workers (threads), and

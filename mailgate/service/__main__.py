@@ -17,6 +17,7 @@ except ImportError:
     sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: docs/service.md says how to install it")
 
 from mailgate import __version__, settings
+from mailgate.handover import settings_version
 from mailgate.log import Log, error_text
 from mailgate.outcome import Ended
 from mailgate.service import listen, socketmap
@@ -36,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's; ours has a line for each message
     own: list[tuple[str, os.stat_result]] = []
     try:
-        config, log = read_settings(arguments.env_file)
+        config, log, version = read_settings(arguments.env_file)
         listeners = _listeners(config, own)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, MAX_DESCRIPTORS)), hard))
-        return asyncio.run(serve(config, log, listeners, arguments.env_file))
+        return asyncio.run(serve(config, log, version, listeners, arguments.env_file))
     except Ended as ended:
         return _refuse(ended.verdict.cause)
     except OSError as error:
@@ -54,10 +55,11 @@ def main(argv: list[str] | None = None) -> int:
                     os.unlink(path)
 
 
-def read_settings(env_file: str) -> tuple[Settings, Log]:
-    """Return the settings, and the log that they ask for. Raises Ended."""
+def read_settings(env_file: str) -> tuple[Settings, Log, str]:
+    """Return the settings, the log that they ask for, and which version of the file this is. Raises Ended."""
+    version = settings_version(env_file, os.environ)  # before: a file that changes meanwhile is then another version
     config = settings.build(*settings.read(os.environ, env_file))
-    return config, Log(config.log, config.log_format, config.password)
+    return config, Log(config.log, config.log_format, config.password), version
 
 
 def _listeners(config: Settings, own: list[tuple[str, os.stat_result]]) -> dict[str, socket.socket]:
@@ -76,10 +78,10 @@ def _refuse(cause: str) -> int:
     return os.EX_CONFIG
 
 
-async def serve(config: Settings, log: Log, listeners: dict[str, socket.socket], env_file: str) -> int:
+async def serve(config: Settings, log: Log, version: str, listeners: dict[str, socket.socket], env_file: str) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status; SIGHUP reads settings and alias list anew."""
     loop = asyncio.get_running_loop()
-    service = Service(config, log)
+    service = Service(config, log, version)
     background = [asyncio.create_task(service.watch())]  # a task that nobody keeps may vanish
     loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
@@ -124,6 +126,7 @@ def reload(service: Service, env_file: str) -> None:
         service.configure(*read_settings(env_file))
         service.report("settings and alias list are read anew", "LOG_INFO")
     except Exception as error:  # the old ones are better than none
+        service.are_settings_good = False
         cause = error.verdict.cause if isinstance(error, Ended) else error_text(error)
         service.report(f"the settings stay as they were: {cause}", "LOG_ERR")
     listen.notify(os.environ, "READY=1")

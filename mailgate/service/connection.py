@@ -19,14 +19,11 @@ from aiosmtpd.lmtp import LMTP
 
 from mailgate import DEADLINE, __version__
 from mailgate.envelope import Envelope, Recipient, spool_folder
+from mailgate.handover import XORCPT, XSETTINGS
 from mailgate.log import error_text
 from mailgate.outcome import Outcome, Verdict
 from mailgate.service.delivery import LOGGED_BYTES, Received, close, deliver
 from mailgate.service.service import Service
-
-# What LHLO says to the pipe: RCPT may have the address before the MTA's rewriting, ORCPT=rfc822;XTEXT, as in RFC 3461.
-# (To announce DSN would promise more.)
-XORCPT = "XORCPT"
 
 MAX_CONNECTIONS = 500  # more are turned away; an MTA has twenty by default
 SILENCE_SECONDS = 300.0  # that a client may be silent (RFC 5321, 4.5.3.2.7)
@@ -165,7 +162,10 @@ class Connection(LMTP):
     ) -> list[bytes]:
         """Return what the service can do; these replies get no status code (RFC 2034, 4)."""
         session.host_name = name
-        keywords = [*replies[:-1], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", f"250-{XORCPT}", replies[-1]]
+        ours = ["PIPELINING", "ENHANCEDSTATUSCODES", XORCPT]
+        if self.service.settings_version:
+            ours.append(f"{XSETTINGS} {self.service.settings_version}")
+        keywords = [*replies[:-1], *(f"250-{keyword}" for keyword in ours), replies[-1]]
         return [reply.encode() for reply in keywords]
 
     # --- MAIL, which aiosmtpd answers ---

@@ -58,8 +58,9 @@ class _Delivery:
     def __init__(self, service: Service, received: Received) -> None:
         self.received, self.log, self.metrics, self.client = received, service.log, service.metrics, service.client
         self.report = partial(service.report, priority="LOG_ERR")
-        self.settings = service.directory.settings
-        self.addresses = service.directory.deciding  # one list for the replies and for the walk
+        self.directory = service.directory
+        self.settings = self.directory.settings
+        self.addresses = self.directory.deciding  # one list for the replies and for the walk
         self.facts = Facts()
         self.facts.describe(received.envelope, b"")
         self.seconds = {"receive": received.ended - received.began}  # by step
@@ -101,6 +102,7 @@ class _Delivery:
     def _tell(self, verdict: Verdict) -> None:
         self.facts.unmatched = [*self.received.refused, *self.facts.unmatched]
         self.log.message(self.facts, verdict, sum(self.seconds.values()))
+        self.directory.note_answer(self.client, verdict.outcome)
         if self.metrics:
             self.metrics.message(verdict.outcome, self.received.size, self.seconds)
 

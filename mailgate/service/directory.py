@@ -49,9 +49,12 @@ class Directory:
         self.settings, self.report = settings, report
         self.listed: Addresses | None = None
         self.read_at = 0.0  # seconds since 1970; 0 is never
-        if before and before.listed and before.settings[:2] == settings[:2]:  # the same URL and database
-            delimiter = settings.addresses.recipient_delimiter
-            self.listed, self.read_at = before.listed._replace(recipient_delimiter=delimiter), before.read_at
+        self.answered_at = float("-inf")  # when the database answered last, in monotonic seconds
+        if before and before.settings[:2] == settings[:2]:  # the same URL and database
+            self.answered_at = before.answered_at
+            if before.listed:
+                delimiter = settings.addresses.recipient_delimiter
+                self.listed, self.read_at = before.listed._replace(recipient_delimiter=delimiter), before.read_at
         self._read_last = float("-inf")  # when the last reading began, or was given up
         self._said = self._said_of_settings = ""  # what was reported of it, and of what the settings leave out
         self._meanwhile: list[Addresses] = []  # what was asked for since the last reading began
@@ -100,17 +103,26 @@ class Directory:
                 listed = alias_list.merged(listed, asked)
             self.listed = listed
             self.read_at = time.time()
+            self.note_answer(self._client)
             found = f"the alias list is read: {len(listed.aliases | listed.catchall | listed.bounce)} addresses"
             if not self.settings.model:  # with one, the settings decide
                 self._tell_left_out(await loop.run_in_executor(self._reader, alias_list.left_out, addresses, listed))
         except Ended as ended:
             self._is_away = ended.verdict.outcome in AWAY
+            self.note_answer(self._client, ended.verdict.outcome)
             found = f"the alias list can't be read: {ended.verdict.outcome.name.lower()}: {ended.verdict.cause}"
         except Exception as error:  # our own bug: the list that is there goes on
             found = f"the alias list can't be read: {error_text(error)}"
         self._reading_since = float("inf")
         self._tell(found)
         self._read_last = began
+
+    def note_answer(self, client: Client, outcome: Outcome | None = None) -> None:
+        """Note when the database answered a client last, unless this outcome of a call says that it is away."""
+        if outcome in AWAY:
+            client.replied_at = float("-inf")  # a server may answer while its database is away
+        else:
+            self.answered_at = max(self.answered_at, client.replied_at)
 
     @property
     def deciding(self) -> Addresses:
@@ -159,6 +171,7 @@ class Directory:
             cause = error.verdict.cause if isinstance(error, Ended) else error_text(error)
             self._tell(f"the database can't be asked for an address: {cause}")
             return Outcome.NO_ANSWER
+        self.note_answer(self._client)
         listed = self.listed and alias_list.merged(self.listed, asked)
         if listed != self.listed:
             self.listed = listed

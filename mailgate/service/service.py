@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from mailgate import DEADLINE
+from mailgate import DEADLINE, journal
 from mailgate.database import Client
 from mailgate.log import Log
 from mailgate.service import listen
@@ -16,6 +17,7 @@ from mailgate.settings import Settings
 MAX_WAITING = 100  # messages that have been received and wait for a worker; the MTA keeps more than that
 LARGE_PAUSE_SECONDS = 0.0005  # between two pieces of a large message on its way out: small ones go between
 STOP_WITHIN_SECONDS = 75.0  # that the messages under way have when the service is stopped; systemd waits 90
+ANSWERED_SECONDS = 300.0  # for which the service is ready after an answer of the database; it is asked each minute
 WATCH_SECONDS = 10.0  # between two looks at the workers
 
 
@@ -40,7 +42,7 @@ class Service:
     client: Client
     directory: Directory
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, settings_version: str = "") -> None:
         self.connections: set[Connected] = set()
         self.socketmap_clients: set[asyncio.StreamWriter] = set()
         self.workers = Workers()
@@ -48,28 +50,48 @@ class Service:
         self._all_have_gone = asyncio.Event()
         self.receiving_large = 0  # messages
         self.is_closing = self.is_stuck = False
+        self.are_settings_good = True  # those that were read last, used or not
         self.metrics: Any = None
         self._refreshing: asyncio.Task[None] | None = None
         if settings.metrics:
-            from mailgate.service.metrics import Metrics  # and with it prometheus_client, which nobody else needs
+            self.metrics = self._new_metrics()
+        self.configure(settings, log, settings_version)
 
-            self.metrics = Metrics(
-                {
-                    "connections": ("Connections of mail servers", lambda: len(self.connections)),
-                    "waiting": ("Messages that wait for a worker", lambda: self.workers.waiting),
-                    "running": ("Messages on their way to the database", lambda: len(self.workers.running)),
-                    "alias_list_seconds": ("When the alias list was read, since 1970", lambda: self.directory.read_at),
-                }
-            )
-        self.configure(settings, log)
+    def _new_metrics(self) -> Any:
+        from mailgate.service.metrics import Metrics, new_mail_count  # and with it prometheus_client, for them alone
 
-    def configure(self, settings: Settings, log: Log) -> None:
-        """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone."""
+        gauges: dict[str, tuple[str, Callable[[], float | None]]] = {
+            "connections": ("Connections of mail servers", lambda: len(self.connections)),
+            "waiting_messages": ("Messages that wait for a worker", lambda: self.workers.waiting),
+            "delivering_messages": ("Messages on their way to the database", lambda: len(self.workers.running)),
+            "held_messages": (
+                "Files in the hold folder's new/",
+                lambda: new_mail_count(self.settings.hold) if self.settings.hold else None,
+            ),
+            "alias_list_read_timestamp_seconds": (
+                "When the alias list was read last, since 1970; 0 is never",
+                lambda: self.directory.read_at,
+            ),
+        }
+        checks: dict[str, Callable[[], bool]] = {
+            "the settings were read anew and are wrong; those from before are used": lambda: self.are_settings_good,
+            "the journal can't be written": lambda: journal.can_write(self.settings),
+            f"the database has not answered in the last {ANSWERED_SECONDS:.0f} seconds": lambda: (
+                time.monotonic() - self.directory.answered_at < ANSWERED_SECONDS
+            ),
+        }
+        return Metrics(gauges, checks)
+
+    def configure(self, settings: Settings, log: Log, settings_version: str = "") -> None:
+        """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone.
+
+        ``settings_version`` is handover.settings_version() of the file they come from: what the pipe asks for.
+        """
         self.client_user_ids = listen.user_ids(settings.clients)
         before = self.directory if self._refreshing else None
         if self._refreshing:
             self._refreshing.cancel()
-        self.settings, self.log = settings, log
+        self.settings, self.log, self.settings_version = settings, log, settings_version
         for_all_calls = settings._replace(workers=settings.workers + MAX_SLOW_CALLS + 1)
         self.client = Client(
             for_all_calls, self.metrics.retrying if self.metrics else lambda: None, LARGE_PAUSE_SECONDS
@@ -77,6 +99,7 @@ class Service:
         self.workers.count = settings.workers
         self.directory = Directory(settings, self.report, before)
         self._refreshing = asyncio.create_task(self.directory.refresh_forever())
+        self.are_settings_good = True
 
     def admits(self, connection: asyncio.BaseTransport | asyncio.StreamWriter) -> bool:
         """Tell whether the user at the other end may use the service."""

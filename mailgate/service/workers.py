@@ -168,9 +168,7 @@ def claim(
     call: Call,
     report: Callable[[str], None],
     settings: Settings,
-    message_id: str,
-    queue_id: str,
-    added: bytes,
+    delivery: journal.Delivery,
     until: float,
 ) -> Iterator[journal.Claim]:
     """Claim a message as the pipe does, but hold no worker for what may take long. Raises Ended, as journal.claim().
@@ -179,7 +177,7 @@ def claim(
     """
     try:
         with (
-            journal.claim(settings, message_id, queue_id, added, until=0.0, report=report) as claimed,
+            journal.claim(settings, delivery, until=0.0, report=report) as claimed,
             call.without_worker() if claimed.was_ambiguous else contextlib.nullcontext(),
         ):
             yield claimed

@@ -31,11 +31,13 @@ def age(journal: object, seconds: float) -> None:
     """Make all that the journal says so much older, by all clocks."""
     if "://" in str(journal):
         span = "make_interval(secs => %s)"
-        execute(journal, f"update message set seen_last = seen_last - {span}, begun = begun - {span}", *[seconds] * 2)
+        moments = ", ".join(f"{name} = {name} - {span}" for name in ("seen_first", "seen_last", "begun"))
+        execute(journal, f"update message set {moments}", *[seconds] * 3)
         return
     execute(
         journal,
-        "update message set seen_last = seen_last - ?1, begun = begun - ?1, begun_clock = begun_clock - ?1",
+        "update message set seen_first = seen_first - ?1, seen_last = seen_last - ?1, begun = begun - ?1,"
+        " begun_clock = begun_clock - ?1",
         seconds,
     )
 
