@@ -52,7 +52,8 @@ VARIABLES = {
     "ALLOW_PLAINTEXT": Variable(values.yes, False),
     "HOLD": Variable(values.folder),
     "HOLD_LOOPS": Variable(values.yes, False),
-    "JOURNAL": Variable(values.own_folder),
+    "JOURNAL": Variable(values.journal),
+    "JOURNAL_PASSWORD_FILE": Variable(values.password_file, Secret()),
     "KEEP_DAYS": Variable(values.days, 30),
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
@@ -86,6 +87,7 @@ class Settings(NamedTuple):
     hold: str
     hold_loops: bool
     journal: str
+    journal_password: Secret
     keep_days: int
     log: str
     log_format: str
@@ -130,6 +132,7 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
         raise Ended(Outcome.SETTINGS, "; ".join(causes))
 
     built["password"] = built["password"] or built["password_file"]
+    built["journal_password"] = built["journal_password_file"]
     for name in ("catchall", "bounce"):  # of each alias domain
         built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
     built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})

@@ -14,7 +14,7 @@ from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
 from support.service import Service, running
-from support.stores import new_store, postgresql  # noqa: F401 fixtures
+from support.stores import journal_server, new_store, postgresql  # noqa: F401 fixtures
 from support.trials import table
 
 LEFT_OUT = pytest.StashKey[list[str]]()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
 from support.gateway import ENVIRONMENT, Gateway
-from support.journal import age, execute
+from support.journal import age, execute, new_database
 from support.service import Service
 
 from mailgate.journal.rows import PURGED_ROWS
@@ -23,9 +23,15 @@ MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
 DAY = 24 * 3600
 
 
-@pytest.fixture
-def gateway(endpoint: Endpoint, tmp_path: Path) -> Gateway:
-    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def gateway(endpoint: Endpoint, tmp_path: Path, request: pytest.FixtureRequest) -> Gateway:
+    settings = {}
+    if request.param == "postgresql":
+        settings = new_database(request.getfixturevalue("journal_server"), tmp_path)
+    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, **settings)
+
+
+only_sqlite = pytest.mark.parametrize("gateway", ["sqlite"], indirect=True)  # what is about its files and clocks
 
 
 def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
@@ -95,14 +101,14 @@ def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_n
     assert deliver(gateway) == "in_progress"
     gate.opened.set()
     assert len(endpoint.messages) == 1
-    age(folder(gateway), 150)
+    age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "accepted"
 
 
 def test_a_stopped_delivery_counts_from_its_end(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
     with running(gateway) as first:
         gate.wait_for(1)
-        age(folder(gateway), 1000)  # as if it had been at it for so long
+        age(gateway.settings["JOURNAL"], 1000)  # as if it had been at it for so long
         first.terminate()
         assert first.wait(60) == 75
     assert deliver(gateway) == "in_progress"
@@ -127,9 +133,9 @@ def test_after_an_ambiguous_ending_the_database_is_left_alone_for_a_while(
     assert deliver(gateway, READ_TIMEOUT=2) == outcome
     assert deliver(gateway, READ_TIMEOUT=2) == "in_progress"
     assert len(endpoint.messages) == 1
-    age(folder(gateway), 140)
+    age(gateway.settings["JOURNAL"], 140)
     assert deliver(gateway) == "in_progress"
-    age(folder(gateway), 10)
+    age(gateway.settings["JOURNAL"], 10)
     assert deliver(gateway) == "accepted"
 
 
@@ -183,6 +189,7 @@ def test_a_message_id_ends_where_the_database_ends_it(gateway: Gateway, endpoint
         assert deliver(gateway, message=MESSAGE.replace(b".test>", b".test> (a)")) == "in_progress"
 
 
+@only_sqlite
 def test_another_user_s_journal_is_a_wrong_setting(gateway: Gateway, endpoint: Endpoint) -> None:
     """What root leaves in it, the gateway's own user could not use, and its mail would wait for ever."""
     if os.geteuid():
@@ -239,10 +246,10 @@ def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint
     """Each time, Odoo would mail the sender that his message could not be accepted."""
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
     assert [deliver(gateway), deliver(gateway, "--queue-id=another", "jobs@example.com")] == ["database_error"] * 2
-    age(folder(gateway), DAY / 2)
+    age(gateway.settings["JOURNAL"], DAY / 2)
     assert deliver(gateway) == "database_error"
     assert len(endpoint.messages) == 1
-    age(folder(gateway), DAY / 2)
+    age(gateway.settings["JOURNAL"], DAY / 2)
     assert deliver(gateway) == "delivered"
 
 
@@ -255,9 +262,9 @@ def test_what_can_not_be_held_is_asked_for_by_hand_at_once(gateway: Gateway, end
 def test_a_clock_that_was_set_back_asks_again_for_what_can_not_be_held(gateway: Gateway, endpoint: Endpoint) -> None:
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
     assert deliver(gateway) == "database_error"
-    age(folder(gateway), -DAY / 2)  # as far as it matters
+    age(gateway.settings["JOURNAL"], -DAY / 2)  # as far as it matters
     assert deliver(gateway) == "database_error"
-    age(folder(gateway), -400 * DAY)
+    age(gateway.settings["JOURNAL"], -400 * DAY)
     assert deliver(gateway) == "delivered"
 
 
@@ -276,6 +283,7 @@ def test_what_could_not_be_held_is_held_when_there_is_a_folder(
     assert len(endpoint.messages) == 1
 
 
+@only_sqlite
 def test_a_clock_that_jumps_keeps_no_message_waiting(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
     """The clock of the boot counts, which nobody sets."""
     with running(gateway) as first:
@@ -285,10 +293,11 @@ def test_a_clock_that_jumps_keeps_no_message_waiting(gateway: Gateway, endpoint:
     for jump in (1000 * DAY, -1000 * DAY):
         execute(folder(gateway), "update message set begun = ?", time.time() + jump)
         assert deliver(gateway) == "in_progress"
-    age(folder(gateway), 150)
+    age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "accepted"
 
 
+@only_sqlite
 @pytest.mark.parametrize(("ago", "outcome"), [(0, "in_progress"), (149, "in_progress"), (151, "delivered")])
 def test_after_a_boot_wall_time_has_to_do(gateway: Gateway, endpoint: Endpoint, ago: float, outcome: str) -> None:
     endpoint.answers = [cut, returns(7)]
@@ -298,6 +307,7 @@ def test_after_a_boot_wall_time_has_to_do(gateway: Gateway, endpoint: Endpoint, 
     assert deliver(gateway) == outcome
 
 
+@only_sqlite
 def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
     gateway: Gateway, endpoint: Endpoint
 ) -> None:
@@ -305,7 +315,7 @@ def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
     assert deliver(gateway) == "cut_off"
     execute(folder(gateway), "update message set begun = begun + ?, begun_boot = 'before'", 1000 * DAY)
     assert deliver(gateway) == "in_progress"
-    age(folder(gateway), 150)
+    age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "delivered"
 
 
@@ -316,14 +326,15 @@ def test_rows_are_as_old_as_they_may_be(gateway: Gateway, endpoint: Endpoint) ->
     """Each write takes a few away, so that none takes long."""
     for number in range(PURGED_ROWS + 3):
         deliver(gateway, message=MESSAGE.replace(b"<1@", b"<a%d@" % number))
-    age(folder(gateway), 8 * DAY)
+    age(gateway.settings["JOURNAL"], 8 * DAY)
     deliver(gateway, KEEP_DAYS=9)
-    assert len(execute(folder(gateway), "select 1 from message")) == PURGED_ROWS + 4
+    assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == PURGED_ROWS + 4
     for number, left in (2, 3 + 2), (3, 3):
         deliver(gateway, message=MESSAGE.replace(b"<1@", b"<%d@" % number), KEEP_DAYS=7)
-        assert len(execute(folder(gateway), "select 1 from message")) == left
+        assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == left
 
 
+@only_sqlite
 @pytest.mark.parametrize("content", [b"no journal" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_damaged_journal_is_set_aside(gateway: Gateway, endpoint: Endpoint, content: bytes) -> None:
     (folder(gateway) / FILE).write_bytes(content)
@@ -337,6 +348,7 @@ def test_a_damaged_journal_is_set_aside(gateway: Gateway, endpoint: Endpoint, co
     assert len(endpoint.messages) == 1
 
 
+@only_sqlite
 def test_a_journal_that_is_damaged_in_its_midst_is_set_aside(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
     row = (time.time(), "4XyZ", "x" * 200)
@@ -357,12 +369,16 @@ def test_a_journal_that_is_damaged_in_its_midst_is_set_aside(gateway: Gateway, e
 
 def test_a_journal_of_a_newer_version_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
-    execute(folder(gateway), "pragma user_version = 1000")
+    is_folder = "://" not in str(gateway.settings["JOURNAL"])
+    execute(
+        gateway.settings["JOURNAL"], "pragma user_version = 1000" if is_folder else "update version set number = 1000"
+    )
     result = gateway.run("info@example.com", message=MESSAGE)
     assert result.ending == (75, "4.3.5", "settings")
     assert "journal is of a newer version" in result.facts["cause"]
 
 
+@only_sqlite
 @pytest.mark.parametrize("taken", [[FILE], [LOCK], [FILE, LOCK, f"{FILE}-wal", f"{FILE}-shm"]], ids=" ".join)
 @pytest.mark.parametrize("way", ["pipe", "service"])
 def test_a_journal_that_is_deleted_is_made_anew(
@@ -379,6 +395,7 @@ def test_a_journal_that_is_deleted_is_made_anew(
             (journal / name).unlink(missing_ok=True)
 
 
+@only_sqlite
 def test_a_journal_that_is_locked_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     """A backup may hold it for a minute; a run waits for five seconds."""
     deliver(gateway)
@@ -392,6 +409,7 @@ def test_a_journal_that_is_locked_keeps_the_mail_in_the_queue(gateway: Gateway, 
     assert deliver(gateway, message=MESSAGE.replace(b"<1@", b"<2@")) == "delivered"
 
 
+@only_sqlite
 def test_a_journal_that_can_not_be_written_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
     execute(folder(gateway), "pragma wal_checkpoint(truncate)")
@@ -406,6 +424,7 @@ def test_a_journal_that_can_not_be_written_keeps_the_mail_in_the_queue(gateway: 
     assert len(endpoint.messages) == 1
 
 
+@only_sqlite
 def test_a_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     os.rmdir(str(gateway.settings["JOURNAL"]))
     result = gateway.run("info@example.com", message=MESSAGE)
@@ -414,6 +433,7 @@ def test_a_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, end
     assert deliver(gateway, JOURNAL=None) == "delivered"
 
 
+@only_sqlite
 def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     """A limit on the size of files stands for the full disk: the write fails in the same way."""
     command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *gateway.command("info@example.com", LOG="stderr")]
@@ -423,6 +443,7 @@ def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: End
     assert endpoint.messages == []
 
 
+@only_sqlite
 def test_nobody_else_can_read_the_journal(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
     files = list(folder(gateway).iterdir())

@@ -130,7 +130,7 @@ def claim(
     digest = digest_of("\0".join((settings.url, settings.database, delivery.message_id.partition(">")[0])))
     for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
     key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
-    store: Store = Sqlite(settings.journal, report)
+    store = _store(settings, report)
 
     def note(values: dict[str, Any], is_begun: bool) -> None:
         known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model, "date": delivery.date}
@@ -170,6 +170,17 @@ def _remember(claimed: Claim, row: Row) -> None:
     if claimed.was_ambiguous or claimed.is_final:
         claimed.date = row.values["date"] or ""
         claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
+
+
+def _store(settings: Settings, report: Callable[[str], None]) -> Store:
+    """Return the store that the settings name. Raises Ended(SETTINGS) where its package is missing."""
+    if "://" not in settings.journal:
+        return Sqlite(settings.journal, report)
+    try:
+        from mailgate.journal.postgresql import Postgresql  # and with it psycopg, which nobody else needs
+    except ImportError:
+        raise Ended(Outcome.SETTINGS, "journal needs the package psycopg") from None
+    return Postgresql(settings.journal, settings.journal_password)
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:

@@ -84,8 +84,9 @@ class Service:
         return Metrics(gauges, checks)
 
     def _can_write_journal(self) -> bool:
-        """Tell whether the journal's folder can be written, where there is one."""
-        return not self.settings.journal or os.access(self.settings.journal, os.W_OK | os.X_OK)
+        """Tell whether the journal's folder can be written, where there is one; a server is asked with each message."""
+        folder = self.settings.journal
+        return not os.path.isabs(folder) or os.access(folder, os.W_OK | os.X_OK)
 
     def configure(self, settings: Settings, log: Log, settings_version: str = "") -> None:
         """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone.
