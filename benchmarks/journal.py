@@ -34,13 +34,13 @@ ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
 GROWTH = Figure("journal: CPU of a claim with its notes, at {rows:,} rows / at 1,000", "at most", 1.3)
 COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
 ROW_BYTES = Figure("journal: bytes of a row", "at most", 400)
-DATE = "Sun, 29 Nov 2026 10:00:00 +0000"
 SERVER_GROWTH = Figure(
     "journal in PostgreSQL: CPU of a claim, ours and the server's, at {rows:,} rows / at 1,000", "at most", 1.3
 )
 SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours alone, ms")
 SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
 SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a row", "at most", 400)
+DATE = "Sun, 29 Nov 2026 10:00:00 +0000"
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 

@@ -6,7 +6,8 @@ usage: soak.py [--database NUMBER] [--odoo NUMBER] [--hosts NUMBER]
 and as many by LMTP. Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and
 gateway processes are killed, or the service is. Then the faults end, the queue is flushed, and every message is looked
 for. Then 2,000 messages arrive at two hosts at the same moment, which have one journal in PostgreSQL; the services, the
-Postfixes and the journal's server are killed meanwhile. The tables are written into docs/soak.md.
+Postfixes and the journal's server are killed meanwhile. A tenth as many do so with a real Odoo 19 behind.
+The tables are written into docs/soak.md.
 Needs root, Postfix, and for Odoo what tests/support/odoo needs. Exits with 1 when a message is not as it must be.
 """
 
@@ -246,8 +247,8 @@ def into_odoo(way: str, count: int) -> tuple:
         server.purge()
 
 
-def by_two_hosts(count: int) -> tuple:
-    """Soak two hosts with one journal, in front of the trials' own database, where calls that overlap make doubles."""
+def by_two_hosts(database: Database, count: int) -> tuple:
+    """Soak two hosts with one journal, in front of a database where calls that overlap make doubles."""
     faults = {name: row for name, row in FAULTS.items() if row[1] is not works_on} | {"504": (2, proxy_gives_up)}
     happened: Counter[str] = Counter()
 
@@ -263,21 +264,44 @@ def by_two_hosts(count: int) -> tuple:
         kinds[kind] += 1
         mails.append(KINDS[kind][1])
     began = time.monotonic()
-    database, server = Database(), PostgreSQL(free_port())
-    database.seconds = 0.1
+    server = PostgreSQL(free_port())
     try:
         with sink() as bounces:
             hosts = Hosts(database, bounces, server)
             try:
                 endings, accidents = hosts.play(mails, LIMIT, fault=fails)
-                print(f"journal: {dict(rows(hosts))}")
+                print(f"endings in the journal: {dict(rows(hosts))}")
                 endings["not in the journal"] = count - rows(hosts).total()
+                endings[OVERLAPPED] += database.overlaps
             finally:
                 hosts.remove()
     finally:
-        database.close()
         server.remove()
     return endings, kinds, happened + accidents, time.monotonic() - began
+
+
+def by_two_hosts_into_own(count: int) -> tuple:
+    """Soak them with the trials' own database."""
+    database = Database()
+    database.seconds = 0.1
+    try:
+        return by_two_hosts(database, count)
+    finally:
+        database.close()
+
+
+def by_two_hosts_into_odoo(count: int) -> tuple:
+    """Soak them with a real Odoo 19."""
+    server = Odoo()
+    try:
+        server.add_aliases()
+        database = Behind(server)
+        try:
+            return by_two_hosts(database, count)
+        finally:
+            database.close()
+    finally:
+        server.purge()
 
 
 def table(results: dict[str, tuple]) -> str:
@@ -308,8 +332,12 @@ def main() -> int:
         ("Odoo 19", into_odoo, options.odoo),
     ]:
         results |= {f"{name}, {way}": soak_it(way, count) for way in (PIPE, LMTP) if count}
-    if options.hosts:
-        results["two hosts, LMTP"] = by_two_hosts(options.hosts)
+    for name, soak_both, count in [
+        ("two hosts", by_two_hosts_into_own, options.hosts),
+        ("two hosts, Odoo 19", by_two_hosts_into_odoo, options.hosts // 10),
+    ]:
+        if count:
+            results[name] = soak_both(count)
     tables = table(results)
     print(tables)
     if (options.database, options.odoo, options.hosts) == (5000, 500, 2000):

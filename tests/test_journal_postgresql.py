@@ -217,6 +217,30 @@ def test_hosts_that_start_at_once_make_the_tables_once(settings: Settings, place
     assert execute(place["JOURNAL"], "select number from version") == [{"number": len(postgresql.MIGRATIONS)}]
 
 
+def test_a_journal_can_be_written_while_its_server_runs(settings: Settings, server: PostgreSQL) -> None:
+    assert journal.can_write(settings)
+    server.stop()
+    assert not journal.can_write(settings)
+    server.start()
+    assert journal.can_write(settings)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        ("", True),  # the default: a socket
+        ("/run/postgresql", True),
+        ("localhost", True),
+        ("127.0.0.1,::1", True),
+        ("journal.example.com", False),
+        ("192.0.2.1", False),
+        ("localhost,journal.example.com", False),
+    ],
+)
+def test_tls_is_required_unless_the_server_is_on_this_host(hosts: str, expected: bool) -> None:
+    assert postgresql._is_local(hosts) is expected
+
+
 def test_any_text_can_be_kept(settings: Settings, place: dict[str, object]) -> None:
     with claim(settings) as claimed:
         claimed.end(Verdict(Outcome.DROPPED, "a\0b\udcff\N{SNOWMAN}"))
@@ -301,12 +325,11 @@ def test_who_lost_a_lock_writes_nothing_when_another_delivery_runs(
             second.end(Verdict(Outcome.CUT_OFF))
 
 
-@pytest.mark.parametrize(("number", "ending"), [(0, "CUT_OFF"), (1, "DELIVERED")])
+@pytest.mark.parametrize("other", [Outcome.CUT_OFF, Outcome.DELIVERED])
 def test_who_lost_a_lock_writes_nothing_when_another_delivery_has_run(
-    settings: Settings, server: PostgreSQL, place: dict[str, object], number: int, ending: str
+    settings: Settings, server: PostgreSQL, place: dict[str, object], other: Outcome
 ) -> None:
     """Its ending would be one of a call that is no longer the last."""
-    other = Outcome.CUT_OFF if ending == "CUT_OFF" else Outcome.DELIVERED
     with claim(settings) as first:
         first.note_begun()
         cut(settings, server)
@@ -315,7 +338,8 @@ def test_who_lost_a_lock_writes_nothing_when_another_delivery_has_run(
             second.note_begun()
             second.end(Verdict(other))
         first.end(Verdict(Outcome.NO_ANSWER))
-    assert rows(place) == [{"ending": ending, "is_begun": other is Outcome.CUT_OFF}]
+        first.end(Verdict(Outcome.ACCEPTED))
+    assert rows(place) == [{"ending": other.name, "is_begun": other is Outcome.CUT_OFF}]
 
 
 def test_who_lost_a_lock_does_not_begin_when_another_delivery_has(settings: Settings, server: PostgreSQL) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.endpoint import Endpoint, Request, fault, returns
 from support.gateway import ENVIRONMENT, PROGRAM, Gateway
-from support.journal import age
+from support.journal import age, new_database
 
 MESSAGE = b"From: Ann <ann@outside.test>\nMessage-ID: <1@outside.test>\nSubject: hello\n\nwords\n"
 READ_TIMEOUT = 150
@@ -50,6 +50,13 @@ def _killed(work, when):
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]:
+    """The settings of the journal, where it is not in the folder of the test."""
+    is_server = request.param == "postgresql"
+    return new_database(request.getfixturevalue("journal_server"), tmp_path) if is_server else {}
+
+
 class Database:
     """An answer that makes a record of each message that it has not yet, and knows the others."""
 
@@ -68,12 +75,21 @@ class Database:
 
 @pytest.mark.parametrize(("file", "name", "when", "has_it", "waits"), STEPS)
 def test_the_next_try_ends_right(
-    endpoint: Endpoint, tmp_path: Path, file: str, name: str, when: str, has_it: bool, waits: bool
+    endpoint: Endpoint,
+    tmp_path: Path,
+    place: dict[str, object],
+    file: str,
+    name: str,
+    when: str,
+    has_it: bool,
+    waits: bool,
 ) -> None:
+    if place and file == "journal/sqlite.py":
+        file, name = "journal/postgresql.py", f"Postgresql.{name.removeprefix('Sqlite.')}"
     database = Database()
     endpoint.answers = [database]
     endpoint.inquiry = database
-    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT)
+    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, **place)
     kill(gateway, file, name, when)
     assert len(database.records) == has_it
 
@@ -99,11 +115,13 @@ def test_the_next_try_ends_right(
         ("walk.py", "_held", "after"),
     ],
 )
-def test_what_is_held_is_held_once(endpoint: Endpoint, tmp_path: Path, file: str, name: str, when: str) -> None:
+def test_what_is_held_is_held_once(
+    endpoint: Endpoint, tmp_path: Path, place: dict[str, object], file: str, name: str, when: str
+) -> None:
     endpoint.answers = [fault(2, "x")]
     hold = tmp_path / "held"
     hold.mkdir()
-    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, HOLD=hold)
+    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, HOLD=hold, **place)
     kill(gateway, file, name, when)
     for _ in range(2):
         result = gateway.run("--queue-id=4XyZ", "--sender=ann@outside.test", "info@example.com", message=MESSAGE)

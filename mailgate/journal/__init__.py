@@ -23,7 +23,7 @@ from mailgate.journal.sqlite import Sqlite
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
-__all__ = ["AMBIGUOUS", "FOR_GOOD", "WAIT_SECONDS", "Claim", "Delivery", "Taken", "claim", "text_of"]
+__all__ = ["AMBIGUOUS", "FOR_GOOD", "WAIT_SECONDS", "Claim", "Delivery", "Taken", "can_write", "claim", "text_of"]
 
 AMBIGUOUS = (Outcome.CUT_OFF, Outcome.FAILED, Outcome.IN_PROGRESS)
 FOR_GOOD = (Outcome.DELIVERED, Outcome.KNOWN, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
@@ -160,16 +160,17 @@ def claim(
         raise Ended(Outcome.FAILED, f"journal: {error}") from None
 
 
-def _remember(claimed: Claim, row: Row) -> None:
-    """Take over what the row says; what ended clearly, and not for good, the database has not got."""
-    claimed.was_ambiguous = row.begun_age is not None
-    claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    claimed.is_final = not claimed.was_ambiguous and claimed.ending in {outcome.name for outcome in FOR_GOOD}
-    if claimed.was_ambiguous:
-        claimed.tries = row.values["tries"] or 0
-    if claimed.was_ambiguous or claimed.is_final:
-        claimed.date = row.values["date"] or ""
-        claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
+def can_write(settings: Settings) -> bool:
+    """Tell whether the journal can be written, as far as a look tells, or a lock of a server; without one it is so."""
+    if "://" not in settings.journal:
+        return not settings.journal or os.access(settings.journal, os.W_OK | os.X_OK)
+    try:
+        with _store(settings, lambda text: None).lock(bytes(DIGEST_BYTES), until=0.0):
+            return True
+    except Taken:  # another host looks just now
+        return True
+    except (Ended, Unusable):
+        return False
 
 
 def _store(settings: Settings, report: Callable[[str], None]) -> Store:
@@ -181,6 +182,18 @@ def _store(settings: Settings, report: Callable[[str], None]) -> Store:
     except ImportError:
         raise Ended(Outcome.SETTINGS, "journal needs the package psycopg") from None
     return Postgresql(settings.journal, settings.journal_password)
+
+
+def _remember(claimed: Claim, row: Row) -> None:
+    """Take over what the row says; what ended clearly, and not for good, the database has not got."""
+    claimed.was_ambiguous = row.begun_age is not None
+    claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
+    claimed.is_final = not claimed.was_ambiguous and claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    if claimed.was_ambiguous:
+        claimed.tries = row.values["tries"] or 0
+    if claimed.was_ambiguous or claimed.is_final:
+        claimed.date = row.values["date"] or ""
+        claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:

@@ -68,7 +68,7 @@ MIGRATIONS = (
             {", ".join(f"{name} {TYPES[kind]}" for name, kind in VALUES.items())}
         )
         """,
-        "create index message_seen_last on message (seen_last)",
+        "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
 )
 SELECT = f"""
@@ -77,11 +77,12 @@ SELECT = f"""
     from message where digest = %(digest)s
 """
 # statement_timestamp(), for an index is of no use beside clock_timestamp(), which may differ from row to row
+OLDEST = "statement_timestamp() - make_interval(secs => %(purge_age)s)"
 PURGE = f"""
     delete from message where digest = any(array(
         select digest from message
-        where seen_last < statement_timestamp() - make_interval(secs => %(purge_age)s) and digest <> %(digest)s
-        order by seen_last limit {PURGED_ROWS} for update skip locked
+        where seen_first < {OLDEST} and seen_last < {OLDEST} and digest <> %(digest)s
+        order by seen_first limit {PURGED_ROWS} for update skip locked
     ))
 """
 
@@ -182,12 +183,16 @@ class Postgresql:
             raise Unusable("its session was lost, and another delivery of the message runs") from None
         except Ended as ended:  # a call may run: it is no time for what an operator has to mend
             raise Unusable(ended.verdict.cause) from None
-        self.session = session  # which is given back at the end
-        with _usable():
-            found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
-        # What was written last may have been done or not: the answer to that may be what was lost.
-        if (found[0] if found else None) not in (self.seen, self.claim):
-            raise Unusable("its session was lost, and another delivery of the message has run since")
+        try:
+            with _usable():
+                found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
+            # What was written last may have been done or not: the answer to that may be what was lost.
+            if (found[0] if found else None) not in (self.seen, self.claim):
+                raise Unusable("its session was lost, and another delivery of the message has run since")
+        except BaseException:  # a signal, too
+            session.close()
+            raise
+        self.session = session
 
 
 def _storable(value: Any) -> Any:
@@ -233,7 +238,9 @@ class _Session(psycopg.Connection[Any]):
         try:
             wanted = next(gen)
             while True:
-                poll.register(self.fileno(), wanted & 1 and select.POLLIN | (wanted & 2 and select.POLLOUT))
+                poll.register(
+                    self.fileno(), (select.POLLIN if wanted & 1 else 0) | (select.POLLOUT if wanted & 2 else 0)
+                )
                 events = poll.poll(max(0.0, until - time.monotonic()) * 1000)
                 if not events:
                     raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:.0f} s")

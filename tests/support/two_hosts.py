@@ -1,8 +1,7 @@
 """Two hosts, a Postfix with a service each, in front of one database, while all except that one is killed."""
 
 import itertools
-import os
-import pwd
+import shutil
 import signal
 import smtplib
 import subprocess
@@ -11,13 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from support.journal import execute, new_database
-from support.mta import LMTP, PYTHON, USER, Impossible, Postfix, run, wait_until
+from support.mta import LMTP, PYTHON, USER, Impossible, Mta, Postfix, run, wait_until
 from support.postgresql import PostgreSQL
 from support.smtp_sink import Sink
-from support.trials import NUMBERS, Database, Fault, Mail, account_of, flush_all, passes, settings_for
+from support.trials import NUMBERS, Behind, Database, Fault, Mail, ending_of, flush_all, passes, settings_for
 
 SENDERS = 4  # messages that come in at a time, each at both hosts
 PAUSE_SECONDS = 0.7  # between two accidents
@@ -27,33 +25,19 @@ class Hosts:
     """The two of them, with one journal, or each with its own."""
 
     def __init__(self, database: Database, sink: Sink, journal_server: PostgreSQL | None) -> None:
-        if subprocess.run([PYTHON, "-c", "import psycopg"], capture_output=True, check=False).returncode:
-            raise Impossible("needs apt-get install python3-psycopg")
         self.database, self.sink, self.journal_server = database, sink, journal_server
         self.journal = ""
         self.mtas: list[Postfix] = []
         try:
             for _ in range(2):
                 self.mtas.append(Postfix(sink.address[1], LMTP))
-            shared = new_database(journal_server, self.mtas[0].folder) if journal_server else {}
+            shared = journal_for(self.mtas[0], journal_server) if journal_server else {}
             self.journal = str(shared.get("JOURNAL", ""))
             for mta in self.mtas:
-                own = dict(shared)
-                if "JOURNAL_PASSWORD_FILE" in own:
-                    own["JOURNAL_PASSWORD_FILE"] = self._copy(Path(str(own["JOURNAL_PASSWORD_FILE"])), mta.folder)
-                mta.settings(**settings_for(database) | own)
+                mta.settings(**settings_for(database) | shared)
         except BaseException:
             self.remove()
             raise
-
-    @staticmethod
-    def _copy(password_file: Path, folder: Path) -> Path:
-        """Return a host's own file with the password, which only its service can read."""
-        path = folder / "password"
-        path.write_bytes(password_file.read_bytes())
-        path.chmod(0o640)
-        os.chown(path, 0, pwd.getpwnam(USER).pw_gid)
-        return path
 
     def remove(self) -> None:
         for mta in self.mtas:
@@ -90,13 +74,23 @@ class Hosts:
         self.database.fault = passes
         for mta in self.mtas:
             flush_all(mta, seconds)
-        queued = self.queued()
+        return self.account(sent), happened
+
+    def account(self, sent: list[tuple[int, Mail]]) -> Counter[str]:
+        """Return how many of the messages ended in which way."""
+        database, queued = self.database, self.queued()
+        everything = database.everything() if isinstance(database, Behind) else {}
+        held = b"".join(text for mta in self.mtas for text in mta.held())
+        told = Counter(recipient for _, recipients, _ in self.sink.mails for recipient in recipients)
         endings: Counter[str] = Counter()
         for number, mail in sent:
-            is_queued = mail.envelope(number)[0] in queued
-            first, second = (account_of(mta, self.database, self.sink, number, mail) for mta in self.mtas)
-            endings += Counter(["still queued"]) if is_queued else first | second
-        return endings, happened
+            sender, _, message = mail.envelope(number)
+            records = everything.get(number, []) if isinstance(database, Behind) else database.found(number)[0]
+            counts = Counter(alias for alias, _ in records)
+            counts += Counter(bounce=told[sender], held=held.count(b"<%d@outside.test>" % number))
+            exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
+            endings["still queued" if sender in queued else ending_of(mail, counts, exact)] += 1
+        return endings
 
     def send_to_both(self, sender: str, recipients: tuple[str, ...], message: bytes) -> None:
         both = [threading.Thread(target=send, args=(mta, sender, recipients, message)) for mta in self.mtas]
@@ -121,6 +115,15 @@ class Hosts:
     def queued(self) -> set[str]:
         """Return the senders of all mail that is in the queues."""
         return {sender for mta in self.mtas for sender in mta.queued_senders()}
+
+
+def journal_for(mta: Mta, server: PostgreSQL) -> dict[str, object]:
+    """Return the settings of a new journal on this server, whose password the gateway's user can read."""
+    if subprocess.run([PYTHON, "-c", "import psycopg"], capture_output=True, check=False).returncode:
+        raise Impossible("needs apt-get install python3-psycopg")
+    place = new_database(server, mta.folder)
+    shutil.chown(str(place["JOURNAL_PASSWORD_FILE"]), USER)
+    return place
 
 
 def rows(hosts: Hosts) -> Counter[str]:
