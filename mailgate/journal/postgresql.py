@@ -135,7 +135,10 @@ class Postgresql:
     def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
         """Write a message's row. Raises as Store.write()."""
         statement = upsert(tuple(values), is_begun, purge_age > 0)
-        row = {name: _storable(value) for name, value in values.items()}
+        # no text of PostgreSQL's has the character 0
+        row = {
+            name: value.replace("\0", "\\x00") if isinstance(value, str) else value for name, value in values.items()
+        }
         row |= {"digest": digest, "claim": self.claim, "purge_age": purge_age}
         try:
             self._write(statement, row)
@@ -193,13 +196,6 @@ class Postgresql:
             session.close()
             raise
         self.session = session
-
-
-def _storable(value: Any) -> Any:
-    """Return a text without what PostgreSQL takes in no text: half a surrogate pair, and the character 0."""
-    if not isinstance(value, str):
-        return value
-    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 @contextlib.contextmanager
