@@ -46,7 +46,7 @@ ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 def main(rows: int = 1_000_000) -> int:
     """Measure both stores."""
-    return report(*in_sqlite(rows), *in_postgresql(rows))
+    return report(*in_sqlite(rows), *in_postgresql(rows), is_firm=False)
 
 
 def in_sqlite(rows: int) -> list[Row]:

@@ -163,7 +163,7 @@ def _served(job: Job, rest: Plan, planned: Plan, claimed: journal.Claim) -> Verd
     finally:
         if rest.raw is not planned.raw:
             rest.raw.file.close()
-    if not verdict.outcome.is_temporary:
+    if verdict.outcome in journal.FOR_GOOD:
         claimed.note_served(rest.recipients)
     return verdict
 

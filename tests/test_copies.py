@@ -22,6 +22,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     store = f"sqlite:///{tmp_path_factory.mktemp('copies')}/mail.db"
     world = {
         "alias_domains": [{"id": 1, "name": "example.com"}],
+        "parameters": {"mail.gateway.loop.threshold": "1000000"},
         "companies": [{"id": 1, "name": "Example", "email": "office@example.com", "alias_domain": "example.com"}],
         "aliases": [
             {"id": number, "local_part": name, "domain": "example.com", "model": model}

@@ -150,7 +150,7 @@ def test_a_hold_folder_gets_the_folders_of_a_maildir(gateway: Gateway, endpoint:
     hold = tmp_path / "held"
     hold.mkdir()
     for number in range(3):
-        assert gateway.run("info@example.com", HOLD=hold).status == 0
+        assert gateway.run("info@example.com", message=b"Subject: %d\n\n" % number, HOLD=hold).status == 0
         assert len(list((hold / "new").iterdir())) == number + 1
     assert sorted(path.name for path in hold.iterdir()) == ["cur", "new", "tmp"]
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in hold.iterdir())

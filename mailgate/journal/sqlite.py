@@ -27,6 +27,7 @@ from mailgate.outcome import Ended, Outcome
 
 FILE, LOCK = "journal.sqlite3", "lock"
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
+CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
@@ -257,6 +258,7 @@ def _connection(path: str) -> Any:
         file = _kept.files[path] = _File(path, status, connection)
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
+        connection.execute(f"pragma cache_size = -{CACHE_KIB}")
         try:
             _migrate(connection, path)
         except Ended:
