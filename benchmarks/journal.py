@@ -40,7 +40,7 @@ SERVER_GROWTH = Figure(
 SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours alone, ms")
 SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
 SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a row", "at most", 400)
-DATE = "Sun, 29 Nov 2026 10:00:00 +0000"
+DATE = 1796032800  # seconds since 1970
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 

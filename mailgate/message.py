@@ -36,7 +36,6 @@ _TOKENS = re.compile(
 )
 _ADDRESS = re.compile(rb"[^@]+@[A-Za-z0-9.-]+")
 MAX_LINE_CHARACTERS = 998  # (RFC 5322, 2.1.1)
-MAX_DATE_BYTES = 100
 
 
 def prepare(raw: Raw, sender: str | None, addresses: Iterable[str], instead: bytes = b"") -> tuple[bytes, str]:
@@ -83,12 +82,6 @@ def names(head: bytes) -> set[str]:
                     return set()
                 named.update(os.fsdecode(address).lower() for address in _address(mailbox))
     return named
-
-
-def date(head: bytes) -> str:
-    """Return the message's Date, as it stands, without its comments; "" where there is none."""
-    value = next((unfold(field) for name, field in fields(head) if name == b"date"), b"")
-    return value[:MAX_DATE_BYTES].decode(errors="backslashreplace").partition("(")[0].strip()
 
 
 def without_recipients(raw: Raw) -> Raw:

@@ -132,13 +132,13 @@ def _ending(job: Job, planned: Plan) -> Verdict:
     A message that the journal knows under another Date is another one, and goes under an id of its own. Recipients whom
     only the envelope names, and nobody has served, are served by a call of their own, under an id of theirs.
     """
-    date = message.date(planned.raw.head())
+    date = ancestry.date(planned.raw.head())
     delivery = journal.Delivery(
         planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, planned.recipients, date
     )
     with job.claim(job.settings, delivery, job.until) as claimed:
-        if claimed.date and date and claimed.date != date:
-            other = ancestry.derived_id(planned.message_id, date)
+        if None not in (claimed.date, date) and claimed.date != date:
+            other = ancestry.derived_id(planned.message_id, str(date))
             return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other))
         rest = None if claimed.answer else _unserved(job, planned, claimed.served)
         if rest and claimed.is_final:

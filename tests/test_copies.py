@@ -111,6 +111,8 @@ def test_another_date_is_another_message(way: Way) -> None:
         DATE + b"Received: from a by b; Sun, 29 Nov 2026 10:00:01 +0000\n",
         DATE + b"List-Unsubscribe: <mailto:x@lists.test>\n",
         DATE.replace(b"\n", b" (UTC)\n"),
+        DATE.replace(b"10:00:00 +0000", b"12:00:00 +0200"),
+        b"Date: yesterday\n",
         b"",
     ],
 )

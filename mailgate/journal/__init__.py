@@ -53,7 +53,7 @@ class Delivery(NamedTuple):
     added: bytes
     sender: str | None = None
     recipients: tuple[str, ...] = ()
-    date: str = ""
+    date: int | None = None  # seconds since 1970
 
 
 class Claim:
@@ -65,7 +65,7 @@ class Claim:
     ending = ""  # its name
     tries = 0  # in a row after which nobody knew whether the database has the message
     served: frozenset[str] = frozenset()  # recipients whom the database has served, as far as anybody knows
-    date = ""  # of the message that it knows
+    date: int | None = None  # of the message that it knows, in seconds since 1970
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
@@ -192,7 +192,7 @@ def _remember(claimed: Claim, row: Row) -> None:
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
     if claimed.was_ambiguous or claimed.is_final:
-        claimed.date = row.values["date"] or ""
+        claimed.date = row.values["date"]
         claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
 
 

@@ -16,7 +16,7 @@ VALUES = {
     "queue_id": "text",  # the MTA's name for it
     "sender": "text",  # null is not known
     "recipients": "text",  # those whom the database has served, one in each line
-    "date": "text",  # the message's Date field
+    "date": "integer",  # the message's Date, in seconds since 1970
     "tries": "integer",  # in a row after which nobody knew whether the database has the message
     "delivery": "blob",  # tells the MTA's next try from another delivery; null without a queue id
     "held": "text",  # the file in which it is held
