@@ -158,8 +158,9 @@ def server_cpu(process: str) -> float:
 def deliver(settings: Settings, number: int) -> None:
     """Claim a message that nobody has seen, note that it is on its way, and how it ends."""
     message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
-    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", ("info@example.com",), DATE)
+    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", DATE)
     with journal.claim(settings, delivery, 0.0) as claimed:
+        claimed.serves("info@example.com")
         claimed.note_begun()
         claimed.end(Verdict(Outcome.DELIVERED, record_id=number))
 

@@ -24,9 +24,10 @@ def new_path(folder: str, raw: Raw, sender: str | None) -> str:
 def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
     """Write what would have been posted, byte for byte, to a path that is new_path()'s.
 
-    ``replaced`` is the file of an earlier hold of the same message, which goes. When it returns, the message is on the
-    disk: the file and the names that lead to it are synced. Raises OSError when it can't be kept; then nothing of it is
-    to be seen in ``new``. Raises Ended(SETTINGS) where a folder in it leads elsewhere, or is for others to write.
+    ``replaced`` is the file of an earlier hold, which goes if it is of the same message. When it returns, the message
+    is on the disk: the file and the names that lead to it are synced. Raises OSError when it can't be kept; then
+    nothing of it is to be seen in ``new``. Raises Ended(SETTINGS) where a folder in it leads elsewhere, or is for
+    others to write.
     """
     folder = os.path.dirname(os.path.dirname(path))
     for name in ("tmp", "new", "cur"):
@@ -46,9 +47,8 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
         os.rename(unfinished, path)
         _sync_folder(os.path.join(folder, "new"))
         _sync_folder(folder)
-        if replaced and os.path.dirname(replaced) == os.path.join(folder, "new"):
-            with contextlib.suppress(FileNotFoundError):  # the postmaster has taken it
-                os.unlink(replaced)
+        if replaced and os.path.dirname(replaced) == os.path.join(folder, "new") and _ends_with(replaced, raw):
+            os.unlink(replaced)
     except BaseException as error:  # the message stays with the MTA, so it must not be here as well
         for left in (unfinished, path):
             with contextlib.suppress(FileNotFoundError):
@@ -56,6 +56,14 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
         if isinstance(error, OSError) and not error.filename:  # a full disk has no name
             error.filename = path
         raise
+
+
+def _ends_with(path: str, raw: Raw) -> bool:
+    """Tell whether a held file is this message: other mail may have the same id."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # the postmaster has taken it
+        file.seek(-raw.size, os.SEEK_END)
+        return all(file.read(len(chunk)) == chunk for chunk in raw.chunks())
+    return False
 
 
 def _readable(text: str) -> str:

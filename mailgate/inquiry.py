@@ -61,10 +61,11 @@ def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[s
     (docs/odoo.md, "Answers and threads"). Raises Ended.
     """
     options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
-    newest = _rows(client, "mail.message", [["message_id", "in", ancestors]], options)
+    known = list(filter(str.isprintable, ancestors))  # what is not can't be asked for
+    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
     if not newest or not newest[0].get("model") or not newest[0].get("res_id"):
         return set()
-    names = sorted({split_address(address)[0].lower() for address in addresses})
+    names = _local_parts(addresses)
     terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", newest[0]["model"]]]
     found = _rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
     return {canonical_address(str(row.get("alias_full_name"))) for row in found}
@@ -102,9 +103,14 @@ def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) 
 
 def _may_be_notice(client: Client, matches: Iterable[Match]) -> bool:
     """Tell whether an alias of the recipients takes not everybody's mail, so that the sender may have been told."""
-    names = {split_address(address)[0].lower() for match in matches for address in match.addresses}
-    terms: list[list[Any]] = [["alias_name", "in", sorted(names)], ["alias_contact", "!=", "everyone"]]
+    names = _local_parts(address for match in matches for address in match.addresses)
+    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_contact", "!=", "everyone"]]
     return bool(_rows(client, "mail.alias", terms, {"fields": ["id"], "limit": 1}))
+
+
+def _local_parts(addresses: Iterable[str]) -> list[str]:
+    """Return the local-parts that can be asked for."""
+    return sorted({split_address(address)[0].lower() for address in filter(str.isprintable, addresses)})
 
 
 def _rows(client: Client, model: str, terms: list[list[Any]], options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
 from mailgate.addresses import Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
+from mailgate.envelope import Envelope, Raw, Recipient
 from mailgate.judge import judge
 from mailgate.log import Facts, error_text, quoted
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -115,11 +115,7 @@ def deliver(
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
         until = time.monotonic() + settings.patience
-        job = Job(settings, client, envelope, facts, deciding, claim, on_answer, until)
-        first, second = _apart(job, planned)
-        verdict = _ending(job, first)
-        also = _ending(job, second) if second and not verdict.outcome.is_temporary else verdict
-        return also if also.outcome.is_temporary else verdict
+        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until), planned)
     except Ended as ended:
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
@@ -127,100 +123,86 @@ def deliver(
 
 
 def _ending(job: Job, planned: Plan) -> Verdict:
-    """Return the ending of a message under the plan's id: post and judge, unless the database has answered before.
+    """Return the ending of a message under the plan's id, and of its parts under theirs.
 
-    A message that the journal knows under another Date is another one, and goes under an id of its own. Recipients whom
-    only the envelope names, and nobody has served, are served by a call of their own, under an id of theirs.
+    A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
+    recipient whom the call with this id has not served, or is not to serve.
     """
     date = ancestry.date(planned.raw.head())
-    delivery = journal.Delivery(
-        planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, planned.recipients, date
-    )
+    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
     with job.claim(job.settings, delivery, job.until) as claimed:
         if None not in (claimed.date, date) and claimed.date != date:
             other = ancestry.derived_id(planned.message_id, str(date))
             return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other))
-        rest = None if claimed.answer else _unserved(job, planned, claimed.served)
-        if rest and claimed.is_final:
-            return _served(job, rest, planned, claimed)
-        verdict, added = (claimed.answer, planned.added) if claimed.answer else _called(job, planned, claimed)
-        job.on_answer()  # it has happened, and no late signal shall say otherwise
-        if verdict.outcome is Outcome.HELD and job.settings.hold:
-            return _held(job, planned._replace(added=added), claimed, verdict)
-        claimed.end(verdict)
-        if verdict.outcome is Outcome.HELD:
-            return Verdict(Outcome.DATABASE_ERROR, verdict.cause)
-        if rest and verdict.outcome is Outcome.KNOWN:  # it has served those of the try before
-            second = _served(job, rest, planned, claimed)
-            return second if second.outcome.is_temporary else verdict
-    return verdict
+        mine, apart = _split(job, planned, claimed)
+        whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
+        verdicts = [_of_call(job, whole, claimed, is_last=not apart)] if mine else []
+    if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):
+        verdicts += _of_parts(job, planned, apart)
+    temporary = [verdict for verdict in verdicts if verdict.outcome.is_temporary]
+    served = [verdict for verdict in verdicts if verdict.outcome in journal.FOR_GOOD]
+    return [*temporary, *served, *verdicts][0]
 
 
-def _served(job: Job, rest: Plan, planned: Plan, claimed: journal.Claim) -> Verdict:
-    """Return the ending of a message for the rest of its recipients, and note that they have been served."""
-    try:
-        verdict = _ending(job, rest)
-    finally:
-        if rest.raw is not planned.raw:
-            rest.raw.file.close()
-    if verdict.outcome in journal.FOR_GOOD:
-        claimed.note_served(rest.recipients)
-    return verdict
+def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], list[Match]]:
+    """Return the recipients whom a call with the plan's id serves, and those who need one of their own.
 
-
-def _unserved(job: Job, planned: Plan, served: frozenset[str]) -> Plan | None:
-    """Return a plan for the recipients whom only the envelope names and nobody has served, None where all are.
-
-    Where the header names other addresses of the database, the message has to be a copy that does not.
+    Where the journal has noted a call with this id, it serves those of that call, and no others: the database has the
+    message already, or may have it. Where it has not, an answer is kept apart from the aliases for another kind of
+    record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
     """
-    if not served:
-        return None
-    named = message.names(planned.raw.head())
-    rest = [
-        each
-        for each in planned.matches
-        if each.rule
-        and named.isdisjoint(map(str.lower, each.addresses))
-        and served.isdisjoint(journal.text_of(address.lower()) for address in each.addresses)
-    ]
-    if not rest:
-        return None
-    raw = planned.raw
-    if any(is_ours(job.addresses, Recipient(address)) for address in named):
-        raw = message.without_recipients(raw)
-    recipients = sorted(address.lower() for each in rest for address in each.addresses[:1])
-    return _planned(rest, job.envelope, raw, ancestry.derived_id(planned.message_id, *recipients))
+    matches = [each for each in planned.matches if each.rule]
+    if claimed.is_noted and not claimed.served:  # whom that call served is not known
+        return matches, []
+    apart = claimed.served if claimed.is_noted else _forwarding(job, planned)
+
+    def is_there(each: Match) -> bool:
+        return any(journal.text_of(address.lower()) in apart for address in each.addresses)
+
+    found = [each for each in matches if is_there(each)]
+    others = [each for each in matches if not is_there(each)]
+    return (found, others) if claimed.is_noted else (others, found)
 
 
-def _apart(job: Job, planned: Plan) -> tuple[Plan, Plan | None]:
-    """Return the plan without those recipients who would make a forward of an answer, and a plan for these.
-
-    They are aliases for another kind of record, whom only the envelope names: a Bcc beside the address of the thread.
-    """
+def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
+    """Return which recipients would make a forward of an answer; none if the database does not say."""
     head = planned.raw.head()
     ancestors = ancestry.ancestors(head)
-    if not ancestors or len(planned.recipients) < 2:
-        return planned, None
-    named = message.names(head)
-    hidden = {address.lower() for address in planned.choices[0]} - named
+    hidden = {*planned.recipients} - message.names(head)
+    if not ancestors or len(planned.recipients) < 2 or not hidden:
+        return frozenset()
     try:
-        others = hidden and inquiry.of_another_model(job.client, ancestors, hidden)
-    except Ended:  # it can't be asked: then it makes a forward
-        return planned, None
+        found = inquiry.of_another_model(job.client, ancestors, hidden)
+    except Ended:
+        return frozenset()
+    return frozenset() if found >= {*planned.recipients} else frozenset(found)
 
-    def is_other(each: Match) -> bool:
-        return any(canonical_address(address) in others for address in each.addresses)
 
-    apart = [each for each in planned.matches if each.rule and is_other(each)]
-    rest = [each for each in planned.matches if each.rule and not is_other(each)]
-    if not apart or not rest:
-        return planned, None
-    recipients = sorted(address.lower() for each in apart for address in each.addresses[:1])
-    instead = ancestry.derived_id(planned.message_id, *recipients)
-    return (
-        _planned(rest, job.envelope, planned.raw, planned.instead),
-        _planned(apart, job.envelope, planned.raw, instead),
-    )
+def _of_parts(job: Job, planned: Plan, apart: list[Match]) -> list[Verdict]:
+    """Return the endings of a message for recipients with a call each, under an id made of the message's and theirs.
+
+    Their copy names no recipient in its header: the database has served those, and would serve them again.
+    """
+    copy = message.without_recipients(planned.raw)
+    try:
+        verdicts = []
+        for each in apart:
+            instead = ancestry.derived_id(planned.message_id, journal.text_of(each.addresses[0].lower()))
+            verdicts.append(_ending(job, _planned([each], job.envelope, copy, instead)))
+    finally:
+        copy.file.close()
+    return verdicts
+
+
+def _of_call(job: Job, planned: Plan, claimed: journal.Claim, is_last: bool) -> Verdict:
+    """Return what the database has answered before, or says now, and note it."""
+    verdict, added = (claimed.answer, planned.added) if claimed.answer else _called(job, planned, claimed)
+    if is_last:
+        job.on_answer()  # it has happened, and no late signal shall say otherwise
+    if verdict.outcome is Outcome.HELD and job.settings.hold:
+        return _held(job, planned._replace(added=added), claimed, verdict)
+    claimed.end(verdict)
+    return Verdict(Outcome.DATABASE_ERROR, verdict.cause) if verdict.outcome is Outcome.HELD else verdict
 
 
 def _called(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[Verdict, bytes]:
@@ -228,16 +210,19 @@ def _called(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[Verdict, b
 
     Where it knows none of the addresses, it has stored nothing, and may know those of the next choice.
     """
-    added = planned.added
-    unasked = _unasked(job, planned, claimed)
-    if unasked:
-        return unasked, added
-    verdict = judge(job.client.post(added, planned.raw, job.until, claimed.note_begun))
-    for addresses in planned.choices[1:]:
+    ours = [name for name in message.names(planned.raw.head()) if is_ours(job.addresses, Recipient(name))]
+    claimed.serves(*planned.recipients, *ours)
+    added, verdict = planned.added, _unasked(job, planned, claimed)
+    if verdict:
+        return verdict, added
+    for number, addresses in enumerate(planned.choices):
+        if number:
+            added, _ = message.prepare(planned.raw, job.envelope.sender, addresses, planned.instead)
+        claimed.serves(*addresses, *ours)
+        verdict = judge(job.client.post(added, planned.raw, job.until, claimed.note_begun))
         if verdict.outcome is not Outcome.UNKNOWN_RECIPIENT:
             break
-        added, _ = message.prepare(planned.raw, job.envelope.sender, addresses, planned.instead)
-        verdict = judge(job.client.post(added, planned.raw, job.until, claimed.note_begun))
+    assert verdict
     return _understood(job, planned, claimed, verdict), added
 
 

@@ -245,7 +245,7 @@ def test_another_delivery_of_the_same_message_is_asked_about(
 def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
     """Each time, Odoo would mail the sender that his message could not be accepted."""
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
-    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "jobs@example.com")] == ["database_error"] * 2
+    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "info@example.com")] == ["database_error"] * 2
     age(gateway.settings["JOURNAL"], DAY / 2)
     assert deliver(gateway) == "database_error"
     assert len(endpoint.messages) == 1

@@ -15,7 +15,7 @@ A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DA
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mailgate.journal.rows import DIGEST_BYTES, WAIT_SECONDS, Row, Store, Taken, Unusable
@@ -44,15 +44,13 @@ class Delivery(NamedTuple):
     """What the journal has to know of a delivery.
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next try
-    from another delivery of the same message, which the database is asked about. ``recipients`` are the addresses that
-    the database knows them by, in lower case, as text_of() has them.
+    from another delivery of the same message, which the database is asked about.
     """
 
     message_id: str
     queue_id: str
     added: bytes
     sender: str | None = None
-    recipients: tuple[str, ...] = ()
     date: int | None = None  # seconds since 1970
 
 
@@ -61,17 +59,22 @@ class Claim:
 
     answer: Verdict | None = None
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
-    is_final = False  # the last ending
-    ending = ""  # its name
+    is_noted = False  # the database has the message, or may have it
+    ending = ""  # the name of the last one
     tries = 0  # in a row after which nobody knew whether the database has the message
-    served: frozenset[str] = frozenset()  # recipients whom the database has served, as far as anybody knows
-    date: int | None = None  # of the message that it knows, in seconds since 1970
+    served: frozenset[str] = frozenset()  # recipients of the call that is noted
+    date: int | None = None  # of the message that is noted, in seconds since 1970
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
-    def __init__(self, delivery: Delivery, note: Callable[..., None] = lambda values, is_begun: None) -> None:
+    def __init__(self, note: Callable[..., None] = lambda values, is_begun: None) -> None:
         """``note`` writes to the message's row, as Store.write(); without a journal nothing is written."""
-        self._delivery, self._note = delivery, note
+        self._note = note
+        self._serving: frozenset[str] = frozenset()
+
+    def serves(self, *recipients: str) -> None:
+        """Take whom the call that comes now serves."""
+        self._serving = frozenset(text_of(recipient.lower()) for recipient in recipients)
 
     def note_begun(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
@@ -97,15 +100,9 @@ class Claim:
             # up to now an ambiguous one may have begun: a busy server takes calls late
             self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
 
-    def note_served(self, recipients: Iterable[str]) -> None:
-        """Note that more recipients have been served, under another id."""
-        self.served |= frozenset(recipients)
-        with contextlib.suppress(Ended):  # then the next one asks the database again
-            self._note({"recipients": "\n".join(sorted(self.served))}, is_begun=False)
-
     def _served_with(self) -> dict[str, str]:
         """Return the recipients that have been served when the database has this delivery."""
-        return {"recipients": "\n".join(sorted(self.served | {*self._delivery.recipients}))}
+        return {"recipients": "\n".join(sorted(self.served | self._serving))}
 
 
 @contextlib.contextmanager
@@ -119,7 +116,7 @@ def claim(
     earlier one, Ended(SETTINGS) for what an operator has to mend, and Ended(FAILED) when the journal can't be used.
     """
     if not settings.journal:
-        yield Claim(delivery)
+        yield Claim()
         return
     from hashlib import sha256
 
@@ -132,9 +129,12 @@ def claim(
     key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
     store = _store(settings, report)
 
+    claimed = Claim(lambda values, is_begun: note(values, is_begun))
+
     def note(values: dict[str, Any], is_begun: bool) -> None:
-        known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model, "date": delivery.date}
-        known |= {"sender": delivery.sender} | values
+        known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model}
+        date = delivery.date if claimed.date is None else claimed.date
+        known |= {"sender": delivery.sender, "date": date} | values
         written = {name: text_of(value) if isinstance(value, str) else value for name, value in known.items()}
         purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
         try:
@@ -147,7 +147,6 @@ def claim(
             row = store.read(digest)
             if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
                 store.write(digest, {}, is_begun=True)
-            claimed = Claim(delivery, note)
             claimed.answer = _answer(row, key, settings.read_timeout)
             if row:
                 _remember(claimed, row)
@@ -188,10 +187,10 @@ def _remember(claimed: Claim, row: Row) -> None:
     """Take over what the row says; what ended clearly, and not for good, the database has not got."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    claimed.is_final = not claimed.was_ambiguous and claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    claimed.is_noted = claimed.was_ambiguous or claimed.ending in {outcome.name for outcome in FOR_GOOD}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
-    if claimed.was_ambiguous or claimed.is_final:
+    if claimed.is_noted:
         claimed.date = row.values["date"]
         claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 import threading
 import time
@@ -28,6 +29,7 @@ from mailgate.outcome import Ended, Outcome
 FILE, LOCK = "journal.sqlite3", "lock"
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
+RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
@@ -46,9 +48,13 @@ MIGRATIONS = (
     ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
-PURGE = """
-    delete from message where digest in
-    (select digest from message where seen_first < ?1 and seen_last < ?1 order by seen_first limit ?2)
+# Of the oldest rows a few are looked at. One in which a call may be running stays while this boot is young, whatever
+# the wall clock says.
+PURGE = f"""
+    delete from message where digest in (
+        select digest from (select * from message where seen_first < ?1 order by seen_first limit {10 * PURGED_ROWS})
+        where seen_last < ?1 and (begun is null or begun_boot <> ?2 or begun_clock < ?3) limit {PURGED_ROWS}
+    )
 """
 
 
@@ -58,7 +64,9 @@ def upsert(names: tuple[str, ...]) -> str:
     columns = ("digest", "seen_first", *names)
     return (
         f"insert into message ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "
-        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)}"
+        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)},"
+        # a row that is taken up again does not stand in the way of the purge
+        f" seen_first = iif(seen_first < excluded.seen_first - {RENEWED_SECONDS}, excluded.seen_first, seen_first)"
     )
 
 
@@ -105,7 +113,7 @@ class Sqlite:
             try:
                 connection.execute(statement, row)
                 if purge_age:
-                    connection.execute(PURGE, [now.wall - purge_age, PURGED_ROWS])
+                    connection.execute(PURGE, [now.wall - purge_age, now.boot, now.clock - purge_age])
                 connection.execute("commit")
             except BaseException:  # a signal, too
                 connection.rollback()
@@ -208,6 +216,7 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
+_opening = threading.Lock()
 
 
 def _locked(path: str, place: int, command: int) -> int | None:
@@ -233,7 +242,7 @@ def _locked(path: str, place: int, command: int) -> int | None:
 
 
 def _open(path: str) -> int:
-    """Return the descriptor of a file of ours, made where it is missing. Raises OSError and Ended(SETTINGS)."""
+    """Return the descriptor of the lock file, made where it is missing. Raises OSError and Ended(SETTINGS)."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -250,21 +259,36 @@ def _open(path: str) -> int:
 def _connection(path: str) -> Any:
     """Return this thread's connection to the journal. Raises sqlite3.Error, OSError and Ended(SETTINGS)."""
     file = _kept.files.get(path)
-    if not file or not file.is_there:
-        descriptor = _open(path)
-        status = os.fstat(descriptor)
-        os.close(descriptor)
+    if file and file.is_there:
+        return file.connection
+    with _opening:
+        status = _made(path)
         connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None)
-        file = _kept.files[path] = _File(path, status, connection)
-        connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = normal")
-        connection.execute(f"pragma cache_size = -{CACHE_KIB}")
+        _kept.files[path] = _File(path, status, connection)
         try:
+            for setting in ("journal_mode = wal", "synchronous = normal", f"cache_size = -{CACHE_KIB}"):
+                connection.execute(f"pragma {setting}")
             _migrate(connection, path)
-        except Ended:
-            del _kept.files[path]
+        except BaseException as error:
+            if type(error) is not sqlite3.DatabaseError:  # which is for a damaged file, to be set aside
+                del _kept.files[path]
             raise
-    return file.connection
+    return connection
+
+
+def _made(path: str) -> os.stat_result:
+    """Return what the journal's file is, made where it is missing. Raises OSError and Ended(SETTINGS).
+
+    It is never opened beside SQLite: to close a descriptor of it would lift all of the locks that this process has on
+    it (fcntl(2)), those of the other threads' connections, too.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    status = os.lstat(path)
+    wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+    if wrong:
+        raise Ended(Outcome.SETTINGS, f"journal {wrong}: {path}")
+    return status
 
 
 def _migrate(connection: Any, path: str) -> None:

@@ -52,6 +52,9 @@ class Call:
     @contextlib.contextmanager
     def without_worker(self) -> Iterator[None]:
         """Hold no worker while this lasts. Raises Ended(BUSY) where another call does so. For the call's own thread."""
+        if self.is_second_try:  # it holds none already, for another id of its message
+            yield
+            return
         if not self.workers.second_try.acquire(blocking=False):
             self.is_early = True
             raise Ended(Outcome.BUSY, "its last try was ambiguous, and another such message is being tried")
@@ -60,6 +63,7 @@ class Call:
             self.workers.loop.call_soon_threadsafe(self.workers.start_next)
             yield
         finally:
+            self.is_second_try = False
             self.workers.second_try.release()
 
 
