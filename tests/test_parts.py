@@ -126,7 +126,7 @@ def test_a_thread_of_the_service_takes_no_lock_from_another(tmp_path: Path) -> N
     other = threading.Thread(target=store.read, args=[b"a" * 16])
     other.start()
     other.join()
-    code = "import sys; from mailgate.journal.sqlite import Sqlite as S; print(bool(S(sys.argv[1], print).read(b'b' * 16)))"
+    code = "import sys; from mailgate.journal.sqlite import Sqlite as S; print(bool(S(sys.argv[1], 0).read(b'b' * 16)))"
     for expected in ("False", "True"):
         said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
         assert said.stdout.strip() == expected
