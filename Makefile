@@ -26,7 +26,7 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
-soak: $(VENV)/made ## Send 11,000 messages through Postfix while everything fails at random (as root; 20 minutes).
+soak: $(VENV)/made ## Send 13,000 messages through Postfix while everything fails at random (as root; 20 minutes).
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
 check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minute).
@@ -37,7 +37,7 @@ check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minu
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 8 minutes).
-	@status=0; for name in cpu memory service throughput database reading odoo; do \
+	@status=0; for name in cpu memory service throughput database reading journal odoo; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).

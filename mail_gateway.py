@@ -74,8 +74,9 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
     Raises Ended wherever there is no going on.
     """
     import contextlib
+    import functools
 
-    from mailgate import database, settings, walk
+    from mailgate import database, journal, settings, walk
     from mailgate.envelope import MAX_HEADER_BYTES, envelope_of, spool
     from mailgate.outcome import Ended, Outcome, Verdict
 
@@ -99,7 +100,9 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
         facts.describe(envelope, raw.head())
         raise Ended(Outcome.TOO_LARGE, f"more than {config.max_size} bytes")
     if not arguments.dry_run:
-        return walk.deliver(config, database.Client(config), envelope, raw, facts, on_answer=ignore_signals)
+        claim = functools.partial(journal.claim, report=lambda text: log.event(text, "LOG_ERR"))
+        client = database.Client(config)
+        return walk.deliver(config, client, envelope, raw, facts, claim=claim, on_answer=ignore_signals)
     planned = walk.plan(config.addresses, envelope, raw)
     os.write(1, walk.explanation(planned))
     return None if planned.choices[0] else Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")

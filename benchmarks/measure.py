@@ -160,14 +160,14 @@ def stage(delay: float = 0.0, **more: object) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory() as name, server("sink.py", delay) as sink_port:
         found = Stage(Path(name), sink_port)
         venv.create(found.folder / "python", symlinks=True)
-        (found.folder / "state").mkdir()
+        (found.folder / "journal").mkdir()
         values = {
             "URL": f"http://127.0.0.1:{sink_port}",
             "DATABASE": "mydatabase",
             "LOGIN": 2,
             "PASSWORD": "secret",
             "ALIAS_DOMAINS": "example.com",
-            "STATE": found.folder / "state",
+            "JOURNAL": found.folder / "journal",
             "LOG": found.folder / "log",
             "LMTP": found.folder / "lmtp.sock",
         }

@@ -69,6 +69,7 @@ TABLES = {
             "alias_name": "local_part",
             "alias_domain": "domain",
             "alias_model": "model",
+            "alias_model_id.model": "model",  # a path, to search by
             "alias_defaults": "defaults",
             "alias_contact": "contact",
             "alias_incoming_local": "local_part_detection",
@@ -224,7 +225,7 @@ def rows(
     """Return rows with Odoo's names and values: False for what is missing, text for dates."""
     model = model_of(name)
     computed = COMPUTED.get(name, {})
-    wanted = list(dict.fromkeys(["id", *(names or [*model.columns, *computed])]))
+    wanted = list(dict.fromkeys(["id", *(names or [*(name for name in model.columns if "." not in name), *computed])]))
     extra = MODELS[name].fields - model.columns.keys() if name in MODELS else frozenset()
     computed = computed | {field: _default(field) for field in extra}
     for field in wanted:

@@ -9,6 +9,7 @@ A message without an id gets a digest of itself. A name of ours is never believe
 knows a mail could send its digest before it.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 
@@ -17,6 +18,7 @@ from mailgate.envelope import Raw, fields, unfold
 DOMAIN = b"mail-gateway.invalid"
 MAX_ID_CHARACTERS = 998  # no longer line is allowed (RFC 5322, 2.1.1), and an id can't be folded
 MAX_REFERENCES = 32  # Odoo takes as many, the last ones
+MAX_DATE_BYTES = 200
 MAX_IDS = 200  # of a field, the last ones
 
 _ID = re.compile(rb"<([^<>]*)>")
@@ -58,6 +60,27 @@ def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
     found = canonical_id(foreign) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
     first = values[0] if values else b""
     return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
+
+
+def date(head: bytes) -> int | None:
+    """Return the moment that the message's Date names, in seconds since 1970, None where it can't be read."""
+    value = next((unfold(field) for name, field in fields(head) if name == b"date"), b"")
+    found = seconds_of(value[:MAX_DATE_BYTES])
+    return None if found is None or not abs(found) < 2**40 else int(found)
+
+
+def derived_id(message_id: str, *parts: str) -> bytes:
+    """Return an id of ours for what the database shall not take for the message with this id."""
+    from hashlib import sha256
+
+    text = "\0".join((message_id, *parts))
+    return b"<%b@%b>" % (sha256(b"part\0" + os.fsencode(text)).hexdigest().encode(), DOMAIN)
+
+
+def ancestors(head: bytes) -> list[str]:
+    """Return the ids that References and In-Reply-To name, as the database reads them."""
+    values = [unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to")]
+    return [os.fsdecode(found) for found in dict.fromkeys(_ids(values))][-MAX_REFERENCES:]
 
 
 def references(head: bytes) -> list[bytes]:
@@ -144,14 +167,14 @@ def _digest(raw: Raw, head: bytes) -> bytes:
         last = chunk
     if not last.endswith(b"\n"):
         digest.update(b"\n")
-    sent = _seconds(dates[0]) if dates else None
-    taken = _seconds(_COMMENT.sub(b"", received).rpartition(b";")[2])
+    sent = seconds_of(dates[0]) if dates else None
+    taken = seconds_of(_COMMENT.sub(b"", received).rpartition(b";")[2])
     if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE_SECONDS):
         digest.update(b" ".join(received.split()))
     return digest.hexdigest().encode()
 
 
-def _seconds(date: bytes) -> float | None:
+def seconds_of(date: bytes) -> float | None:
     """Return a date in seconds since 1970, None where it can't be read."""
     from email.utils import mktime_tz, parsedate_tz
 

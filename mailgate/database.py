@@ -216,7 +216,7 @@ def _send(client: Client, url: str, body: Body) -> Reply:
             stream=True,  # so that no more of the answer is read than _reply reads
         ) as response:
             reply = _reply(response)
-    except Ended:  # the state folder's
+    except Ended:  # the journal's
         raise
     except Exception as error:  # of whatever kind, see above
         ending = _ending(error, body.is_leaving)

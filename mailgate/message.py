@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mailgate import ancestry
-from mailgate.envelope import Raw, fields, join_address, split_address, unfold
+from mailgate.envelope import SPOOL_IN_MEMORY_BYTES, Raw, fields, join_address, split_address, spool_folder, unfold
 
 ADDRESS_FIELDS = (b"to", b"cc", b"resent-to", b"resent-cc")
 
@@ -38,15 +38,16 @@ _ADDRESS = re.compile(rb"[^@]+@[A-Za-z0-9.-]+")
 MAX_LINE_CHARACTERS = 998  # (RFC 5322, 2.1.1)
 
 
-def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[bytes, str]:
+def prepare(raw: Raw, sender: str | None, addresses: Iterable[str], instead: bytes = b"") -> tuple[bytes, str]:
     """Return the header fields to be put in front of the message, and the Message-ID that it then has.
 
-    ``addresses`` are those that the database knows the recipients by. A sender that is None is not known.
+    ``addresses`` are those that the database knows the recipients by. A sender that is None is not known. ``instead``
+    is an id in place of the message's own.
     """
     head = raw.head()
-    message_id, is_there = ancestry.message_id(raw, head)
+    message_id, is_there = (instead, False) if instead else ancestry.message_id(raw, head)
     parents = ancestry.references(head)
-    named = _named(head)
+    named = names(head)
     lacking = [address for address in dict.fromkeys(addresses) if address.lower() not in named]
 
     added = []
@@ -68,7 +69,7 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str]) -> tuple[byt
     return b"".join(field + line_end for field in lines), os.fsdecode(message_id)
 
 
-def _named(head: bytes) -> set[str]:
+def names(head: bytes) -> set[str]:
     """Return the addresses, in lower case, that the header surely names for every database.
 
     A mailbox that can be read in two ways names nobody, and where a field may swallow what follows, no field does.
@@ -81,6 +82,24 @@ def _named(head: bytes) -> set[str]:
                     return set()
                 named.update(os.fsdecode(address).lower() for address in _address(mailbox))
     return named
+
+
+def without_recipients(raw: Raw) -> Raw:
+    """Return a copy of the message whose recipients' fields have other names, so that the database serves none of them.
+
+    Each begins with X-Served- then. It is for a second call, for whom the first one has not served.
+    """
+    from tempfile import SpooledTemporaryFile
+
+    head = raw.head()
+    file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ))
+    size = 0
+    for name, field in fields(head):
+        file.write(b"X-Served-" + field if name in (*ADDRESS_FIELDS, b"delivered-to") else field)
+        size += len(field)
+    for chunk in raw.chunks(size):
+        file.write(chunk)
+    return Raw(file, 0, file.tell())
 
 
 def _mailboxes(value: bytes) -> Iterator[list[tuple[str, bytes]] | None]:

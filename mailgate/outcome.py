@@ -17,6 +17,7 @@ class Outcome(Enum):
     """
 
     DELIVERED = 0, 250, "2.0.0", "delivered"
+    KNOWN = 0, 250, "2.0.0", "known to the database already"
     ACCEPTED = 0, 250, "2.0.0", "accepted, nothing to add"
     DROPPED = 0, 250, "2.0.0", "accepted, dropped by the database"
     HELD = 0, 250, "2.0.0", "accepted, held for the postmaster"

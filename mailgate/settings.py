@@ -11,7 +11,8 @@ from mailgate.outcome import Ended, Outcome
 from mailgate.values import Secret
 
 HOLD = "/var/lib/mail-gateway/held"
-STATE = "/var/lib/mail-gateway/state"
+JOURNAL = "/var/lib/mail-gateway/journal"
+OLD_STATE = "/var/lib/mail-gateway/state"  # an earlier version's: without a journal, what it knew would be lost
 PREFIX = "MAIL_GATEWAY_"
 
 # Odoo refuses a request body over 128 MiB (413). Base64 makes four bytes of three; 64 KiB are left for the
@@ -50,7 +51,10 @@ VARIABLES = {
     "CA_FILE": Variable(values.readable_file),
     "ALLOW_PLAINTEXT": Variable(values.yes, False),
     "HOLD": Variable(values.folder),
-    "STATE": Variable(values.own_folder),
+    "HOLD_LOOPS": Variable(values.yes, False),
+    "JOURNAL": Variable(values.journal),
+    "JOURNAL_PASSWORD_FILE": Variable(values.password_file, Secret()),
+    "KEEP_DAYS": Variable(values.days, 30),
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
     # Those of the service.
@@ -61,6 +65,9 @@ VARIABLES = {
     "WORKERS": Variable(values.worker_count, 2),
     "METRICS": Variable(values.socket_address),
 }
+
+# Names of earlier versions, which still count where the new one is not set.
+OLD_NAMES = {"STATE": "JOURNAL"}
 
 
 class Settings(NamedTuple):
@@ -78,7 +85,10 @@ class Settings(NamedTuple):
     patience: float
     ca_file: str
     hold: str
-    state: str
+    hold_loops: bool
+    journal: str
+    journal_password: Secret
+    keep_days: int
     log: str
     log_format: str
     lmtp: str
@@ -111,10 +121,32 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
 
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
+    built, wrong = _converted(variables)
+    if not built.get("journal") and "JOURNAL" not in wrong and os.path.exists(OLD_STATE):
+        wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
+    if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
+        wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
+    wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}
+    causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
+    if causes:
+        raise Ended(Outcome.SETTINGS, "; ".join(causes))
+
+    built["password"] = built["password"] or built["password_file"]
+    built["journal_password"] = built["journal_password_file"]
+    for name in ("catchall", "bounce"):  # of each alias domain
+        built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
+    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
+    return Settings(**{name: built[name] for name in Settings._fields})
+
+
+def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value of each variable, or its default, by its name in Settings, and what is wrong with it."""
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
-    if os.path.exists(STATE):  # where it is, it is used: one that can't be written is an operator's mistake
-        variables = {"STATE": STATE, **variables}
+    old = {new: variables[name] for name, new in OLD_NAMES.items() if name in variables}
+    variables = old | dict(variables)
+    if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
+        variables = {"JOURNAL": JOURNAL, **variables}
     if os.access(HOLD, os.W_OK | os.X_OK):
         variables = {"HOLD": HOLD, **variables}
     for name, (convert, default) in VARIABLES.items():
@@ -125,18 +157,7 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
         else:
             if built[name.lower()] is REQUIRED:
                 wrong[name] = "is missing"
-    if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
-        wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
-    wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}
-    causes = [*wrong_file, *(f"{PREFIX}{name} {reason}" for name, reason in wrong.items())]
-    if causes:
-        raise Ended(Outcome.SETTINGS, "; ".join(causes))
-
-    built["password"] = built["password"] or built["password_file"]
-    for name in ("catchall", "bounce"):  # of each alias domain
-        built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
-    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
-    return Settings(**{name: built[name] for name in Settings._fields})
+    return built, wrong
 
 
 def _contradictions(built: Mapping[str, Any]) -> dict[str, str]:
@@ -180,7 +201,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in VARIABLES})
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in {*VARIABLES, *OLD_NAMES}})
     twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         values.PUBLIC: is_public and found.get(PREFIX + "PASSWORD"),

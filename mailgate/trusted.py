@@ -1,7 +1,7 @@
 """Trust: nobody except root and the user that runs this may write a file, or put another one in its place.
 
-The rule is for the settings file, the files that it names, the log, and the folders for state and held mail. Their
-owner is root or who runs this; nobody else, no group either, may write them or the folder in which they stand. A
+The rule is for the settings file, the files that it names, the log, and the folders for the journal and held mail.
+Their owner is root or who runs this; nobody else, no group either, may write them or the folder in which they stand. A
 symbolic link is followed, and the rule is for both of its ends. In a folder with the sticky bit (/tmp, the mounts of
 Kubernetes' secrets) others can't replace what is root's or ours, so there the owner suffices.
 """

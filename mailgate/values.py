@@ -166,6 +166,23 @@ def own_folder(value: str) -> str:
     return folder(value)
 
 
+_JOURNAL_URL = r"postgres(ql)?://([^:@/?#\s]+@)?[^@/?#\s]*/[^@/?#\s]+(\?[^@#\s]*)?"
+
+
+def journal(value: str) -> str:
+    """Return the path of a folder of ours, or the URL of a PostgreSQL database, which holds no password."""
+    from urllib.parse import unquote
+
+    if "://" not in value:
+        return own_folder(value)
+    if not re.fullmatch(_JOURNAL_URL, text(value)) or "password" in unquote(value.partition("?")[2]).lower():
+        raise ValueError(
+            "must be a folder, or a URL like postgresql://user@host/database without a password, "
+            "which MAIL_GATEWAY_JOURNAL_PASSWORD_FILE gives"
+        )
+    return value
+
+
 def log_target(value: str) -> str:
     """Return where the log goes: "syslog", "stderr" or the absolute path of a file that can be written."""
     if value not in ("syslog", "stderr"):
@@ -219,6 +236,13 @@ def users(value: str) -> frozenset[str]:
         except KeyError:
             raise ValueError("names a user that does not exist") from None
     return names
+
+
+def days(value: str) -> int:
+    """Return a number of days."""
+    if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 3650:
+        raise ValueError("must be a number of days from 1 to 3650")
+    return int(value)
 
 
 def worker_count(value: str) -> int:

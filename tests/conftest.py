@@ -14,7 +14,7 @@ from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
 from support.service import Service, running
-from support.stores import new_store, postgresql  # noqa: F401 fixtures
+from support.stores import journal_server, new_store, postgresql  # noqa: F401 fixtures
 from support.trials import table
 
 LEFT_OUT = pytest.StashKey[list[str]]()
@@ -27,17 +27,18 @@ ALLOWED = "beside the checkout"  # the real bounces aren't ours to copy, and nee
 SECONDS = {
     "test_mail_database.py": 180,
     "test_reports.py": 130,
+    "test_journal.py": 110,
     "test_bytes.py": 100,
     "test_mail_database_cases.py": 80,
     "test_endings.py": 60,
     "test_lmtp_abuse.py": 60,
     "test_routing.py": 45,
+    "test_journal_postgresql.py": 45,
     "test_directory.py": 35,
     "test_workers.py": 30,
     "test_systemd.py": 30,
     "test_redirections.py": 30,
     "test_mail_database_abuse.py": 30,
-    "test_state.py": 30,
     "test_lmtp.py": 30,
     "test_database.py": 25,
 }

@@ -1,11 +1,13 @@
 """The soak: thousands of messages through Postfix while everything fails at random, and an account of every one.
 
-usage: soak.py [--database NUMBER] [--odoo NUMBER]
+usage: soak.py [--database NUMBER] [--odoo NUMBER] [--hosts NUMBER]
 
 5,000 messages go into mail_database and 500 into a real Odoo 19, if not said otherwise (0 leaves one out), by the pipe,
 and as many by LMTP. Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and
 gateway processes are killed, or the service is. Then the faults end, the queue is flushed, and every message is looked
-for. The table is written into docs/soak.md.
+for. Then 2,000 messages arrive at two hosts at the same moment, which have one journal in PostgreSQL; the services, the
+Postfixes and the journal's server are killed meanwhile. A tenth as many do so with a real Odoo 19 behind.
+The tables are written into docs/soak.md.
 Needs root, Postfix, and for Odoo what tests/support/odoo needs. Exits with 1 when a message is not as it must be.
 """
 
@@ -24,13 +26,15 @@ from typing import Any
 
 from support.endpoint import http
 from support.mail_database_server import Server, command
-from support.mta import LMTP, PIPE, ROOT, Postfix
+from support.mta import LMTP, PIPE, ROOT, Postfix, free_port
 from support.odoo.server import Odoo
+from support.postgresql import PostgreSQL
 from support.smtp_sink import Sink, sink
 from support.trials import (
     RIGHT,
     WRONG,
     Behind,
+    Database,
     Mail,
     answers,
     cut_after,
@@ -39,9 +43,11 @@ from support.trials import (
     ending_of,
     hangs,
     passes,
+    proxy_gives_up,
     settings_for,
     too_late,
 )
+from support.two_hosts import Hosts, rows
 
 REPORT = ROOT / "docs" / "soak.md"
 INFO, JOBS, CATCHALL = "info@example.com", "jobs@example.com", "catchall@example.com"
@@ -241,6 +247,63 @@ def into_odoo(way: str, count: int) -> tuple:
         server.purge()
 
 
+def by_two_hosts(database: Database, count: int) -> tuple:
+    """Soak two hosts with one journal, in front of a database where calls that overlap make doubles."""
+    faults = {name: row for name, row in FAULTS.items() if row[1] is not works_on} | {"504": (2, proxy_gives_up)}
+    happened: Counter[str] = Counter()
+
+    def fails(database, connection, request) -> None:
+        name, fault = pick(faults)
+        happened[f"the proxy: {name}"] += 1
+        fault(database, connection, request)
+
+    kinds: Counter[str] = Counter()
+    mails = []
+    for _ in range(count):
+        kind = random.choice(["to an alias", "to an alias that only the envelope names", "to two aliases"])
+        kinds[kind] += 1
+        mails.append(KINDS[kind][1])
+    began = time.monotonic()
+    server = PostgreSQL(free_port())
+    try:
+        with sink() as bounces:
+            hosts = Hosts(database, bounces, server)
+            try:
+                endings, accidents = hosts.play(mails, LIMIT, fault=fails)
+                print(f"endings in the journal: {dict(rows(hosts))}")
+                endings["not in the journal"] = count - rows(hosts).total()
+                endings[OVERLAPPED] += database.overlaps
+            finally:
+                hosts.remove()
+    finally:
+        server.remove()
+    return endings, kinds, happened + accidents, time.monotonic() - began
+
+
+def by_two_hosts_into_own(count: int) -> tuple:
+    """Soak them with the trials' own database."""
+    database = Database()
+    database.seconds = 0.1
+    try:
+        return by_two_hosts(database, count)
+    finally:
+        database.close()
+
+
+def by_two_hosts_into_odoo(count: int) -> tuple:
+    """Soak them with a real Odoo 19."""
+    server = Odoo()
+    try:
+        server.add_aliases()
+        database = Behind(server)
+        try:
+            return by_two_hosts(database, count)
+        finally:
+            database.close()
+    finally:
+        server.purge()
+
+
 def table(results: dict[str, tuple]) -> str:
     """Return the tables of the report."""
     lines = []
@@ -261,6 +324,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", type=int, default=5000, metavar="NUMBER")
     parser.add_argument("--odoo", type=int, default=500, metavar="NUMBER")
+    parser.add_argument("--hosts", type=int, default=2000, metavar="NUMBER")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for name, soak_it, count in [
@@ -268,9 +332,15 @@ def main() -> int:
         ("Odoo 19", into_odoo, options.odoo),
     ]:
         results |= {f"{name}, {way}": soak_it(way, count) for way in (PIPE, LMTP) if count}
+    for name, soak_both, count in [
+        ("two hosts", by_two_hosts_into_own, options.hosts),
+        ("two hosts, Odoo 19", by_two_hosts_into_odoo, options.hosts // 10),
+    ]:
+        if count:
+            results[name] = soak_both(count)
     tables = table(results)
     print(tables)
-    if (options.database, options.odoo) == (5000, 500):
+    if (options.database, options.odoo, options.hosts) == (5000, 500, 2000):
         head, _, _ = REPORT.read_text().partition("| what came in")
         REPORT.write_text(head + tables)
     return int(any((+endings).keys() - set(RIGHT) for endings, *_ in results.values()))

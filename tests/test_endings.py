@@ -454,7 +454,7 @@ def test_a_bug_or_a_broken_installation_keeps_the_mail_in_the_queue(
 def test_what_a_library_has_to_say_is_not_for_the_mta(gateway: Gateway, tmp_path: Path, noise: str) -> None:
     copy = copy_program(tmp_path)
     with (copy.parent / "mailgate" / "message.py").open("a") as file:
-        file.write(f"\ndef prepare(raw, sender, addresses):\n    {noise}\n    return b'', ''\n")
+        file.write(f"\ndef prepare(*_):\n    {noise}\n    return b'', ''\n")
     command = gateway.command("info@example.com")
     command[1] = str(copy)
     finished = subprocess.run(command, input=b"a: b\n\n", capture_output=True, env=ENVIRONMENT, check=False)

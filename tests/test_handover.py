@@ -374,8 +374,8 @@ def test_what_the_service_was_answered_the_pipe_does_not_ask_again(
     message = b"Received: by mx.test (Postfix) with ESMTP id 4XyZabc12; now\n" + MESSAGE
     arguments = ("--sender=ann@b.test", "--queue-id=4XyZabc12", "--", "info@example.com")
     assert hand_over(gateway, service.address, *arguments, message=message).out == b"2.0.0 accepted, nothing to add\n"
-    state = service.settings["STATE"]
-    assert gateway.run(*arguments, message=message, STATE=state).ending == (0, "2.0.0", "accepted")
+    journal = service.settings["JOURNAL"]
+    assert gateway.run(*arguments, message=message, JOURNAL=journal).ending == (0, "2.0.0", "accepted")
 
 
 @pytest.mark.parametrize("end", [b"", b"25", b"250", b"nonsense\r\n", b"250-2.0.0 more\r\n"], ids=lambda end: repr(end))

@@ -150,7 +150,7 @@ def test_a_hold_folder_gets_the_folders_of_a_maildir(gateway: Gateway, endpoint:
     hold = tmp_path / "held"
     hold.mkdir()
     for number in range(3):
-        assert gateway.run("info@example.com", HOLD=hold).status == 0
+        assert gateway.run("info@example.com", message=b"Subject: %d\n\n" % number, HOLD=hold).status == 0
         assert len(list((hold / "new").iterdir())) == number + 1
     assert sorted(path.name for path in hold.iterdir()) == ["cur", "new", "tmp"]
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in hold.iterdir())
@@ -209,7 +209,7 @@ def test_wrong_settings_and_no_message_are_wrong_settings(gateway: Gateway) -> N
     assert gateway.run("info@example.com", message=b"", URL=None).ending == (75, "4.3.5", "settings")
 
 
-@pytest.mark.parametrize("name", ["HOLD", "STATE", "PASSWORD_FILE", "CA_FILE"])
+@pytest.mark.parametrize("name", ["HOLD", "JOURNAL", "PASSWORD_FILE", "CA_FILE"])
 def test_a_path_that_can_not_be_used_is_named(gateway: Gateway, tmp_path: Path, name: str) -> None:
     settings: dict[str, Any] = {name: tmp_path / "missing"}
     result = gateway.run("info@example.com", **settings)

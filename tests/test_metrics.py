@@ -268,7 +268,7 @@ def test_every_reason_is_one_of_the_readme_word_for_word(monitored: Monitored) -
         service.write_settings(WORKERS="0")
         service.send_signal(signal.SIGHUP)
         monitored.wait_until_not_ready(SETTINGS_WRONG, DATABASE_SILENT)
-        Path(str(service.settings["STATE"])).rename(monitored.folder / "elsewhere")
+        Path(str(service.settings["JOURNAL"])).rename(monitored.folder / "elsewhere")
         monitored.wait_until_not_ready(*REASONS)
         assert got(monitored.port, "/healthz") == (200, "ok\n")
         assert asked(monitored.port)[("mail_gateway_ready",)] == 0
@@ -276,7 +276,7 @@ def test_every_reason_is_one_of_the_readme_word_for_word(monitored: Monitored) -
 
 
 def test_what_is_mended_is_ready_again(monitored: Monitored) -> None:
-    state, elsewhere = Path(str(monitored.service.settings["STATE"])), monitored.folder / "elsewhere"
+    state, elsewhere = Path(str(monitored.service.settings["JOURNAL"])), monitored.folder / "elsewhere"
     with running(monitored.service) as service:
         monitored.wait_until_ready()
         state.rename(elsewhere)

@@ -350,7 +350,7 @@ PROGRAM = [
     ),
     Trial("settings wrong", settings={"URL": "odoo"}, end=mend_settings, waits=True),
     Trial("disk full", begin=fill_disk, end=lambda mta, database: mta.restore_program(), waits=True),
-    Trial("state folder gone", **away("var/state")),
+    Trial("journal gone", **away("var/journal")),
 ]  # fmt: skip
 LARGE = Mail(body=(b"0123456789" * 7 + b"\r\n") * 290_000)
 SERVICE = [
@@ -363,9 +363,9 @@ SERVICE = [
     Trial("settings wrong when it reads them again", begin=mislead, end=mend_settings),
     Trial("disk full", begin=fill_disk_of_service, end=stop_service, waits=True),
     Trial(
-        "state folder closed",
-        begin=lambda mta, database: (mta.folder / "var/state").chmod(0),
-        end=lambda mta, database: (mta.folder / "var/state").chmod(0o700),
+        "journal closed",
+        begin=lambda mta, database: (mta.folder / "var/journal").chmod(0),
+        end=lambda mta, database: (mta.folder / "var/journal").chmod(0o700),
         waits=True,
     ),
 ]

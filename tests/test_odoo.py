@@ -55,7 +55,7 @@ def test_a_mail_makes_a_lead_and_its_copy_makes_nothing_new(odoo: Odoo, gateway:
     assert "We need 200 chairs." in posted["body"]
 
     result = gateway.run("--sender=xavier@outside.test", "info@example.com", message=message)
-    assert result.ending == (0, "2.0.0", "accepted")
+    assert result.ending == (0, "2.0.0", "known")
     assert leads(odoo, message) == [lead]
     assert len(thread(odoo, "crm.lead", lead["id"])) == 1
 
@@ -107,7 +107,7 @@ def test_a_mail_without_message_id_delivered_twice_makes_one_lead(
     odoo: Odoo, gateway: Gateway, line_end: bytes
 ) -> None:
     message = mail(message_id=None, Date="Sun, 22 Nov 2026 10:00:00 +0000").replace(b"\n", line_end)
-    for hop, outcome in [(b"one", "delivered"), (b"two", "accepted")]:
+    for hop, outcome in [(b"one", "delivered"), (b"two", "known")]:
         received = b"Received: from " + hop + line_end + message
         assert gateway.run("info@example.com", message=received).facts["outcome"] == outcome
     assert len(leads(odoo, message.replace(line_end, b"\n"))) == 1
@@ -124,7 +124,7 @@ ODD_IDS = [
 @pytest.mark.parametrize("odd_id", ODD_IDS)
 def test_mails_with_odd_message_ids_are_told_apart_and_known_again(odoo: Odoo, gateway: Gateway, odd_id: str) -> None:
     messages = [mail(message_id=re.sub(r"\{\}", lambda _: uuid.uuid4().hex[:30], odd_id)) for _ in range(2)]
-    for outcome in ("delivered", "accepted"):
+    for outcome in ("delivered", "known"):
         for message in messages:
             assert gateway.run("info@example.com", message=message).facts["outcome"] == outcome
     assert [len(leads(odoo, message)) for message in messages] == [1, 1]
@@ -138,7 +138,7 @@ def test_mails_with_odd_message_ids_are_told_apart_and_known_again(odoo: Odoo, g
         ("nobody@example.com", mail(to="nobody@example.com"), {"MODEL": "no.such"}, (75, "4.3.5", "settings")),
         ("catchall@example.com", mail(to="catchall@example.com"), {}, (0, "2.0.0", "accepted")),
         ("bounce@example.com", mail(to="bounce@example.com"), {}, (0, "2.0.0", "accepted")),
-        ("info@example.com", mail(References="<1-loop-detection-bounce-email@x.test>"), {}, (0, "2.0.0", "dropped")),
+        ("info@example.com", mail(References="<1-loop-detection-bounce-email@x.test>"), {}, (0, "2.0.0", "held")),
         ("info@example.com", b"\0\xff random bytes", {}, (0, "2.0.0", "delivered")),
         ("info@example.com", b"\n\njust a body", {}, (0, "2.0.0", "delivered")),
         ("info@example.com", b"", {}, (65, "5.6.0", "not_a_message")),

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from support.pages import PAGES, ROOT, anchors, links, page, rows_below, tables_below
 
-from mailgate import handover, state
+from mailgate import handover, journal
 from mailgate.outcome import Outcome
 from mailgate.service import connection, directory, service, workers
-from mailgate.settings import HOLD, REQUIRED, STATE, VARIABLES, read
+from mailgate.settings import HOLD, JOURNAL, REQUIRED, VARIABLES, read
 
 LINES = {
     "README.md": 120,
     "docs/install.md": 90,
     "docs/settings.md": 100,
     "docs/endings.md": 120,
+    "docs/several-hosts.md": 50,
     "docs/service.md": 100,
     "docs/flow.md": 120,
     "docs/standards.md": 70,
@@ -69,7 +70,7 @@ NUMBERS = {
     "messages that wait for a worker": (service.MAX_WAITING, ""),
     "clients": (connection.MAX_CONNECTIONS, "", connection.SILENCE_SECONDS, "seconds"),
     "a message": (connection.MAX_RECIPIENTS, "recipients", connection.IN_MEMORY_BYTES / 2**10, "KiB"),
-    "a copy of a message under way waits": (state.WAIT_SECONDS, "seconds"),
+    "a copy of a message under way waits": (journal.WAIT_SECONDS, "seconds"),
     "the list is read": (directory.REFRESH_SECONDS, "seconds"),
     "questions about single addresses": (
         *(directory.MAX_QUESTIONS, "a second", directory.MAX_QUESTIONS, "open"),
@@ -97,9 +98,9 @@ def test_the_settings_are_those_of_the_code() -> None:
     for name, variable in VARIABLES.items():
         documented = rows[f"MAIL_GATEWAY_{name}"]
         default = variable.default
-        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "STATE", "ALLOW_PLAINTEXT"):
+        if name in ("PASSWORD", "PASSWORD_FILE", "CA_FILE", "HOLD", "HOLD_LOOPS", "JOURNAL", "ALLOW_PLAINTEXT"):
             assert default in ("", False)
-            assert {"HOLD": HOLD, "STATE": STATE}.get(name, "") in documented
+            assert {"HOLD": HOLD, "JOURNAL": JOURNAL}.get(name, "") in documented
         elif default is REQUIRED:
             assert documented == "required"
         else:
@@ -123,7 +124,12 @@ def test_the_example_has_the_settings_in_the_order_of_their_page() -> None:
 
 def test_what_the_example_leaves_out_is_the_default() -> None:
     left_out = dict(re.findall(r"(?m)^#MAIL_GATEWAY_(\w+)=(.*)$", EXAMPLE))
-    defaults = {name: written(name) for name in left_out} | {"HOLD": HOLD, "STATE": STATE, "ALLOW_PLAINTEXT": "no"}
+    defaults = {name: written(name) for name in left_out} | {
+        "HOLD": HOLD,
+        "JOURNAL": JOURNAL,
+        "ALLOW_PLAINTEXT": "no",
+        "HOLD_LOOPS": "no",
+    }
     assert left_out == defaults
 
 

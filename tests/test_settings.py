@@ -41,7 +41,10 @@ def test_the_defaults() -> None:
         "patience": 30,
         "ca_file": "",
         "hold": settings.hold,  # depends on the machine
-        "state": settings.state,
+        "hold_loops": False,
+        "journal": settings.journal,
+        "journal_password": "",
+        "keep_days": 30,
         "log": "syslog",
         "log_format": "text",
         "lmtp": "/run/mail-gateway/lmtp.sock",
@@ -52,6 +55,36 @@ def test_the_defaults() -> None:
         "metrics": "",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
+
+
+def test_a_name_of_an_earlier_version_still_counts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.env"
+    path.write_text(f"MAIL_GATEWAY_STATE={tmp_path}\n")
+    path.chmod(0o600)
+    variables, wrong = read({}, str(path))
+    assert build(REQUIRED | variables, wrong).journal == str(tmp_path)
+    other = tmp_path / "journal"
+    other.mkdir()
+    assert build(REQUIRED | variables | {"JOURNAL": str(other)}, wrong).journal == str(other)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://mail_gateway@journal.example.com/journal",
+        "postgres://mail_gateway@journal.example.com:5433/journal?sslmode=verify-full&sslrootcert=/etc/ssl/ca.pem",
+        "postgresql://mail_gateway@one,two:5433/journal",
+        "postgresql://mail_gateway@[::1]:5432/journal",
+        "postgresql:///journal?host=/run/postgresql",
+    ],
+)
+def test_a_journal_may_be_a_database(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("s3cret\n")
+    path.chmod(0o600)
+    settings = build(REQUIRED | {"JOURNAL": url, "JOURNAL_PASSWORD_FILE": str(path)})
+    assert (settings.journal, settings.journal_password) == (url, "s3cret")
+    assert "s3cret" not in repr(settings)
 
 
 def test_each_alias_domain_has_its_catchall_and_its_bounce_address() -> None:
@@ -123,7 +156,20 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("CA_FILE", "/"),
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
-        ("STATE", "/no/such/folder"),
+        ("JOURNAL", "/no/such/folder"),
+        ("JOURNAL", "postgresql://"),
+        ("JOURNAL", "postgresql://mail_gateway@journal.example.com"),
+        ("JOURNAL", "postgresql://mail_gateway@journal.example.com/"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret/@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:s3cret?@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://mail_gateway:@s3cret@journal.example.com/journal"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?password=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?pass%77ord=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/journal?sslpassword=s3cret"),
+        ("JOURNAL", "postgresql://journal.example.com/jour nal"),
+        ("JOURNAL", "mysql://mail_gateway@journal.example.com/journal"),
+        ("JOURNAL_PASSWORD_FILE", "/no/such/file"),
         ("LOG", "mail.log"),
         ("LOG", "/no/such/folder/log"),
     ],

@@ -23,7 +23,7 @@ from support.service import Client, Service, running
 from mailgate import ENV_FILE
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.service import STOP_WITHIN_SECONDS
-from mailgate.settings import HOLD, STATE, VARIABLES
+from mailgate.settings import HOLD, JOURNAL, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
@@ -83,7 +83,7 @@ def test_the_limits_are_those_that_the_program_needs() -> None:
 
 def test_the_paths_are_those_of_the_pages_and_of_the_program() -> None:
     folders = [f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()]
-    assert {HOLD, STATE} <= set(folders)
+    assert {HOLD, JOURNAL} <= set(folders)
     assert all(f"{path}" in page("docs/install.md") for path in [*folders, option(UNIT, "WorkingDirectory")])
     assert shlex.split(option(UNIT, "ExecStart"))[-2:] == ["--env-file", ENV_FILE]
     listening = {option(unit, "FileDescriptorName"): option(unit, "ListenStream") for unit in SOCKETS}

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Endpoint, Gate, Request, returns
+from support.journal import age
 from support.service import Client, Service, running
 
+from mailgate.journal import WAIT_SECONDS
 from mailgate.outcome import Outcome
 from mailgate.service.workers import MAX_SLOW_CALLS
-from mailgate.state import WAIT_SECONDS
 
 DELIVERED = "250 2.0.0 delivered"
 SLOW_WORD = b"the database chews on this"
@@ -123,9 +124,7 @@ def test_what_was_ambiguous_before_is_tried_beside_the_workers_one_at_a_time(
     with running(service, READ_TIMEOUT=0.2), contextlib.ExitStack() as closing:
         for client in send(closing, service, *map(slow, range(3))):
             assert client.answer() == Outcome.CUT_OFF.reply
-    for note in Path(str(service.settings["STATE"])).rglob("*"):
-        if note.is_file():  # the database can't be working on it any more
-            note.write_text(f"begun {time.time() - NEVER:.3f}\n")
+    age(service.settings["JOURNAL"], NEVER)  # the database can't be working on it any more
     gate.wait_for(3)
     gate.opened.set()
     until = time.monotonic() + 60

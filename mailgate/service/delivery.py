@@ -57,6 +57,7 @@ class _Delivery:
 
     def __init__(self, service: Service, received: Received) -> None:
         self.received, self.log, self.metrics, self.client = received, service.log, service.metrics, service.client
+        self.report = partial(service.report, priority="LOG_ERR")
         self.directory = service.directory
         self.settings = self.directory.settings
         self.addresses = self.directory.deciding  # one list for the replies and for the walk
@@ -79,7 +80,7 @@ class _Delivery:
                 raw,
                 self.facts,
                 addresses=self.addresses,
-                claim=partial(claim, call),
+                claim=partial(claim, call, self.report),
             )
         except Ended as ended:  # an empty message
             verdict = ended.verdict

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mailgate import DEADLINE
+from mailgate import DEADLINE, journal
 from mailgate.database import Client
 from mailgate.log import Log
 from mailgate.service import listen
@@ -76,16 +75,12 @@ class Service:
         }
         checks: dict[str, Callable[[], bool]] = {
             "the settings were read anew and are wrong; those from before are used": lambda: self.are_settings_good,
-            "the state folder can't be written": self._can_write_state,
+            "the journal can't be written": lambda: journal.can_write(self.settings),
             f"the database has not answered in the last {ANSWERED_SECONDS:.0f} seconds": lambda: (
                 time.monotonic() - self.directory.answered_at < ANSWERED_SECONDS
             ),
         }
         return Metrics(gauges, checks)
-
-    def _can_write_state(self) -> bool:
-        """Tell whether the state folder can be written, where there is one."""
-        return not self.settings.state or os.access(self.settings.state, os.W_OK | os.X_OK)
 
     def configure(self, settings: Settings, log: Log, settings_version: str = "") -> None:
         """Take these settings and this log for what comes from now on. Raises KeyError for a user that is gone.

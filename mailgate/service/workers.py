@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from mailgate import DEADLINE, state
+from mailgate import DEADLINE, journal
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
 SLOW_AFTER_SECONDS = 2.0  # an ordinary call takes a tenth of that
 MAX_SLOW_CALLS = 8  # that are set aside; each is a thread here, and a connection to the database
 LARGE_BYTES = 2**20
-# Before each try of a message that is given back: state.WAIT_SECONDS in all.
+# Before each try of a message that is given back: journal.WAIT_SECONDS in all.
 PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 1.9)
 MAX_THREADS = 128  # more than there can be calls: their number is bounded here, and WORKERS is 64 at the most
 
@@ -52,6 +52,9 @@ class Call:
     @contextlib.contextmanager
     def without_worker(self) -> Iterator[None]:
         """Hold no worker while this lasts. Raises Ended(BUSY) where another call does so. For the call's own thread."""
+        if self.is_second_try:  # it holds none already, for another id of its message
+            yield
+            return
         if not self.workers.second_try.acquire(blocking=False):
             self.is_early = True
             raise Ended(Outcome.BUSY, "its last try was ambiguous, and another such message is being tried")
@@ -60,6 +63,7 @@ class Call:
             self.workers.loop.call_soon_threadsafe(self.workers.start_next)
             yield
         finally:
+            self.is_second_try = False
             self.workers.second_try.release()
 
 
@@ -165,18 +169,22 @@ class Workers:
 
 @contextlib.contextmanager
 def claim(
-    call: Call, settings: Settings, message_id: str, queue_id: str, added: bytes, until: float
-) -> Iterator[state.Claim]:
-    """Claim a message as the pipe does, but hold no worker for what may take long. Raises as state.claim(), and Ended.
+    call: Call,
+    report: Callable[[str], None],
+    settings: Settings,
+    delivery: journal.Delivery,
+    until: float,
+) -> Iterator[journal.Claim]:
+    """Claim a message as the pipe does, but hold no worker for what may take long. Raises Ended, as journal.claim().
 
     What another delivery has is given back at once. What was ambiguous before is tried beside the workers.
     """
     try:
         with (
-            state.claim(settings, message_id, queue_id, added, until=0.0) as claimed,
+            journal.claim(settings, delivery, until=0.0, report=report) as claimed,
             call.without_worker() if claimed.was_ambiguous else contextlib.nullcontext(),
         ):
             yield claimed
-    except state.Taken:
+    except journal.Taken:
         call.is_early = True
         raise

@@ -111,12 +111,16 @@ class Gate:
             time.sleep(0.01)
 
 
+INQUIRIES = (b"<string>mail.message</string>", b"<string>alias_contact</string>")
+
+
 class Endpoint:
     """The server: ``answers`` are played one after the other, the last one for good."""
 
     def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         self.answers: list[Answer] = [returns(7)]
         self.version: Answer = returns({"server_version_info": [16, 0]})  # which has no alias list for the service
+        self.inquiry: Answer = fault(4, "not allowed")  # to where it has a message, and whose mail an alias takes
         self.requests: list[Request] = []
         self.connections = 0
         self.closed = threading.Semaphore(0)  # released by each connection at its end
@@ -133,7 +137,7 @@ class Endpoint:
     @property
     def messages(self) -> list[bytes]:
         """The messages that message_process was given."""
-        return [request.message for request in self.requests if request.path.endswith("/object")]
+        return [request.message for request in self.requests if b"<string>message_process</string>" in request.body]
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # closed before
@@ -145,6 +149,8 @@ class Endpoint:
     def _answer(self, request: Request) -> Answer:
         if b"<methodName>version</methodName>" in request.body:
             return self.version
+        if any(word in request.body for word in INQUIRIES):
+            return self.inquiry
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def _accept(self) -> None:

@@ -64,8 +64,9 @@ class Gateway:
         self.folder = folder
         self.log = folder / "log"
         self.env_file = folder / "settings.env"
-        self.settings = SETTINGS | {"STATE": folder / "state", "LOG": self.log} | settings
-        os.makedirs(str(self.settings["STATE"]), exist_ok=True)
+        self.settings = SETTINGS | {"JOURNAL": folder / "journal", "LOG": self.log} | settings
+        if "://" not in str(self.settings["JOURNAL"]):
+            os.makedirs(str(self.settings["JOURNAL"]), exist_ok=True)
 
     def command(self, *arguments: str | bytes, **settings: object) -> list[str | bytes]:
         """Write the settings file and return the command line; a setting that is None is left out."""

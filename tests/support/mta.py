@@ -179,7 +179,7 @@ class Mta:
         """Put the gateway and its folders where the user can enter them."""
         shutil.copytree(ROOT / "mailgate", self.program.parent / "mailgate")
         self.restore_program()
-        for name, mode in {"run": 0o755, "var": 0o700, "var/state": 0o700, "var/held": 0o700}.items():
+        for name, mode in {"run": 0o755, "var": 0o700, "var/journal": 0o700, "var/held": 0o700}.items():
             folder = self.folder / name
             folder.mkdir(mode=mode)
             shutil.chown(folder, USER)
@@ -204,7 +204,7 @@ class Mta:
             "LOGIN": 2,
             "PASSWORD": "s3cret",
             "ALIAS_DOMAINS": ",".join(DOMAINS),
-            "STATE": self.folder / "var" / "state",
+            "JOURNAL": self.folder / "var" / "journal",
             "HOLD": self.folder / "var" / "held",
             "LOG": self.gateway_log,
             "LMTP": self.socket,

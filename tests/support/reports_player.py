@@ -97,11 +97,11 @@ class Database:
         self.url = next(found[0] for line in self.server.stdout if (found := re.search(r"http://\S+", line)))
 
     def configure(self, domains, settings):
-        for name in ("hold", "state"):
+        for name in ("hold", "journal"):
             (self.folder / name).mkdir(mode=0o700)
         values = {"URL": self.url, "DATABASE": "mydatabase", "LOGIN": "admin", "PASSWORD": "secret", "PATIENCE": "5",
                   "ALIAS_DOMAINS": ",".join(domains), "LOG": f"{self.folder}/log", "HOLD": f"{self.folder}/hold",
-                  "STATE": f"{self.folder}/state", **settings}  # fmt: skip
+                  "JOURNAL": f"{self.folder}/journal", **settings}  # fmt: skip
         self.settings = self.folder / "gateway.env"
         self.settings.touch(0o600)
         self.settings.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in values.items()))

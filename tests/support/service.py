@@ -105,9 +105,10 @@ class Service:
         self.log = folder / "service.log"
         self.env_file = folder / "service.env"
         self.address = folder / "lmtp.sock"
-        own = {"STATE": folder / "service-state", "LOG": self.log, "LMTP": self.address}
+        own = {"JOURNAL": folder / "service-journal", "LOG": self.log, "LMTP": self.address}
         self.settings = SETTINGS | own | settings
-        os.makedirs(str(self.settings["STATE"]), exist_ok=True)
+        if "://" not in str(self.settings["JOURNAL"]):
+            os.makedirs(str(self.settings["JOURNAL"]), exist_ok=True)
         self.command = [sys.executable, "-m", "mailgate.service", "--env-file", str(self.env_file)]
         self.environ = ENVIRONMENT | coverage_environment()
         self.descriptors: tuple[int, ...] = ()  # open files for it to inherit

@@ -10,6 +10,7 @@ import pytest
 
 from mail_database.store import open_database, transaction
 from mail_database.world import load
+from support.mta import free_port
 from support.postgresql import Impossible, PostgreSQL
 
 NewStore = Callable[[], str]
@@ -22,7 +23,18 @@ def postgresql() -> Iterator[PostgreSQL]:
     except Impossible as error:
         pytest.skip(str(error))
     yield server
-    server.stop()
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def journal_server() -> Iterator[PostgreSQL]:
+    """A server on a port, with a user who needs a password."""
+    try:
+        server = PostgreSQL(free_port())
+    except Impossible as error:
+        pytest.skip(str(error))
+    yield server
+    server.remove()
 
 
 def stores_with(world: dict[str, Any]) -> Any:

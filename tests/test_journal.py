@@ -1,32 +1,37 @@
 """One delivery of a message at a time, and none once the database's answer is final."""
 
-import fcntl
-import itertools
 import os
-import resource
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
 from support.gateway import ENVIRONMENT, Gateway
+from support.journal import age, execute, new_database
+from support.service import Service
 
-from mailgate.settings import build
-from mailgate.state import claim
+from mailgate.journal.rows import PURGED_ROWS
+from mailgate.journal.sqlite import FILE, LOCK
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
 DAY = 24 * 3600
 
 
-@pytest.fixture
-def gateway(endpoint: Endpoint, tmp_path: Path) -> Gateway:
-    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def gateway(endpoint: Endpoint, tmp_path: Path, request: pytest.FixtureRequest) -> Gateway:
+    settings = {}
+    if request.param == "postgresql":
+        settings = new_database(request.getfixturevalue("journal_server"), tmp_path)
+    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, **settings)
+
+
+only_sqlite = pytest.mark.parametrize("gateway", ["sqlite"], indirect=True)  # what is about its files and clocks
 
 
 def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
@@ -35,15 +40,8 @@ def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **setti
     return gateway.run(*arguments, message=message, **settings).ending[2]
 
 
-def state_file(gateway: Gateway) -> Path:
-    (path,) = (path for path in Path(str(gateway.settings["STATE"])).rglob("*") if path.is_file())
-    return path
-
-
-def age(gateway: Gateway, seconds: float) -> None:
-    """Make what the state file says that much older."""
-    word, since, *rest = state_file(gateway).read_text().partition("\n")[0].split(" ")
-    state_file(gateway).write_text(" ".join([word, f"{float(since) - seconds}", *rest]))
+def folder(gateway: Gateway) -> Path:
+    return Path(str(gateway.settings["JOURNAL"]))
 
 
 @contextmanager
@@ -103,14 +101,14 @@ def test_a_killed_delivery_leaves_the_message_to_nobody_until_the_database_can_n
     assert deliver(gateway) == "in_progress"
     gate.opened.set()
     assert len(endpoint.messages) == 1
-    age(gateway, 150)
+    age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "accepted"
 
 
 def test_a_stopped_delivery_counts_from_its_end(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
     with running(gateway) as first:
         gate.wait_for(1)
-        age(gateway, 1000)  # as if it had been at it for so long
+        age(gateway.settings["JOURNAL"], 1000)  # as if it had been at it for so long
         first.terminate()
         assert first.wait(60) == 75
     assert deliver(gateway) == "in_progress"
@@ -135,9 +133,9 @@ def test_after_an_ambiguous_ending_the_database_is_left_alone_for_a_while(
     assert deliver(gateway, READ_TIMEOUT=2) == outcome
     assert deliver(gateway, READ_TIMEOUT=2) == "in_progress"
     assert len(endpoint.messages) == 1
-    age(gateway, 140)
+    age(gateway.settings["JOURNAL"], 140)
     assert deliver(gateway) == "in_progress"
-    age(gateway, 10)
+    age(gateway.settings["JOURNAL"], 10)
     assert deliver(gateway) == "accepted"
 
 
@@ -191,14 +189,15 @@ def test_a_message_id_ends_where_the_database_ends_it(gateway: Gateway, endpoint
         assert deliver(gateway, message=MESSAGE.replace(b".test>", b".test> (a)")) == "in_progress"
 
 
-def test_another_user_s_state_folder_is_a_wrong_setting(gateway: Gateway, endpoint: Endpoint) -> None:
+@only_sqlite
+def test_another_user_s_journal_is_a_wrong_setting(gateway: Gateway, endpoint: Endpoint) -> None:
     """What root leaves in it, the gateway's own user could not use, and its mail would wait for ever."""
     if os.geteuid():
         pytest.skip("needs root to give a folder away")
-    os.chown(str(gateway.settings["STATE"]), 65534, -1)
+    os.chown(str(gateway.settings["JOURNAL"]), 65534, -1)
     result = gateway.run("info@example.com", message=MESSAGE)
     assert result.ending == (75, "4.3.5", "settings")
-    assert "MAIL_GATEWAY_STATE belongs to another user" in result.facts["cause"]
+    assert "MAIL_GATEWAY_JOURNAL belongs to another user" in result.facts["cause"]
 
 
 def test_a_database_that_was_not_reached_is_asked_again(gateway: Gateway, endpoint: Endpoint) -> None:
@@ -246,11 +245,11 @@ def test_another_delivery_of_the_same_message_is_asked_about(
 def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
     """Each time, Odoo would mail the sender that his message could not be accepted."""
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
-    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "jobs@example.com")] == ["database_error"] * 2
-    age(gateway, DAY / 2)
+    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "info@example.com")] == ["database_error"] * 2
+    age(gateway.settings["JOURNAL"], DAY / 2)
     assert deliver(gateway) == "database_error"
     assert len(endpoint.messages) == 1
-    age(gateway, DAY / 2)
+    age(gateway.settings["JOURNAL"], DAY / 2)
     assert deliver(gateway) == "delivered"
 
 
@@ -263,9 +262,9 @@ def test_what_can_not_be_held_is_asked_for_by_hand_at_once(gateway: Gateway, end
 def test_a_clock_that_was_set_back_asks_again_for_what_can_not_be_held(gateway: Gateway, endpoint: Endpoint) -> None:
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
     assert deliver(gateway) == "database_error"
-    age(gateway, -DAY / 2)  # as far as it matters
+    age(gateway.settings["JOURNAL"], -DAY / 2)  # as far as it matters
     assert deliver(gateway) == "database_error"
-    age(gateway, -400 * DAY)
+    age(gateway.settings["JOURNAL"], -400 * DAY)
     assert deliver(gateway) == "delivered"
 
 
@@ -284,81 +283,169 @@ def test_what_could_not_be_held_is_held_when_there_is_a_folder(
     assert len(endpoint.messages) == 1
 
 
-def test_a_clock_that_was_set_back_keeps_no_message_waiting(gateway: Gateway, endpoint: Endpoint) -> None:
-    deliver(gateway)
-    state_file(gateway).write_text(f"begun {time.time() + 1000 * DAY}\n")
+@only_sqlite
+def test_a_clock_that_jumps_keeps_no_message_waiting(gateway: Gateway, endpoint: Endpoint, gate: Gate) -> None:
+    """The clock of the boot counts, which nobody sets."""
+    with running(gateway) as first:
+        gate.wait_for(1)
+        first.kill()
+    gate.opened.set()
+    for jump in (1000 * DAY, -1000 * DAY):
+        execute(folder(gateway), "update message set begun = ?", time.time() + jump)
+        assert deliver(gateway) == "in_progress"
+    age(gateway.settings["JOURNAL"], 150)
+    assert deliver(gateway) == "accepted"
+
+
+@only_sqlite
+@pytest.mark.parametrize(("ago", "outcome"), [(0, "in_progress"), (149, "in_progress"), (151, "delivered")])
+def test_after_a_boot_wall_time_has_to_do(gateway: Gateway, endpoint: Endpoint, ago: float, outcome: str) -> None:
+    endpoint.answers = [cut, returns(7)]
+    assert deliver(gateway) == "cut_off"
+    began = time.time() - ago
+    execute(folder(gateway), "update message set begun = ?, begun_boot = 'before', begun_clock = 1e9", began)
+    assert deliver(gateway) == outcome
+
+
+@only_sqlite
+def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    endpoint.answers = [cut, returns(7)]
+    assert deliver(gateway) == "cut_off"
+    execute(folder(gateway), "update message set begun = begun + ?, begun_boot = 'before'", 1000 * DAY)
     assert deliver(gateway) == "in_progress"
-    age(gateway, 150)
+    age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "delivered"
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\n", b"\0" * 5000, b"begun\n", b"begun x\n", b"answered 1 2 3 4\n", b"\xff"]
-)
-def test_a_file_of_any_content_says_nothing(gateway: Gateway, endpoint: Endpoint, content: bytes) -> None:
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_as_old_as_they_may_be(gateway: Gateway, endpoint: Endpoint) -> None:
+    """Each write takes a few away, so that none takes long."""
+    for number in range(PURGED_ROWS + 3):
+        deliver(gateway, message=MESSAGE.replace(b"<1@", b"<a%d@" % number))
+    age(gateway.settings["JOURNAL"], 8 * DAY)
+    deliver(gateway, KEEP_DAYS=9)
+    assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == PURGED_ROWS + 4
+    for number, left in (2, 3 + 2), (3, 3):
+        deliver(gateway, message=MESSAGE.replace(b"<1@", b"<%d@" % number), KEEP_DAYS=7)
+        assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == left
+
+
+@only_sqlite
+@pytest.mark.parametrize("content", [b"no journal" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_journal_is_set_aside(gateway: Gateway, endpoint: Endpoint, content: bytes) -> None:
+    (folder(gateway) / FILE).write_bytes(content)
+    (folder(gateway) / FILE).chmod(0o600)
+    result = gateway.run("--queue-id=4XyZ", "info@example.com", message=MESSAGE)
+    assert (result.status, result.out) == (0, b"2.0.0 delivered\n")
+    assert "is set aside as" in result.log
+    (damaged,) = folder(gateway).glob(f"{FILE}.damaged-*")
+    assert damaged.read_bytes() == content
+    assert deliver(gateway) == "delivered"
+    assert len(endpoint.messages) == 1
+
+
+@only_sqlite
+def test_a_journal_that_is_damaged_in_its_midst_is_set_aside(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
-    state_file(gateway).write_bytes(content)
-    assert deliver(gateway) == "delivered"
-    assert len(endpoint.messages) == 2
+    row = (time.time(), "4XyZ", "x" * 200)
+    columns = "digest, seen_first, seen_last, queue_id, cause"
+    for _ in range(300):
+        execute(folder(gateway), f"insert into message ({columns}) values (randomblob(16), ?1, ?1, ?2, ?3)", *row)
+    execute(folder(gateway), "pragma wal_checkpoint(truncate)")
+    path = folder(gateway) / FILE
+    data = bytearray(path.read_bytes())
+    data[4096 * 2 : 4096 * 6] = b"\xff" * 4096 * 4
+    path.write_bytes(data)
+    for number in range(20):
+        message = MESSAGE.replace(b"<1@", b"<a%d@" % number)
+        assert gateway.run("info@example.com", message=message).out == b"2.0.0 delivered\n"
+    assert len(endpoint.messages) == 1 + 20
+    assert list(folder(gateway).glob(f"{FILE}.damaged-*"))
 
 
-def sweeping(url: str) -> str:
-    """Return all of a Message-ID except its end, with which the folder is swept, as one delivery in sixteen does."""
-    ids = (f"<{number}@outside.test" for number in itertools.count())
-    return next(found for found in ids if sha256(f"{url}\0mydatabase\0{found}".encode()).hexdigest()[2] == "0")
-
-
-def test_a_sweep_that_fails_keeps_no_message_waiting(tmp_path: Path) -> None:
-    """In the service, what it left locked would be so for as long as that runs."""
-    url = "https://odoo.example.com"
-    values = {"URL": url, "DATABASE": "mydatabase", "LOGIN": "2", "PASSWORD": "p", "STATE": str(tmp_path)}
-    config, message_id = build(values), f"{sweeping(url)}>"
-    with claim(config, message_id, "4XyZ", b"", 0.0):  # makes the folder
-        pass
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # enough for the file, and none for the sweep
-        for _ in range(3):
-            with claim(config, message_id, "4XyZ", b"", 0.0) as claimed:
-                assert claimed.answer is None
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_old_files_are_swept_unless_somebody_has_them(gateway: Gateway, endpoint: Endpoint) -> None:
-    message = f"Message-ID: {sweeping(endpoint.url)}>\n\n".encode()
-    deliver(gateway, message=message)
-    files = [state_file(gateway).with_name(name) for name in ("old", "locked", "young")]
-    for path in files:
-        path.touch()
-        if path.name != "young":
-            os.utime(path, (0, time.time() - 14 * DAY))
-    with open(files[1]) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        deliver(gateway, message=message)
-    assert [path.exists() for path in files] == [False, True, True]
-
-
-def test_a_state_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
-    os.rmdir(str(gateway.settings["STATE"]))
+def test_a_journal_of_a_newer_version_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    is_folder = "://" not in str(gateway.settings["JOURNAL"])
+    execute(
+        gateway.settings["JOURNAL"], "pragma user_version = 1000" if is_folder else "update version set number = 1000"
+    )
     result = gateway.run("info@example.com", message=MESSAGE)
     assert result.ending == (75, "4.3.5", "settings")
-    assert "MAIL_GATEWAY_STATE" in result.facts["cause"]
-    assert deliver(gateway, STATE=None) == "delivered"
+    assert "journal is of a newer version" in result.facts["cause"]
 
 
+@only_sqlite
+@pytest.mark.parametrize("taken", [[FILE], [LOCK], [FILE, LOCK, f"{FILE}-wal", f"{FILE}-shm"]], ids=" ".join)
+@pytest.mark.parametrize("way", ["pipe", "service"])
+def test_a_journal_that_is_deleted_is_made_anew(
+    gateway: Gateway, service: Service, endpoint: Endpoint, way: str, taken: list[str]
+) -> None:
+    options = (
+        ["info@example.com"] if way == "pipe" else [f"--service={service.address}", "--sender=", "info@example.com"]
+    )
+    journal = folder(gateway) if way == "pipe" else Path(str(service.settings["JOURNAL"]))
+    for number in range(3):
+        message = MESSAGE.replace(b"<1@", b"<a%d@" % number)
+        assert gateway.run(*options, message=message).out == b"2.0.0 delivered\n"
+        for name in taken:
+            (journal / name).unlink(missing_ok=True)
+
+
+@only_sqlite
+def test_a_journal_that_is_locked_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    """A backup may hold it for a minute; a run waits for five seconds."""
+    deliver(gateway)
+    with closing(sqlite3.connect(folder(gateway) / FILE, isolation_level=None)) as backup:
+        backup.execute("begin immediate")
+        result = gateway.run("info@example.com", message=MESSAGE.replace(b"<1@", b"<2@"))
+        assert result.ending == (75, "4.3.0", "failed")
+        assert "journal: database is locked" in result.facts["cause"]
+        assert len(endpoint.messages) == 1
+        backup.execute("rollback")
+    assert deliver(gateway, message=MESSAGE.replace(b"<1@", b"<2@")) == "delivered"
+
+
+@only_sqlite
+def test_a_journal_that_can_not_be_written_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    deliver(gateway)
+    execute(folder(gateway), "pragma wal_checkpoint(truncate)")
+    with closing(sqlite3.connect(folder(gateway) / FILE)) as connection:
+        connection.execute("pragma journal_mode = delete")  # what may not be written can't be set to wal either
+    path = folder(gateway) / FILE
+    path.rename(folder(gateway) / "before")
+    path.mkdir()
+    result = gateway.run("info@example.com", message=MESSAGE)
+    assert result.ending[0] == 75
+    assert "journal" in result.facts["cause"]
+    assert len(endpoint.messages) == 1
+
+
+@only_sqlite
+def test_a_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
+    os.rmdir(str(gateway.settings["JOURNAL"]))
+    result = gateway.run("info@example.com", message=MESSAGE)
+    assert result.ending == (75, "4.3.5", "settings")
+    assert "MAIL_GATEWAY_JOURNAL" in result.facts["cause"]
+    assert deliver(gateway, JOURNAL=None) == "delivered"
+
+
+@only_sqlite
 def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
     """A limit on the size of files stands for the full disk: the write fails in the same way."""
     command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *gateway.command("info@example.com", LOG="stderr")]
     finished = subprocess.run(command, input=MESSAGE, capture_output=True, env=ENVIRONMENT, check=False)
     assert (finished.returncode, finished.stdout) == (75, b"4.3.0 mail gateway failed, will try again\n")
-    assert b"File too large: " + os.fsencode(str(gateway.settings["STATE"])) in finished.stderr
+    assert b"journal: " in finished.stderr
     assert endpoint.messages == []
 
 
-def test_nobody_else_can_read_the_state(gateway: Gateway, endpoint: Endpoint) -> None:
+@only_sqlite
+def test_nobody_else_can_read_the_journal(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
-    assert state_file(gateway).stat().st_mode & 0o77 == 0
-    assert state_file(gateway).parent.stat().st_mode & 0o77 == 0
+    files = list(folder(gateway).iterdir())
+    assert {path.name for path in files} >= {FILE, LOCK}
+    assert not any(path.stat().st_mode & 0o77 for path in files)

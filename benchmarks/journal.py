@@ -1,0 +1,169 @@
+"""What the journal costs a delivery, when it is small and when it is large: ``python benchmarks/journal.py [ROWS]``.
+
+In SQLite, and in PostgreSQL where its programs are: there the CPU is ours, and that of our session in the server.
+"""
+
+import contextlib
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from page import Figure, Row, report
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.mta import free_port
+from support.postgresql import PASSWORD, USER, Impossible, PostgreSQL
+
+from mailgate import journal
+from mailgate.journal import postgresql
+from mailgate.journal.rows import DIGEST_BYTES
+from mailgate.journal.sqlite import FILE, LOCK
+from mailgate.outcome import Outcome, Verdict
+from mailgate.settings import Settings, build
+
+SMALL = 1_000  # rows
+ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
+GROWTH = Figure("journal: CPU of a claim with its notes, at {rows:,} rows / at 1,000", "at most", 1.3)
+COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
+ROW_BYTES = Figure("journal: bytes of a row", "at most", 400)
+SERVER_GROWTH = Figure(
+    "journal in PostgreSQL: CPU of a claim, ours and the server's, at {rows:,} rows / at 1,000", "at most", 1.3
+)
+SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours alone, ms")
+SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
+SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a row", "at most", 400)
+DATE = 1796032800  # seconds since 1970
+ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
+
+
+def main(rows: int = 1_000_000) -> int:
+    """Measure both stores."""
+    return report(*in_sqlite(rows), *in_postgresql(rows), is_firm=False)
+
+
+def in_sqlite(rows: int) -> list[Row]:
+    """Claim in turn from a small and from a large journal."""
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = (filled(Path(folder) / f"{count}", count) for count in (SMALL, rows))
+        batch(small), batch(large)  # what is opened at first use
+        found = [(batch(small).ours, batch(large).ours) for _ in range(ROUNDS)]
+        size = sum(path.stat().st_size for path in Path(large.journal).iterdir() if path.name != LOCK)
+    few, many = (statistics.median(costs) * 1000 for costs in zip(*found, strict=True))
+    ratio = statistics.median(many / few for few, many in found)
+    return [
+        GROWTH._replace(name=GROWTH.name.format(rows=rows)).row(ratio, f"{many:.3f} ms / {few:.3f} ms"),
+        COST.row(many),
+        ROW_BYTES.row(size / rows),
+    ]
+
+
+def in_postgresql(rows: int) -> list[Row]:
+    """Claim in turn from a small and from a large journal, in two databases of one server."""
+    growth = SERVER_GROWTH._replace(name=SERVER_GROWTH.name.format(rows=rows))
+    try:
+        server = PostgreSQL(free_port())
+    except Impossible as error:
+        return [each.skipped(str(error)) for each in (growth, SERVER_OURS, SERVER_WAIT, SERVER_ROW_BYTES)]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            small, large = (filled_on(server, Path(folder), count) for count in (SMALL, rows))
+        batch(small), batch(large)
+        found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
+        with connected(large) as connection:
+            (size,) = connection.execute("select pg_total_relation_size('message')").fetchone() or (0,)
+    finally:
+        server.remove()
+    few, many = (statistics.median(cost.all for cost in costs) * 1000 for costs in zip(*found, strict=True))
+    return [
+        growth.row(statistics.median(many.all / few.all for few, many in found), f"{many:.3f} ms / {few:.3f} ms"),
+        SERVER_OURS.row(statistics.median(many.ours for _, many in found) * 1000),
+        SERVER_WAIT.row(statistics.median(many.wall for _, many in found) * 1000),
+        SERVER_ROW_BYTES.row(size / rows),
+    ]
+
+
+def filled(folder: Path, rows: int) -> Settings:
+    """Return the settings of a journal that has so many rows, as deliveries write them."""
+    folder.mkdir()
+    settings = settings_with(JOURNAL=str(folder))
+    deliver(settings, 0)
+    with contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
+        (row,) = connection.execute("select * from message").fetchall()
+        marks = ", ".join("?" * len(row))
+        others = ((os.urandom(DIGEST_BYTES), *row[1:]) for _ in range(rows))
+        connection.executemany(f"insert into message values ({marks})", others)
+        connection.commit()
+    return settings
+
+
+def filled_on(server: PostgreSQL, folder: Path, rows: int) -> Settings:
+    """Return the settings of a journal that has so many rows, in a database of the server."""
+    server.sql(f"create database journal_{rows} owner {USER}")
+    password = folder / f"password-{rows}"
+    password.touch(0o600)
+    password.write_text(PASSWORD)
+    settings = settings_with(JOURNAL=server.url(f"journal_{rows}"), JOURNAL_PASSWORD_FILE=str(password))
+    deliver(settings, 0)
+    with connected(settings) as connection:
+        columns = ", ".join(name for name, *_ in connection.execute("select * from message").description or [])
+        others = columns.replace("digest", "substr(sha256(number::text::bytea), 1, 16)", 1)
+        connection.execute(
+            f"insert into message ({columns}) select {others} from message, generate_series(1, {rows}) as number"
+        )
+        connection.execute("vacuum analyze message")
+    return settings
+
+
+def connected(settings: Settings) -> "psycopg.Connection":
+    return psycopg.connect(settings.journal, password=PASSWORD, autocommit=True)
+
+
+def settings_with(**journal: str) -> Settings:
+    values = {"URL": "https://odoo.example.com", "DATABASE": "mydatabase", "LOGIN": "2", "PASSWORD": "secret"}
+    return build(values | journal)
+
+
+class Cost(NamedTuple):
+    """The seconds that a delivery takes of the journal: our CPU, ours and that of the server's session, all time."""
+
+    ours: float
+    all: float
+    wall: float
+
+
+def batch(settings: Settings) -> Cost:
+    """Return what a delivery takes of the journal."""
+    sessions = [f"{session.info.backend_pid}" for each in postgresql._idle.values() for session in each]
+    before = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
+    for number in range(BATCH):
+        deliver(settings, number)
+    after = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
+    ours, theirs, wall = ((end - begin) / BATCH for begin, end in zip(before, after, strict=True))
+    return Cost(ours, ours + theirs, wall)
+
+
+def server_cpu(process: str) -> float:
+    """Return the seconds of CPU of one of the server's processes, as the scheduler counts them."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+
+
+def deliver(settings: Settings, number: int) -> None:
+    """Claim a message that nobody has seen, note that it is on its way, and how it ends."""
+    message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
+    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", DATE)
+    with journal.claim(settings, delivery, 0.0) as claimed:
+        claimed.serves("info@example.com")
+        claimed.note_begun()
+        claimed.end(Verdict(Outcome.DELIVERED, record_id=number))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,67 @@
+"""A row of the journal, and what each store of rows can do."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from mailgate.outcome import Ended, Outcome
+
+DIGEST_BYTES = 16  # of SHA-256: two of 10 ** 9 messages are taken for one with a probability of 10 ** -21
+PURGED_ROWS = 4  # when a message ends: more than it adds, so that the journal does not grow
+WAIT_SECONDS = 5.0  # that one delivery waits for another of the same message; an MTA's process or connection is held
+PAUSE_SECONDS = 0.1  # between two tries to get the lock
+
+# What is written of a message besides when it was seen and begun: the columns, and what each is in SQL.
+VALUES = {
+    "queue_id": "text",  # the MTA's name for it
+    "sender": "text",  # null is not known
+    "recipients": "text",  # those whom the database has served, one in each line
+    "date": "integer",  # the message's Date, in seconds since 1970
+    "tries": "integer",  # in a row after which nobody knew whether the database has the message
+    "delivery": "blob",  # tells the MTA's next try from another delivery; null without a queue id
+    "held": "text",  # the file in which it is held
+    "ending": "text",  # the name of an Outcome
+    "model": "text",
+    "record_id": "integer",
+    "cause": "text",
+}
+
+
+class Row(NamedTuple):
+    """What the journal says of a message.
+
+    The ages are in seconds, by the best clock that the store has. ``begun_age`` is None where no call may be running;
+    it is less than 0 where the clock was set back.
+    """
+
+    seen_age: float
+    begun_age: float | None
+    values: Mapping[str, Any]
+
+
+class Taken(Ended):
+    """Raised when another delivery of the message runs now: it ends as IN_PROGRESS, and may be tried again at once."""
+
+    def __init__(self) -> None:
+        super().__init__(Outcome.IN_PROGRESS, "another delivery of this message runs")
+
+
+class Unusable(Exception):
+    """Raised where a store can't be read or written; the text says why."""
+
+
+class Store(Protocol):
+    """Where rows and locks are. Each method raises Unusable, and Ended(SETTINGS) for what an operator has to mend."""
+
+    def lock(self, digest: bytes, until: float) -> AbstractContextManager[object]:
+        """Hold a message's lock, for which is waited until the monotonic clock says so. Raises Taken."""
+
+    def read(self, digest: bytes) -> Row | None:
+        """Return a message's row, None where there is none."""
+
+    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
+        """Write a message's row; ``is_begun`` notes that a call may run from now on.
+
+        Values that are not given stay as they are. A few rows that were not seen for ``purge_age`` seconds go, if that
+        is not 0.
+        """
