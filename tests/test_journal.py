@@ -334,6 +334,18 @@ def test_rows_are_as_old_as_they_may_be(gateway: Gateway, endpoint: Endpoint) ->
         assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == left
 
 
+def test_rows_that_are_taken_up_again_are_not_in_the_way_of_others(gateway: Gateway, endpoint: Endpoint) -> None:
+    messages = [MESSAGE.replace(b"<1@", b"<a%d@" % number) for number in range(2 * PURGED_ROWS)]
+    for message in messages:
+        deliver(gateway, message=message)
+    age(gateway.settings["JOURNAL"], 8 * DAY)
+    for message in messages[:PURGED_ROWS]:
+        deliver(gateway, "--queue-id=another", "info@example.com", message=message, KEEP_DAYS=9)
+    for number in 2, 3:
+        deliver(gateway, message=MESSAGE.replace(b"<1@", b"<%d@" % number), KEEP_DAYS=7)
+    assert len(execute(gateway.settings["JOURNAL"], "select 1 from message")) == PURGED_ROWS + 2
+
+
 @only_sqlite
 @pytest.mark.parametrize("content", [b"no journal" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_damaged_journal_is_set_aside(gateway: Gateway, endpoint: Endpoint, content: bytes) -> None:

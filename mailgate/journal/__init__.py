@@ -37,7 +37,7 @@ DAY_SECONDS = 24 * 3600.0
 
 def text_of(value: str) -> str:
     """Return a text as the journal keeps it: bytes that are no UTF-8 are spelled out."""
-    return os.fsencode(value).decode("utf-8", "backslashreplace")
+    return value if value.isascii() else os.fsencode(value).decode("utf-8", "backslashreplace")
 
 
 class Delivery(NamedTuple):

@@ -29,32 +29,34 @@ from mailgate.outcome import Ended, Outcome
 FILE, LOCK = "journal.sqlite3", "lock"
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
-RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
 MIGRATIONS = (
     (
-        # digest: of URL, database and Message-ID. Times are seconds since 1970. begun_boot and begun_clock: the boot in
-        # which it was begun, and the seconds of its clock, for wall time may jump.
+        # id: rows stand in the order in which they came. digest: of URL, database and Message-ID. Times are seconds
+        # since 1970. begun_boot and begun_clock: the boot in which it was begun, and the seconds of its clock, for wall
+        # time may jump.
         f"""
         create table message (
-            digest blob primary key, seen_first real not null, seen_last real not null,
+            id integer primary key, digest blob not null unique, seen_first real not null, seen_last real not null,
             begun real, begun_boot text, begun_clock real,
             {", ".join(f"{name} {kind}" for name, kind in VALUES.items())}
-        ) without rowid
+        )
         """,
-        "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
-# Of the oldest rows a few are looked at. One in which a call may be running stays while this boot is young, whatever
-# the wall clock says.
-PURGE = f"""
-    delete from message where digest in (
-        select digest from (select * from message where seen_first < ?1 order by seen_first limit {10 * PURGED_ROWS})
-        where seen_last < ?1 and (begun is null or begun_boot <> ?2 or begun_clock < ?3) limit {PURGED_ROWS}
-    )
+# The rows that stand first go, except those in which a call may be running: they stay while this boot is young,
+# whatever the wall clock says. Where none goes, those that were taken up again, or whose clock was wrong, are put
+# behind all others, so that they are not in the way.
+_FIRST = f"id in (select id from message order by id limit {PURGED_ROWS})"
+PURGE = (
+    f"delete from message where {_FIRST} and seen_last < ? and (begun is null or begun_boot <> ? or begun_clock < ?)"
+)
+MOVE = f"""
+    update message set id = id + 1 + (select max(id) from message) - (select min(id) from message)
+    where {_FIRST} and seen_first not between ? and ?
 """
 
 
@@ -64,9 +66,7 @@ def upsert(names: tuple[str, ...]) -> str:
     columns = ("digest", "seen_first", *names)
     return (
         f"insert into message ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "
-        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)},"
-        # a row that is taken up again does not stand in the way of the purge
-        f" seen_first = iif(seen_first < excluded.seen_first - {RENEWED_SECONDS}, excluded.seen_first, seen_first)"
+        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)}"
     )
 
 
@@ -109,15 +109,10 @@ class Sqlite:
         statement = upsert(("seen_last", "begun", "begun_boot", "begun_clock", *values))
 
         def write(connection: Any) -> None:
-            connection.execute("begin immediate")
-            try:
-                connection.execute(statement, row)
-                if purge_age:
-                    connection.execute(PURGE, [now.wall - purge_age, now.boot, now.clock - purge_age])
-                connection.execute("commit")
-            except BaseException:  # a signal, too
-                connection.rollback()
-                raise
+            connection.execute(statement, row)
+            oldest = now.wall - purge_age
+            if purge_age and not connection.execute(PURGE, [oldest, now.boot, now.clock - purge_age]).rowcount:
+                connection.execute(MOVE, [oldest, now.wall])
 
         self._run(write)
 
