@@ -102,8 +102,9 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
             head = spool(source, MAX_HEADER_BYTES).head()  # the log shall tell whose mail waits
         facts.describe(envelope_of(arguments, os.environ, head), head)
         raise
-    log.secret = config.password
+    log.secret, log.keep = config.password, functools.partial(journal.note_attempt, config)
     raw = spool(source, config.max_size)
+    facts.size = raw.size
     envelope = envelope_of(arguments, os.environ, raw.head())
     if raw.size > config.max_size:
         facts.describe(envelope, raw.head())

@@ -16,7 +16,7 @@ MAX_NAME_CHARACTERS = 40  # of sender and subject, each, in a file's name
 def new_path(folder: str, raw: Raw, sender: str | None) -> str:
     """Return the path of a new file in the Maildir ``folder``: it says when, from whom, and about what."""
     subject = next((unfold(field) for name, field in fields(raw.head()) if name == b"subject"), b"")
-    words = [_readable(sender or "nobody"), _readable(_decoded(os.fsdecode(subject)))]
+    words = [_readable(sender or "nobody"), _readable(decoded(os.fsdecode(subject)))]
     name = "_".join([time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), *filter(None, words), os.urandom(4).hex()])
     return os.path.join(folder, "new", f"{name}.eml")
 
@@ -74,7 +74,7 @@ def _readable(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9@.]+", "-", ascii_text).strip("-.")[:MAX_NAME_CHARACTERS]
 
 
-def _decoded(value: str) -> str:
+def decoded(value: str) -> str:
     """Return a field's value without encoded words (RFC 2047), as far as they can be read."""
     from email.header import decode_header, make_header
 

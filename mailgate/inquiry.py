@@ -30,7 +30,7 @@ def of_known(client: Client, message_id: str) -> Verdict | None:
     """Return where the database has a message, None where it has not. Raises Ended where it does not say."""
     terms = [["message_id", "=", message_id]]
     options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
-    found = _rows(client, "mail.message", terms, options)
+    found = rows(client, "mail.message", terms, options)
     if not found:
         return None
     model, record_id = found[0].get("model"), found[0].get("res_id")
@@ -62,12 +62,12 @@ def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[s
     """
     options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
     known = list(filter(str.isprintable, ancestors))  # what is not can't be asked for
-    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
+    newest = rows(client, "mail.message", [["message_id", "in", known]], options)
     if not newest or not newest[0].get("model") or not newest[0].get("res_id"):
         return set()
     names = _local_parts(addresses)
     terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", newest[0]["model"]]]
-    found = _rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
+    found = rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
     return {canonical_address(str(row.get("alias_full_name"))) for row in found}
 
 
@@ -105,7 +105,7 @@ def _may_be_notice(client: Client, matches: Iterable[Match]) -> bool:
     """Tell whether an alias of the recipients takes not everybody's mail, so that the sender may have been told."""
     names = _local_parts(address for match in matches for address in match.addresses)
     terms: list[list[Any]] = [["alias_name", "in", names], ["alias_contact", "!=", "everyone"]]
-    return bool(_rows(client, "mail.alias", terms, {"fields": ["id"], "limit": 1}))
+    return bool(rows(client, "mail.alias", terms, {"fields": ["id"], "limit": 1}))
 
 
 def _local_parts(addresses: Iterable[str]) -> list[str]:
@@ -113,7 +113,7 @@ def _local_parts(addresses: Iterable[str]) -> list[str]:
     return sorted({split_address(address)[0].lower() for address in filter(str.isprintable, addresses)})
 
 
-def _rows(client: Client, model: str, terms: list[list[Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(client: Client, model: str, terms: list[list[Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what a search finds. Raises Ended, also where the answer is no list of rows."""
     found = client.execute(model, "search_read", [terms], options, time.monotonic())
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):

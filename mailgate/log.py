@@ -6,6 +6,8 @@ What is printed is public; what is here is the operator's.
 import contextlib
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 from mailgate import trusted
 from mailgate.envelope import Envelope, fields, unfold
@@ -39,7 +41,7 @@ MAX_VALUE_CHARACTERS = 1000  # of one value, 3000 of a list: some syslog daemons
 
 
 class Facts:
-    """What the log tells of a message besides its ending; each attribute is a key of its line.
+    """What the log tells of a message besides its ending: each attribute is a key of its line, or the journal's.
 
     A sender that is None is not known. ``original_recipients`` has the places of ``recipients``, and nothing where the
     MTA gave none.
@@ -53,6 +55,9 @@ class Facts:
         self.original_recipients: list[str] = []
         self.unmatched: list[str] = []
         self.model = ""
+        self.subject = ""  # as it stands in the header
+        self.size = 0  # bytes
+        self.posted_as: list[str] = []  # ids in place of its own
 
     def describe(self, envelope: Envelope, head: bytes) -> None:
         """Take what envelope and header say before anything is done with the message; its id as it stands there."""
@@ -60,19 +65,29 @@ class Facts:
         self.sender = envelope.sender
         self.recipients = [recipient.address for recipient in envelope.recipients]
         self.original_recipients = originals if any(originals) else []
-        ids = (os.fsdecode(unfold(field)) for name, field in fields(head) if name == b"message-id")
-        self.message_id = next(ids, "")
+        found: dict[bytes, str] = {}
+        for name, field in fields(head):
+            if name in (b"message-id", b"subject"):
+                found.setdefault(name, os.fsdecode(unfold(field)))
+        self.message_id, self.subject = found.get(b"message-id", ""), found.get(b"subject", "")
 
 
 class Log:
     """Where lines go, in which form, and the secret that none of them may hold.
 
     ``target`` is "syslog", "stderr" or the path of a file; ``form`` is "text", or "json" for one object with the same
-    keys in the same order. Its methods raise nothing: what they tell of has happened.
+    keys in the same order. ``keep`` takes what is told of a message as attempt() has it, for the journal. Its methods
+    raise nothing: what they tell of has happened.
     """
 
-    def __init__(self, target: str = "syslog", form: str = "text", secret: str = "") -> None:
-        self.target, self.form, self.secret = target, form, secret
+    def __init__(
+        self,
+        target: str = "syslog",
+        form: str = "text",
+        secret: str = "",
+        keep: Callable[[dict[str, Any]], None] = lambda attempt: None,
+    ) -> None:
+        self.target, self.form, self.secret, self.keep = target, form, secret, keep
 
     def message(self, facts: Facts, verdict: Verdict, seconds: float) -> None:
         """Write the line of a message that has ended, after so many seconds."""
@@ -80,6 +95,8 @@ class Log:
             verdict = verdict._replace(cause=masked(verdict.cause, self.secret))
             priority = PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status]
             write(self.target, priority, line(facts, verdict, seconds, self.form))
+        with contextlib.suppress(Exception):
+            self.keep(attempt(facts, verdict, seconds))
 
     def event(self, text: str, priority: str) -> None:
         """Write a line about the service itself."""
@@ -130,6 +147,13 @@ def line(facts: Facts, verdict: Verdict, seconds: float, form: str = "text") -> 
 
         return dumps({key: _short(values[key]) for key in KEYS})
     return " ".join(f"{key}={quoted(values[key])}" for key in KEYS)
+
+
+def attempt(facts: Facts, verdict: Verdict, seconds: float) -> dict[str, Any]:
+    """Return what the journal keeps of a message that has ended, by the names of its columns."""
+    told = {name: _cut(",".join(value)) if isinstance(value, list) else value for name, value in vars(facts).items()}
+    ending = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": _cut(verdict.cause)}
+    return told | ending | {"subject": _cut(facts.subject), "seconds": round(seconds, 3)}
 
 
 def masked(text: str, secret: str) -> str:

@@ -111,7 +111,7 @@ def deliver(
     try:
         facts.describe(envelope, raw.head())
         planned = plan(deciding, envelope, raw, lambda found: alias_list.settle(client, deciding, found))
-        facts.unmatched, facts.message_id = planned.unmatched, planned.message_id
+        facts.unmatched, facts.message_id, facts.posted_as = planned.unmatched, planned.message_id, []
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
         until = time.monotonic() + settings.patience
@@ -128,8 +128,10 @@ def _ending(job: Job, planned: Plan) -> Verdict:
     A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
     recipient whom the call with this id has not served, or is not to serve.
     """
+    if planned.instead:
+        job.facts.posted_as.append(planned.message_id)
     date = ancestry.date(planned.raw.head())
-    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
+    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, date)
     with job.claim(job.settings, delivery, job.until) as claimed:
         if None not in (claimed.date, date) and claimed.date != date:
             other = ancestry.derived_id(planned.message_id, str(date))

@@ -15,15 +15,28 @@ A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DA
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mailgate.journal.rows import DIGEST_BYTES, WAIT_SECONDS, Row, Store, Taken, Unusable
+from mailgate.journal.rows import DIGEST_BYTES, SEARCHED, WAIT_SECONDS, Row, Store, Taken, Unusable
 from mailgate.journal.sqlite import Sqlite
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
-__all__ = ["AMBIGUOUS", "FOR_GOOD", "WAIT_SECONDS", "Claim", "Delivery", "Taken", "can_write", "claim", "text_of"]
+__all__ = [
+    "AMBIGUOUS",
+    "FOR_GOOD",
+    "SEARCHED",
+    "WAIT_SECONDS",
+    "Claim",
+    "Delivery",
+    "Taken",
+    "attempts",
+    "can_write",
+    "claim",
+    "note_attempt",
+    "text_of",
+]
 
 AMBIGUOUS = (Outcome.CUT_OFF, Outcome.FAILED, Outcome.IN_PROGRESS)
 FOR_GOOD = (Outcome.DELIVERED, Outcome.KNOWN, Outcome.ACCEPTED, Outcome.DROPPED, Outcome.HELD)
@@ -31,7 +44,9 @@ FOR_GOOD = (Outcome.DELIVERED, Outcome.KNOWN, Outcome.ACCEPTED, Outcome.DROPPED,
 # What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD_SECONDS = 24 * 3600
 AT_ONCE_SECONDS = 0.1  # in which a second note is not worth its while
+JOURNAL = "journal: "  # begins what is said of a journal that can't be used
 MAX_CAUSE_CHARACTERS = 500
+MAX_ATTEMPTS = 1_000_000  # that are looked through
 DAY_SECONDS = 24 * 3600.0
 
 
@@ -50,7 +65,6 @@ class Delivery(NamedTuple):
     message_id: str
     queue_id: str
     added: bytes
-    sender: str | None = None
     date: int | None = None  # seconds since 1970
 
 
@@ -132,31 +146,23 @@ def claim(
     claimed = Claim(lambda values, is_begun: note(values, is_begun))
 
     def note(values: dict[str, Any], is_begun: bool) -> None:
-        known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model}
         date = delivery.date if claimed.date is None else claimed.date
-        known |= {"sender": delivery.sender, "date": date} | values
-        written = {name: text_of(value) if isinstance(value, str) else value for name, value in known.items()}
         purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
-        try:
-            store.write(digest, written, is_begun, purge_age)
-        except Unusable as error:
-            raise Ended(Outcome.FAILED, f"journal: {error}") from None
+        with _usable():
+            store.write(digest, _written({"delivery": key, "date": date} | values), is_begun, purge_age)
 
-    try:
-        with store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
-            row = store.read(digest)
-            if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
-                store.write(digest, {}, is_begun=True)
-            claimed.answer = _answer(row, key, settings.read_timeout)
-            if row:
-                _remember(claimed, row)
-            try:
-                yield claimed
-            except BaseException as error:  # a signal, too
-                claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
-                raise
-    except Unusable as error:
-        raise Ended(Outcome.FAILED, f"journal: {error}") from None
+    with _usable(), store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
+        row = store.read(digest)
+        if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
+            store.write(digest, {}, is_begun=True)
+        claimed.answer = _answer(row, key, settings.read_timeout)
+        if row:
+            _remember(claimed, row)
+        try:
+            yield claimed
+        except BaseException as error:  # a signal, too
+            claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
+            raise
 
 
 def can_write(settings: Settings) -> bool:
@@ -170,6 +176,36 @@ def can_write(settings: Settings) -> bool:
         return True
     except (Ended, Unusable):
         return False
+
+
+def note_attempt(settings: Settings, attempt: Mapping[str, Any]) -> None:
+    """Write down how a try has ended, with a value for each column of ATTEMPT except two. Raises Ended(FAILED)."""
+    if not settings.journal or attempt["cause"].startswith(JOURNAL):  # once is enough to wait for it
+        return
+    host = os.uname().nodename if "://" in settings.journal else ""
+    written = _written({"host": host, "at": time.time(), **attempt})
+    with _usable():
+        _store(settings, lambda text: None).append(written, settings.keep_days * DAY_SECONDS)
+
+
+def attempts(settings: Settings, word: str = "", since: float = 0.0) -> Iterable[Mapping[str, Any]]:
+    """Return the tries that may have a word and ended at or after ``since``, newest first. Raises Ended."""
+    with _usable():
+        return _store(settings, lambda text: None).attempts(word, since, MAX_ATTEMPTS) if settings.journal else []
+
+
+def _written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a store takes them."""
+    return {name: text_of(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Raise Ended(FAILED) for a store that can't be used."""
+    try:
+        yield
+    except Unusable as error:
+        raise Ended(Outcome.FAILED, f"{JOURNAL}{error}") from None
 
 
 def _store(settings: Settings, report: Callable[[str], None]) -> Store:

@@ -15,14 +15,14 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, VALUES, Row, Taken, Unusable
+from mailgate.journal.rows import ATTEMPT, PAUSE_SECONDS, PURGED_ROWS, SEARCHED, VALUES, Row, Taken, Unusable, like
 from mailgate.outcome import Ended, Outcome
 
 CONNECT_SECONDS = 3  # for each of the hosts that the URL names
@@ -70,6 +70,10 @@ MIGRATIONS = (
         """,
         "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
+    (
+        "create table attempt (id bigint generated always as identity primary key, "
+        f"{', '.join(f'{name} {TYPES[kind]}' for name, kind in ATTEMPT.items())})",
+    ),
 )
 SELECT = f"""
     select claim, extract(epoch from clock_timestamp() - seen_last)::float8,
@@ -84,6 +88,18 @@ PURGE = f"""
         where seen_first < {OLDEST} and seen_last < {OLDEST} and digest <> %(digest)s
         order by seen_first limit {PURGED_ROWS} for update skip locked
     ))
+"""
+APPEND = f"""
+    with purged as (delete from attempt where id = any(array(
+        select id from attempt order by id limit {PURGED_ROWS} for update skip locked
+    )) and at < %(oldest)s)
+    insert into attempt ({", ".join(ATTEMPT)}) values ({", ".join(f"%({name})s" for name in ATTEMPT)})
+"""
+ATTEMPTS = f"""
+    select {", ".join(ATTEMPT)} from attempt
+    where at >= %(since)s
+        and ({" or ".join(f"{name} ilike %(pattern)s escape '!'" for name in SEARCHED)} or subject like '%%=?%%')
+    order by id desc limit %(limit)s
 """
 
 
@@ -135,11 +151,7 @@ class Postgresql:
     def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
         """Write a message's row. Raises as Store.write()."""
         statement = upsert(tuple(values), is_begun, purge_age > 0)
-        # no text of PostgreSQL's has the character 0
-        row = {
-            name: value.replace("\0", "\\x00") if isinstance(value, str) else value for name, value in values.items()
-        }
-        row |= {"digest": digest, "claim": self.claim, "purge_age": purge_age}
+        row = {**_storable(values), "digest": digest, "claim": self.claim, "purge_age": purge_age}
         try:
             self._write(statement, row)
         except Unusable:
@@ -148,6 +160,31 @@ class Postgresql:
             self._regain(digest)
             self._write(statement, row)
         self.seen = self.claim
+
+    def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
+        """Write down a try. Raises as Store.append()."""
+        row = {**_storable(attempt), "oldest": attempt["at"] - purge_age}
+        self._with_session(lambda session: session.execute(APPEND, row))
+
+    def attempts(self, word: str, since: float, limit: int) -> Iterable[Mapping[str, Any]]:
+        """Return the tries. Raises as Store.attempts()."""
+        row = {"pattern": like(word), "since": since, "limit": limit}
+        found = self._with_session(lambda session: session.execute(ATTEMPTS, row).fetchall())
+        return [dict(zip(ATTEMPT, values, strict=True)) for values in found]
+
+    def _with_session(self, work: Callable[["_Session"], Any]) -> Any:
+        """Return what ``work`` makes of a session, which has no lock. Raises Unusable and Ended(SETTINGS)."""
+        while True:
+            session, is_kept = _session(self.access)
+            try:
+                with _usable():
+                    return work(session)
+            except Unusable:
+                if not (is_kept and session.closed):
+                    raise
+                _close_idle(self.access)  # it died while nobody used it, as the others have
+            finally:
+                _give_back(self.access, session)
 
     def _write(self, statement: str, row: Mapping[str, Any]) -> None:
         with _usable():
@@ -196,6 +233,11 @@ class Postgresql:
             session.close()
             raise
         self.session = session
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the character 0, which no text of PostgreSQL's has."""
+    return {name: value.replace("\0", "\\x00") if isinstance(value, str) else value for name, value in values.items()}
 
 
 @contextlib.contextmanager

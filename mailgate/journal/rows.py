@@ -1,6 +1,7 @@
 """A row of the journal, and what each store of rows can do."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -13,18 +14,37 @@ PAUSE_SECONDS = 0.1  # between two tries to get the lock
 
 # What is written of a message besides when it was seen and begun: the columns, and what each is in SQL.
 VALUES = {
-    "queue_id": "text",  # the MTA's name for it
-    "sender": "text",  # null is not known
     "recipients": "text",  # those whom the database has served, one in each line
     "date": "integer",  # the message's Date, in seconds since 1970
     "tries": "integer",  # in a row after which nobody knew whether the database has the message
     "delivery": "blob",  # tells the MTA's next try from another delivery; null without a queue id
     "held": "text",  # the file in which it is held
     "ending": "text",  # the name of an Outcome
+    "record_id": "integer",
+    "cause": "text",
+}
+
+# What is written of each try: the columns, and what each is in SQL. Lists are joined by commas.
+ATTEMPT = {
+    "at": "real",  # its end, in seconds since 1970, by the host's clock
+    "seconds": "real",  # that it took
+    "host": "text",  # whose gateway it was, where several have one journal
+    "message_id": "text",
+    "posted_as": "text",  # ids in place of that one, for some recipients or for all
+    "queue_id": "text",
+    "sender": "text",  # null is not known
+    "recipients": "text",
+    "original_recipients": "text",
+    "unmatched": "text",
+    "subject": "text",  # as it stands in the header
+    "size": "integer",  # bytes
+    "ending": "text",  # the name of an Outcome
     "model": "text",
     "record_id": "integer",
     "cause": "text",
 }
+# Those in which a word is looked for. Where a subject has encoded words (RFC 2047), each word may be among them.
+SEARCHED = ("message_id", "queue_id", "sender", "recipients", "original_recipients", "subject")
 
 
 class Row(NamedTuple):
@@ -37,6 +57,11 @@ class Row(NamedTuple):
     seen_age: float
     begun_age: float | None
     values: Mapping[str, Any]
+
+
+def like(word: str) -> str:
+    """Return the pattern, for LIKE with ! as its escape, of texts that have a word."""
+    return "%" + re.sub("[!%_]", r"!\g<0>", word) + "%"
 
 
 class Taken(Ended):
@@ -64,4 +89,13 @@ class Store(Protocol):
 
         Values that are not given stay as they are. A few rows that were not seen for ``purge_age`` seconds go, if that
         is not 0.
+        """
+
+    def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
+        """Write down a try, with a value for each column of ATTEMPT; a few that are older than ``purge_age`` go."""
+
+    def attempts(self, word: str, since: float, limit: int) -> Iterable[Mapping[str, Any]]:
+        """Return the tries that ended at or after ``since``, newest first, at most so many.
+
+        With a word, those that may have it, in any case.
         """

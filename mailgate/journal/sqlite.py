@@ -18,12 +18,12 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from mailgate import trusted
-from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, VALUES, Row, Taken, Unusable
+from mailgate.journal.rows import ATTEMPT, PAUSE_SECONDS, PURGED_ROWS, SEARCHED, VALUES, Row, Taken, Unusable, like
 from mailgate.outcome import Ended, Outcome
 
 FILE, LOCK = "journal.sqlite3", "lock"
@@ -45,6 +45,10 @@ MIGRATIONS = (
         )
         """,
     ),
+    (
+        "create table attempt (id integer primary key, "
+        f"{', '.join(f'{name} {kind}' for name, kind in ATTEMPT.items())})",
+    ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
 # The rows that stand first go, except those in which a call may be running: they stay while this boot is young,
@@ -57,6 +61,13 @@ PURGE = (
 MOVE = f"""
     update message set id = id + 1 + (select max(id) from message) - (select min(id) from message)
     where {_FIRST} and seen_first not between ? and ?
+"""
+APPEND = f"insert into attempt ({', '.join(ATTEMPT)}) values ({', '.join('?' * len(ATTEMPT))})"
+PURGE_ATTEMPTS = f"delete from attempt where id in (select id from attempt order by id limit {PURGED_ROWS}) and at < ?"
+ATTEMPTS = f"""
+    select {", ".join(ATTEMPT)} from attempt
+    where at >= ?1 and ({" or ".join(f"{name} like ?2 escape '!'" for name in SEARCHED)} or subject like '%=?%')
+    order by id desc limit ?3
 """
 
 
@@ -115,6 +126,20 @@ class Sqlite:
                 connection.execute(MOVE, [oldest, now.wall])
 
         self._run(write)
+
+    def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
+        """Write down a try. Raises as Store.append()."""
+
+        def append(connection: Any) -> None:
+            connection.execute(APPEND, [attempt[name] for name in ATTEMPT])
+            connection.execute(PURGE_ATTEMPTS, [attempt["at"] - purge_age])
+
+        self._run(append)
+
+    def attempts(self, word: str, since: float, limit: int) -> Iterable[Mapping[str, Any]]:
+        """Return the tries. Raises as Store.attempts()."""
+        found = self._run(lambda connection: connection.execute(ATTEMPTS, [since, like(word), limit]).fetchall())
+        return [dict(zip(ATTEMPT, values, strict=True)) for values in found]
 
     def _run(self, work: Callable[[Any], Any]) -> Any:
         """Return what ``work`` makes of the connection; a damaged journal is set aside first. Raises Unusable."""

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -16,7 +17,7 @@ try:
 except ImportError:
     sys.exit("mail-gateway-lmtp: needs the package aiosmtpd: docs/service.md says how to install it")
 
-from mailgate import __version__, settings
+from mailgate import __version__, journal, settings
 from mailgate.handover import settings_version
 from mailgate.log import Log, error_text
 from mailgate.outcome import Ended
@@ -59,7 +60,8 @@ def read_settings(env_file: str) -> tuple[Settings, Log, str]:
     """Return the settings, the log that they ask for, and which version of the file this is. Raises Ended."""
     version = settings_version(env_file, os.environ)  # before: a file that changes meanwhile is then another version
     config = settings.build(*settings.read(os.environ, env_file))
-    return config, Log(config.log, config.log_format, config.password), version
+    keep = functools.partial(journal.note_attempt, config)
+    return config, Log(config.log, config.log_format, config.password, keep), version
 
 
 def _listeners(config: Settings, own: list[tuple[str, os.stat_result]]) -> dict[str, socket.socket]:

@@ -1,5 +1,6 @@
 """The delivery of one message that came over LMTP: whom it is for by now, its walk, and the replies."""
 
+import asyncio
 import contextlib
 import time
 from functools import partial
@@ -36,7 +37,7 @@ async def deliver(service: Service, received: Received) -> list[str]:
         delivery = _Delivery(service, received)
         verdict = received.verdict or deferred
         if verdict:
-            delivery.end_undelivered(verdict)
+            await asyncio.to_thread(delivery.end_undelivered, verdict)
         else:
             owned.pop_all()
             verdict = await service.workers.run(delivery.walk, received.size, lambda _: close(received.file))
@@ -63,6 +64,7 @@ class _Delivery:
         self.addresses = self.directory.deciding  # one list for the replies and for the walk
         self.facts = Facts()
         self.facts.describe(received.envelope, b"")
+        self.facts.size = received.size
         self.seconds = {"receive": received.ended - received.began}  # by step
 
     def walk(self, is_last: bool, call: Call) -> Verdict:

@@ -1,0 +1,91 @@
+"""What each command of the desk has, and what it gives."""
+
+import contextlib
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mailgate.database import Client
+from mailgate.settings import Settings
+
+
+class Desk(NamedTuple):
+    """The settings that the gateway has, and its way to the database. ``now`` is in seconds since 1970."""
+
+    settings: Settings
+    client: Client
+    now: float
+
+
+class Answer(NamedTuple):
+    """What a command found: for programs (JSON), for a person (what rich can print), and whether all is good."""
+
+    facts: Mapping[str, Any]
+    screen: Sequence[Any]
+    is_good: bool = True
+
+
+class Command(NamedTuple):
+    """A command: its name, a sentence about it, an example, its arguments, and the work."""
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[ArgumentParser], None]
+    answer: Callable[[Desk, Namespace], Answer]
+
+
+class Usage(Exception):
+    """Raised for arguments that make no sense; the text says why."""
+
+
+def owner_of(settings: Settings) -> tuple[int, int] | None:
+    """Return the user and group whose the journal or the hold folder is, None where there is neither."""
+    for path in (settings.journal, settings.hold):
+        if os.path.isabs(path):
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                return status.st_uid, status.st_gid
+    return None
+
+
+def become_owner(settings: Settings) -> None:
+    """Go on as the gateway's own user where root runs the desk: no file of root's comes among the gateway's."""
+    owner = owner_of(settings)
+    if os.geteuid() == 0 and owner:
+        os.setegid(owner[1])
+        os.seteuid(owner[0])
+
+
+@contextlib.contextmanager
+def as_caller() -> Iterator[None]:
+    """Be, for a while, who started the desk: for the mail server's queue and logs, which root may read."""
+    user, group = os.geteuid(), os.getegid()
+    os.seteuid(os.getuid())
+    os.setegid(os.getgid())
+    try:
+        yield
+    finally:
+        os.setegid(group)
+        os.seteuid(user)
+
+
+def moment(seconds: float) -> str:
+    """Return a time as a person and a program read it: local time with its offset (RFC 3339)."""
+    return time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(seconds))
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def since(text: str, now: float) -> float:
+    """Return the moment that an option names, in seconds since 1970: ``2d``, ``90m``, or a date. Raises Usage."""
+    number, unit = text[:-1], text[-1:]
+    if number.isascii() and number.isdigit() and unit in UNITS:
+        return now - int(number) * UNITS[unit]
+    for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
+        with contextlib.suppress(ValueError):
+            return time.mktime(time.strptime(text, form))
+    raise Usage(f"--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not {text!r}")

@@ -1,0 +1,108 @@
+"""The mail server's half: what its log says of a queue id, and what waits in its queue for us."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mailgate.admin.desk import as_caller
+
+LOGS = ("/var/log/mail.log", "/var/log/maillog", "/var/log/exim4/mainlog", "/var/log/exim/main.log")
+MAX_LINES = 200  # of the mail server's log
+SECONDS = 20.0  # that a program of the mail server's may take
+BEFORE_SECONDS = 6 * 86400.0  # that mail may have been in the queue before its first try with us
+
+
+class Waiting(NamedTuple):
+    """A message in the mail server's queue: since when (seconds since 1970), from and for whom, and why."""
+
+    queue_id: str
+    since: float
+    sender: str
+    recipients: list[str]
+    reason: str
+
+
+def log_lines(queue_ids: Sequence[str], first: float, path: str | None = None) -> list[str]:
+    """Return the lines of the mail server's log with one of these queue ids: a file's, or journald's."""
+    if not queue_ids:
+        return []
+    wanted = re.compile(
+        rb"(?<![\w-])(" + b"|".join(re.escape(os.fsencode(name)) for name in queue_ids) + rb")(?![\w-])"
+    )
+    with as_caller():
+        for name in [path] if path else LOGS:
+            with contextlib.suppress(OSError), open(name, "rb") as file:
+                found = [line for line in file if wanted.search(line)]
+                if found or path:
+                    return [os.fsdecode(line.rstrip(b"\n")) for line in found[-MAX_LINES:]]
+        return [] if path else _journald(queue_ids, first)
+
+
+def _journald(queue_ids: Sequence[str], first: float) -> list[str]:
+    if not shutil.which("journalctl"):
+        return []
+    pattern = "|".join(map(re.escape, queue_ids))
+    command = ["journalctl", "--quiet", "--no-pager", "--output=short-iso", f"--since=@{first - BEFORE_SECONDS:.0f}",
+               "--facility=mail", f"--grep={pattern}"]  # fmt: skip
+    return _output(command).splitlines()[-MAX_LINES:]
+
+
+def queue(config: str | None = None) -> list[Waiting] | None:
+    """Return what waits in the queue of Postfix or Exim, oldest first; None where neither can be asked.
+
+    ``config`` is Postfix's configuration folder, where it is not the usual one.
+    """
+    with as_caller():
+        for name, read in (("postqueue", _postfix_queue), ("exim4", _exim_queue), ("exim", _exim_queue)):
+            program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+            if program:
+                return sorted(read(program, config), key=lambda each: each.since)
+    return None
+
+
+def _postfix_queue(program: str, config: str | None) -> list[Waiting]:
+    """Return Postfix's queue (postqueue(1), -j: a JSON object in each line)."""
+    found = []
+    for line in _output([program, *(["-c", config] if config else []), "-j"]).splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row: dict[str, Any] = json.loads(line)
+            recipients = row["recipients"]
+            reason = next((each["delay_reason"] for each in recipients if each.get("delay_reason")), row["queue_name"])
+            addresses = [each["address"] for each in recipients]
+            found.append(Waiting(row["queue_id"], float(row["arrival_time"]), row["sender"], addresses, reason))
+    return found
+
+
+# exim -bpr: "25m  2.9K 0t5C6f-0000c8-00 <alice@foobar.fictional>", then a line for each recipient; D is delivered.
+_EXIM_LINE = re.compile(r"\s*(\d+)([smhdwy])\s+\S+\s+(\S+)\s+<(.*)>")
+_EXIM_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+
+
+def _exim_queue(program: str, config: str | None) -> list[Waiting]:
+    """Return Exim's queue (exim -bpr); the reason is the last line of the message's own log."""
+    import time
+
+    found: list[Waiting] = []
+    for line in _output([program, "-bpr"]).splitlines():
+        head = _EXIM_LINE.match(line)
+        if head:
+            number, unit, queue_id, sender = head.groups()
+            since = time.time() - int(number) * _EXIM_SECONDS[unit]
+            log = _output([program, "-Mvl", queue_id]).splitlines()
+            found.append(Waiting(queue_id, since, sender, [], log[-1] if log else ""))
+        elif line.strip() and found and not line.strip().startswith("D "):
+            found[-1].recipients.append(line.strip())
+    return found
+
+
+def _output(command: Sequence[str]) -> str:
+    """Return what a program prints, nothing where it can't be run."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS, errors="surrogateescape")
+        return done.stdout
+    return ""

@@ -1,0 +1,62 @@
+"""What a person sees: tables and lines in 80 columns, colour only on a terminal, and no byte of a stranger's raw."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLUMNS = 80
+
+STYLES = {"good": "green", "waits": "yellow", "bad": "red", "dim": "dim", "name": "bold", "": ""}
+
+
+def console() -> Console:
+    """Return where the screen is: standard output, 80 columns wide where that is no terminal."""
+    width = None if sys.stdout.isatty() else COLUMNS
+    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def plain(value: object) -> str:
+    """Return a text on one line without what a terminal would act on; what can't be shown is spelled out."""
+    text = os.fsencode(str(value)).decode("utf-8", "backslashreplace")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def words(value: object, style: str = "") -> Text:
+    """Return a text for the screen."""
+    return Text(plain(value), STYLES[style])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """Return a table; a cell is a text, or what words() returns. Columns that are numbers stand at the ``right``."""
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold")
+    for column in columns:
+        is_right = column in right
+        made.add_column(column, justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else words(cell) for cell in row))
+    return made
+
+
+def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
+    """Return a name and a value for each line; what is empty is left out."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value not in ("", None):
+            made.add_row(name, value if isinstance(value, Text) else words(value))
+    return made
+
+
+def print_facts(facts: Any) -> None:
+    """Print what a program reads."""
+    print(json.dumps(facts, indent=2, ensure_ascii=True))

@@ -1,0 +1,127 @@
+"""today: what became of the mail since midnight and the day before, what waits, what is held, what fails most."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from typing import Any
+
+from mailgate.admin import held, mta
+from mailgate.admin.desk import Answer, Command, Desk, moment
+from mailgate.admin.meaning import style, word
+from mailgate.admin.screen import table, words
+from mailgate.admin.trace import Story, stories
+from mailgate.outcome import Outcome
+
+DAY_SECONDS = 86400.0
+MAX_ROWS = 5  # of what waits, what is held, what fails
+
+
+def _midnight(now: float) -> float:
+    day = time.localtime(now)
+    return time.mktime((day.tm_year, day.tm_mon, day.tm_mday, 0, 0, 0, 0, 0, -1))
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is another than usual"
+    )
+
+
+def _answer(desk: Desk, arguments: Namespace) -> Answer:
+    midnight = _midnight(desk.now)
+    found = stories(desk, since_moment=_midnight(midnight - DAY_SECONDS / 2))
+    new = Counter(story.outcome for story in found if story.last["at"] >= midnight)
+    old = Counter(story.outcome for story in found if story.last["at"] < midnight)
+    queue = mta.queue(arguments.postfix_config)
+    kept = held.files(desk.settings.hold)
+    failing = _failing(found)
+    facts = {
+        "today": {word(outcome): count for outcome, count in new.items()},
+        "yesterday": {word(outcome): count for outcome, count in old.items()},
+        "waiting": None if queue is None else [each._asdict() for each in queue],
+        "held": [held.facts(each) for each in kept],
+        "failing": failing,
+    }
+    screen: list[Any] = [
+        table(
+            ["ending", "today", "yesterday"],
+            [
+                (words(word(outcome), style(outcome)), str(new[outcome]), str(old[outcome]))
+                for outcome in Outcome
+                if new[outcome] or old[outcome]
+            ],
+            right=["today", "yesterday"],
+        )
+        if found
+        else "No mail since yesterday.",
+        "",
+        *_waiting(queue),
+        "",
+        *_held(kept),
+        "",
+        *_fails(failing),
+    ]
+    return Answer(
+        facts,
+        screen,
+        is_good=not (queue or kept or any(Outcome[row["ending"].upper()].is_temporary for row in failing)),
+    )
+
+
+def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:
+    if queue is None:
+        return ["In the mail server's queue: no mail server can be asked here."]
+    if not queue:
+        return ["In the mail server's queue: nothing."]
+    rows = [(moment(each.since)[:16], each.queue_id, ", ".join(each.recipients), each.reason) for each in queue]
+    return [
+        words(f"In the mail server's queue: {len(queue)}", "waits"),
+        table(["since", "queue id", "for", "why"], rows[:MAX_ROWS]),
+    ]
+
+
+def _held(kept: list[held.File]) -> list[Any]:
+    if not kept:
+        return ["Held: nothing."]
+    rows = [(moment(each.since)[:16], each.sender, each.subject) for each in kept]
+    return [
+        words(f"Held: {len(kept)}. mail-gateway-admin held list", "bad"),
+        table(["since", "from", "subject"], rows[:MAX_ROWS]),
+    ]
+
+
+def _failing(found: list[Story]) -> list[dict[str, Any]]:
+    """Return what has not ended well, by ending and cause: how many messages, and since when; the most first."""
+    groups: dict[tuple[str, str], list[Story]] = {}
+    for story in found:
+        if story.outcome.exit_status:
+            groups.setdefault((word(story.outcome), story.last["cause"] or ""), []).append(story)
+    rows = [
+        {
+            "ending": ending,
+            "cause": cause,
+            "messages": len(those),
+            "since": min(each["at"] for story in those for each in story.attempts),
+        }
+        for (ending, cause), those in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["messages"], row["since"]))
+
+
+def _fails(failing: list[dict[str, Any]]) -> list[Any]:
+    if not failing:
+        return ["Failed: nothing."]
+    rows = [(str(row["messages"]), row["ending"], moment(row["since"])[:16], row["cause"]) for row in failing]
+    return [
+        words("Failed most:", "name"),
+        table(["mails", "ending", "since", "cause"], rows[:MAX_ROWS], right=["mails"]),
+    ]
+
+
+COMMAND = Command(
+    "today",
+    "Tell what became of the mail since midnight and yesterday, what waits, what is held, what fails.",
+    "mail-gateway-admin today",
+    _add_arguments,
+    _answer,
+)

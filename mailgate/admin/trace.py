@@ -1,0 +1,231 @@
+"""trace: each message that has a word, or the whole story of one: its tries, its ending, its record, what to do now."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from mailgate import journal
+from mailgate.admin import mta, records
+from mailgate.admin.desk import Answer, Command, Desk, Usage, moment, since
+from mailgate.admin.meaning import MEANINGS, style, word
+from mailgate.admin.records import Record
+from mailgate.admin.screen import pairs, plain, table, words
+from mailgate.hold import decoded
+from mailgate.outcome import Ended, Outcome
+
+MAX_MESSAGES = 50  # that are listed, if not said otherwise
+
+Attempt = Mapping[str, Any]  # by the columns of journal.rows.ATTEMPT
+
+
+class Story(NamedTuple):
+    """A message and its tries, oldest first."""
+
+    message_id: str
+    attempts: list[Attempt]
+
+    @property
+    def last(self) -> Attempt:
+        """The last try, which says how it has ended so far."""
+        return self.attempts[-1]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The ending of the last try."""
+        return Outcome[self.last["ending"]]
+
+    @property
+    def ids(self) -> list[str]:
+        """The Message-IDs under which the database may have it."""
+        other = (name for each in self.attempts for name in (each["posted_as"] or "").split(","))
+        return [*dict.fromkeys([self.message_id, *filter(None, other)])]
+
+
+def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story]:
+    """Return the messages with a try that has all words of ``what``, the newest first. Raises Ended."""
+    terms = what.lower().split()
+    longest = max(terms, key=len, default="")
+    found: dict[str, list[Attempt]] = {}
+    for each in journal.attempts(desk.settings, longest, since_moment):
+        if _has(each, terms):
+            found.setdefault(each["message_id"], []).append(each)
+    made = [Story(message_id, attempts[::-1]) for message_id, attempts in found.items()]
+    return [story for story in made if _is_named(story, what)] or made
+
+
+def whole(desk: Desk, story: Story) -> Story:
+    """Return a message with all of its tries, also those that do not have the words. Raises Ended."""
+    tries = [
+        each for each in journal.attempts(desk.settings, story.message_id) if each["message_id"] == story.message_id
+    ]
+    return story._replace(attempts=tries[::-1])
+
+
+def _is_named(story: Story, what: str) -> bool:
+    """Tell whether a text is the Message-ID or a queue id of a message, not only a part of something."""
+    return what.strip("<>") == story.message_id.strip("<>") or any(what == each["queue_id"] for each in story.attempts)
+
+
+def _has(attempt: Attempt, terms: Iterable[str]) -> bool:
+    texts = [str(attempt[name] or "") for name in journal.SEARCHED]
+    text = "\n".join([*texts, decoded(attempt["subject"] or "")]).lower()
+    return all(term in text for term in terms)
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("what", nargs="+", help="a Message-ID, an address, a queue id, or words of a subject")
+    parser.add_argument("--since", metavar="WHEN", default="30d", help="2d, 90m, or a date (30d)")
+    parser.add_argument("--ending", metavar="NAME", help="only what has ended so: delivered, held, ...")
+    parser.add_argument("--limit", metavar="NUMBER", type=int, default=MAX_MESSAGES, help=f"({MAX_MESSAGES})")
+    parser.add_argument(
+        "--mta-log", metavar="FILE", help="the mail server's log (else journald's, or /var/log/mail.log)"
+    )
+
+
+def _answer(desk: Desk, arguments: Namespace) -> Answer:
+    found = stories(desk, " ".join(arguments.what), since(arguments.since, desk.now))
+    if arguments.ending:
+        wanted = _outcome(arguments.ending)
+        found = [story for story in found if story.outcome is wanted]
+    if len(found) == 1:
+        return _one(desk, whole(desk, found[0]), arguments.mta_log)
+    return _many(found, arguments.limit)
+
+
+def _outcome(name: str) -> Outcome:
+    try:
+        return Outcome[name.upper()]
+    except KeyError:
+        raise Usage(f"--ending takes one of: {', '.join(map(word, Outcome))}") from None
+
+
+def _many(found: list[Story], limit: int) -> Answer:
+    if not found:
+        text = "No message. The gateway has not been given it: look into the mail server's log, and at --since."
+        return Answer({"messages": []}, [text], is_good=False)
+    rows = [
+        (moment(story.last["at"])[:16], story.last["sender"] or "<>", _subject(story.last), _ending(story.outcome))
+        for story in found[:limit]
+    ]
+    screen: list[Any] = [table(["last try", "from", "subject", "ending"], rows)]
+    if len(found) > limit:
+        screen.append(f"{len(found) - limit} more, older ones. --limit shows more.")
+    screen.append("A Message-ID or a queue id shows one of them: --json has all ids.")
+    return Answer({"messages": [_facts(story) for story in found[:limit]]}, screen)
+
+
+def _one(desk: Desk, story: Story, mta_log: str | None) -> Answer:
+    """Return the whole story of a message."""
+    first, last = story.attempts[0], story.last
+    try:
+        on_records, unknown = records.named(desk.client, records.find(desk.client, story.ids)), ""
+    except Ended as ended:
+        on_records, unknown = [], f"the database can't be asked: {ended.verdict.cause}"
+    queue_ids = dict.fromkeys(filter(None, (each["queue_id"] for each in story.attempts)))
+    lines = mta.log_lines([*queue_ids], first["at"], mta_log)
+    became, advice = MEANINGS[story.outcome]
+    facts = _facts(story) | {
+        "became": became,
+        "advice": advice,
+        "records": [records.facts(each) for each in on_records],
+        "mail_server": lines,
+    }
+    screen: list[Any] = [
+        pairs(
+            [
+                ("Message", story.message_id),
+                ("Subject", _subject(last)),
+                ("From", "the null sender <>" if last["sender"] == "" else last["sender"] or "not known"),
+                ("For", last["recipients"]),
+                ("Redirected", _originals(last)),
+                ("No address", last["unmatched"]),
+                ("Size", f"{last['size']:,} bytes"),
+            ]
+        ),
+        "",
+        table(["try ended", "seconds", "ending", "queue id", "cause"], map(_row, story.attempts), right=["seconds"]),
+        "",
+        pairs(
+            [
+                ("Now", words(became, style(story.outcome))),
+                *(("Record", _record_text(each)) for each in on_records),
+                *(("", each.url) for each in on_records),
+                ("Record", unknown),
+                ("To do", advice),
+            ]
+        ),
+    ]
+    if lines:
+        screen += ["", words("The mail server's half:", "name"), *(words(line, "dim") for line in lines)]
+    return Answer({"messages": [facts]}, screen)
+
+
+def _row(attempt: Attempt) -> tuple[Any, ...]:
+    return (
+        moment(attempt["at"])[:19],
+        f"{attempt['seconds']:.2f}",
+        _ending(Outcome[attempt["ending"]]),
+        attempt["queue_id"] or "",
+        attempt["cause"] or "",
+    )
+
+
+def _ending(outcome: Outcome) -> Any:
+    return words(word(outcome), style(outcome))
+
+
+def _subject(attempt: Attempt) -> str:
+    return plain(decoded(attempt["subject"] or ""))
+
+
+def _originals(attempt: Attempt) -> str:
+    """Return what recipients were before the mail server redirected them."""
+    now, before = ((attempt[name] or "").split(",") for name in ("recipients", "original_recipients"))
+    return ", ".join(f"{old} to {new}" for old, new in zip(before, now, strict=False) if old and old != new)
+
+
+def _record_text(record: Record) -> str:
+    return f"{record.model} {record.record_id} {record.name}" if record.model else "on no record"
+
+
+def _facts(story: Story) -> dict[str, Any]:
+    """Return a message for a program; times are in seconds since 1970."""
+    last = story.last
+    return {
+        "message_id": story.message_id,
+        "posted_as": story.ids[1:],
+        "subject": decoded(last["subject"] or ""),
+        "sender": last["sender"],
+        "recipients": _list(last["recipients"]),
+        "original_recipients": _list(last["original_recipients"]),
+        "unmatched": _list(last["unmatched"]),
+        "size": last["size"],
+        "ending": word(story.outcome),
+        "attempts": [
+            {
+                "at": each["at"],
+                "time": moment(each["at"]),
+                "seconds": each["seconds"],
+                "host": each["host"],
+                "queue_id": each["queue_id"],
+                "ending": each["ending"].lower(),
+                "status_code": Outcome[each["ending"]].status_code,
+                "record_id": each["record_id"],
+                "cause": each["cause"],
+            }
+            for each in story.attempts
+        ],
+    }
+
+
+def _list(text: str | None) -> list[str]:
+    return text.split(",") if text else []
+
+
+COMMAND = Command(
+    "trace",
+    "Tell where a message is, why it ended so, and what to do now.",
+    "mail-gateway-admin trace ann@outside.test --since 2d",
+    _add_arguments,
+    _answer,
+)
