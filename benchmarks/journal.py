@@ -26,6 +26,7 @@ from mailgate import journal
 from mailgate.journal import postgresql
 from mailgate.journal.rows import DIGEST_BYTES
 from mailgate.journal.sqlite import FILE, LOCK
+from mailgate.log import Facts, attempt
 from mailgate.outcome import Outcome, Verdict
 from mailgate.settings import Settings, build
 
@@ -33,13 +34,14 @@ SMALL = 1_000  # rows
 ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
 GROWTH = Figure("journal: CPU of a claim with its notes, at {rows:,} rows / at 1,000", "at most", 1.3)
 COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
-ROW_BYTES = Figure("journal: bytes of a row", "at most", 400)
+ROW_BYTES = Figure("journal: bytes of a message, with its try", "at most", 400)
 SERVER_GROWTH = Figure(
     "journal in PostgreSQL: CPU of a claim, ours and the server's, at {rows:,} rows / at 1,000", "at most", 1.3
 )
 SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours alone, ms")
 SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
-SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a row", "at most", 400)
+SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a message, with its try", "at most", 400)
+SIZE = "select pg_total_relation_size('message') + pg_total_relation_size('attempt')"
 DATE = 1796032800  # seconds since 1970
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
@@ -78,7 +80,7 @@ def in_postgresql(rows: int) -> list[Row]:
         batch(small), batch(large)
         found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
         with connected(large) as connection:
-            (size,) = connection.execute("select pg_total_relation_size('message')").fetchone() or (0,)
+            (size,) = connection.execute(SIZE).fetchone() or (0,)
     finally:
         server.remove()
     few, many = (statistics.median(cost.all for cost in costs) * 1000 for costs in zip(*found, strict=True))
@@ -96,10 +98,11 @@ def filled(folder: Path, rows: int) -> Settings:
     settings = settings_with(JOURNAL=str(folder))
     deliver(settings, 0)
     with contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
-        (row,) = connection.execute("select * from message").fetchall()
-        marks = ", ".join("?" * len(row))
-        others = ((None, os.urandom(DIGEST_BYTES), *row[2:]) for _ in range(rows))
-        connection.executemany(f"insert into message values ({marks})", others)
+        for table in "message", "attempt":
+            (row,) = connection.execute(f"select * from {table}").fetchall()
+            marks = ", ".join("?" * len(row))
+            others = ((None, os.urandom(DIGEST_BYTES) if table == "message" else row[1], *row[2:]) for _ in range(rows))
+            connection.executemany(f"insert into {table} values ({marks})", others)
         connection.commit()
         connection.execute("pragma wal_checkpoint(truncate)")  # a single large transaction, which no delivery is
     return settings
@@ -114,12 +117,13 @@ def filled_on(server: PostgreSQL, folder: Path, rows: int) -> Settings:
     settings = settings_with(JOURNAL=server.url(f"journal_{rows}"), JOURNAL_PASSWORD_FILE=str(password))
     deliver(settings, 0)
     with connected(settings) as connection:
-        columns = ", ".join(name for name, *_ in connection.execute("select * from message").description or [])
-        others = columns.replace("digest", "substr(sha256(number::text::bytea), 1, 16)", 1)
-        connection.execute(
-            f"insert into message ({columns}) select {others} from message, generate_series(1, {rows}) as number"
-        )
-        connection.execute("vacuum analyze message")
+        for table in "message", "attempt":
+            found = connection.execute(f"select * from {table}").description or []
+            columns = ", ".join(name for name, *_ in found if name != "id")
+            others = columns.replace("digest", "substr(sha256(number::text::bytea), 1, 16)", 1)
+            source = f"{table}, generate_series(1, {rows}) as number"
+            connection.execute(f"insert into {table} ({columns}) select {others} from {source}")
+            connection.execute(f"vacuum analyze {table}")
     return settings
 
 
@@ -157,13 +161,18 @@ def server_cpu(process: str) -> float:
 
 
 def deliver(settings: Settings, number: int) -> None:
-    """Claim a message that nobody has seen, note that it is on its way, and how it ends."""
+    """Claim a message that nobody has seen, note that it is on its way, how it ends, and the try."""
     message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
-    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, "ann@outside.test", DATE)
+    delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, DATE)
+    verdict = Verdict(Outcome.DELIVERED, record_id=number)
+    facts = Facts("4XyZ12345z")
+    facts.message_id, facts.sender, facts.recipients = message_id, "ann@outside.test", ["info@example.com"]
+    facts.subject, facts.size = "Forty chairs, and a table for them", 4096
     with journal.claim(settings, delivery, 0.0) as claimed:
         claimed.serves("info@example.com")
         claimed.note_begun()
-        claimed.end(Verdict(Outcome.DELIVERED, record_id=number))
+        claimed.end(verdict)
+    journal.note_attempt(settings, attempt(facts, verdict, 0.042))
 
 
 if __name__ == "__main__":

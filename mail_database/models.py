@@ -168,6 +168,7 @@ COMPUTED: dict[str, dict[str, Callable[[Store, Mapping[str, Any]], Any]]] = {
     "res.company": {"alias_domain_id": lambda store, row: _domain(store, row, "alias_domain")},
     "mail.notification": {"failure_type": lambda store, row: "mail_bounce" if row["status"] == "bounce" else False},
     "mail.message": {"attachment_ids": lambda store, row: store.attachments_of(row["id"])},
+    **{model: {"display_name": lambda store, row: row["name"]} for model in MODELS},
 }
 # The columns of those that a client may write.
 WRITTEN = {

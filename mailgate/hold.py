@@ -10,6 +10,7 @@ from mailgate import trusted
 from mailgate.envelope import Raw, fields, unfold
 from mailgate.outcome import Ended, Outcome
 
+KEPT_AS = "; kept as "  # stands in a cause before the path
 MAX_NAME_CHARACTERS = 40  # of sender and subject, each, in a file's name
 
 

@@ -271,6 +271,6 @@ def _held(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdict) -> 
     path, replaced = hold.new_path(job.settings.hold, planned.raw, job.envelope.sender), claimed.held
     claimed.end(verdict, path)
     hold.store(path, planned.added, planned.raw, replaced)
-    verdict = verdict._replace(cause=f"{verdict.cause}; kept as {path}")
+    verdict = verdict._replace(cause=f"{verdict.cause}{hold.KEPT_AS}{path}")
     claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: it is kept already
     return verdict

@@ -461,3 +461,51 @@ def test_nobody_else_can_read_the_journal(gateway: Gateway, endpoint: Endpoint) 
     files = list(folder(gateway).iterdir())
     assert {path.name for path in files} >= {FILE, LOCK}
     assert not any(path.stat().st_mode & 0o77 for path in files)
+
+
+def tries(gateway: Gateway, *names: str) -> list[tuple[Any, ...]]:
+    """Return what the journal has of the tries, oldest first."""
+    rows = execute(gateway.settings["JOURNAL"], "select * from attempt order by id")
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def test_each_try_is_written_down(gateway: Gateway, endpoint: Endpoint) -> None:
+    endpoint.answers = [http(503), returns(7)]
+    options = ("--queue-id=4XyZ", "--sender=ann@outside.test", "--original-recipient=sales@example.net")
+    for _ in range(2):
+        deliver(gateway, *options, "info@example.com")
+    assert tries(gateway, "ending", "record_id", "cause") == [("DATABASE_DOWN", None, "HTTP 503"), ("DELIVERED", 7, "")]
+    names = ("message_id", "queue_id", "sender", "recipients", "original_recipients", "subject", "size", "posted_as")
+    row = ("<1@outside.test>", "4XyZ", "ann@outside.test", "info@example.com", "sales@example.net", "hello")
+    assert tries(gateway, *names) == [(*row, len(MESSAGE), "")] * 2
+    assert all(0 < seconds < 60 for (seconds,) in tries(gateway, "seconds"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "ending"),
+    [
+        (["nobody@elsewhere.test"], {}, "UNKNOWN_RECIPIENT"),
+        (["info@example.com"], {"MAX_SIZE": 10}, "TOO_LARGE"),
+    ],
+)
+def test_what_never_gets_to_the_database_is_written_down_too(
+    gateway: Gateway, endpoint: Endpoint, arguments: list[str], settings: dict[str, object], ending: str
+) -> None:
+    deliver(gateway, *arguments, **settings)
+    assert tries(gateway, "message_id", "ending", "recipients") == [("<1@outside.test>", ending, arguments[0])]
+
+
+def test_tries_are_as_old_as_they_may_be(gateway: Gateway, endpoint: Endpoint) -> None:
+    for number in range(PURGED_ROWS + 1):
+        deliver(gateway, message=MESSAGE.replace(b"<1@", b"<a%d@" % number))
+    execute(gateway.settings["JOURNAL"], f"update attempt set at = at - {8 * DAY}")
+    deliver(gateway, KEEP_DAYS=7)
+    assert len(tries(gateway)) == 1 + 1
+    deliver(gateway, "--queue-id=another", "info@example.com", KEEP_DAYS=7)
+    assert len(tries(gateway)) == 2
+
+
+def test_a_try_has_any_text(gateway: Gateway, endpoint: Endpoint) -> None:
+    message = b"Message-ID: <1@outside.test>\nSubject: \xff\xfe \xc3\xa9 %\n\nx\n"
+    deliver(gateway, "--sender=\udcff@outside.test", "info@example.com", message=message)
+    assert tries(gateway, "subject", "sender") == [("\\xff\\xfe é %", "\\xff@outside.test")]

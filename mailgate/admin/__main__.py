@@ -15,7 +15,7 @@ except ImportError:
 
 from mailgate import __version__, settings
 from mailgate.admin import held, screen, today, trace
-from mailgate.admin.desk import Desk, Usage, become_owner
+from mailgate.admin.desk import Desk, Usage, add_json, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"Example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.add_argument("--json", action="store_true", help="print what a program can read")
+        add_json(one, default=False)
         command.add_arguments(one)
         one.set_defaults(answer=command.answer)
     return made

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +35,11 @@ class Command(NamedTuple):
     example: str
     add_arguments: Callable[[ArgumentParser], None]
     answer: Callable[[Desk, Namespace], Answer]
+
+
+def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
+    """Let a command take --json; also behind the name of what it does, where it has several."""
+    parser.add_argument("--json", action="store_true", default=default, help="print what a program can read")
 
 
 class Usage(Exception):

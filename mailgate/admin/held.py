@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mailgate import journal
-from mailgate.admin.desk import Answer, Command, Desk, Usage, moment
+from mailgate.admin.desk import Answer, Command, Desk, Usage, add_json, moment
 from mailgate.admin.screen import pairs, plain, table, words
 from mailgate.envelope import MAX_HEADER_BYTES, fields, unfold
-from mailgate.hold import decoded
+from mailgate.hold import KEPT_AS, decoded
 from mailgate.outcome import Outcome
 
 SHOWN_BYTES = 4096  # of a message's text
@@ -63,15 +63,18 @@ def cause_of(desk: Desk, file: File) -> str:
     """Return why a message is held, as the journal has it, "" where it does not know. Raises Ended."""
     tries = journal.attempts(desk.settings, file.message_id) if file.message_id else []
     ended = (each for each in tries if each["ending"] == Outcome.HELD.name and each["message_id"] == file.message_id)
-    return next((each["cause"].partition("; kept as ")[0] for each in ended), "")
+    return next((each["cause"].partition(KEPT_AS)[0] for each in ended), "")
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(title="what to do", metavar="WHAT", dest="what", required=True)
-    commands.add_parser("list", help="list what is held, the oldest first").set_defaults(answer=_list)
+    everything = commands.add_parser("list", help="list what is held, the oldest first")
+    everything.set_defaults(answer=_list)
     show = commands.add_parser("show", help="show one: header, text, cause, since when")
     show.add_argument("name", help="the file's name, or the beginning of it")
     show.set_defaults(answer=_show)
+    for each in commands.choices.values():
+        add_json(each)
 
 
 def _list(desk: Desk, arguments: Namespace) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -44,6 +45,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else words(cell) for cell in row))
     return made
+
+
+def indented(value: object) -> Padding:
+    """Return a text that stands under another one."""
+    return Padding(words(value, "dim"), (0, 0, 0, 4))
 
 
 def pairs(rows: Iterable[tuple[str, Any]]) -> Table:

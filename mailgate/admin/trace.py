@@ -4,13 +4,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mailgate import journal
+from mailgate import hold, journal
 from mailgate.admin import mta, records
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment, since
 from mailgate.admin.meaning import MEANINGS, style, word
 from mailgate.admin.records import Record
-from mailgate.admin.screen import pairs, plain, table, words
-from mailgate.hold import decoded
+from mailgate.admin.screen import indented, pairs, plain, table, words
 from mailgate.outcome import Ended, Outcome
 
 MAX_MESSAGES = 50  # that are listed, if not said otherwise
@@ -50,7 +49,7 @@ def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story
         if _has(each, terms):
             found.setdefault(each["message_id"], []).append(each)
     made = [Story(message_id, attempts[::-1]) for message_id, attempts in found.items()]
-    return [story for story in made if _is_named(story, what)] or made
+    return [story for story in made if what and _is_named(story, what)] or made
 
 
 def whole(desk: Desk, story: Story) -> Story:
@@ -68,7 +67,7 @@ def _is_named(story: Story, what: str) -> bool:
 
 def _has(attempt: Attempt, terms: Iterable[str]) -> bool:
     texts = [str(attempt[name] or "") for name in journal.SEARCHED]
-    text = "\n".join([*texts, decoded(attempt["subject"] or "")]).lower()
+    text = "\n".join([*texts, hold.decoded(attempt["subject"] or "")]).lower()
     return all(term in text for term in terms)
 
 
@@ -143,7 +142,7 @@ def _one(desk: Desk, story: Story, mta_log: str | None) -> Answer:
             ]
         ),
         "",
-        table(["try ended", "seconds", "ending", "queue id", "cause"], map(_row, story.attempts), right=["seconds"]),
+        *(line for each in story.attempts for line in _lines(each)),
         "",
         pairs(
             [
@@ -160,14 +159,14 @@ def _one(desk: Desk, story: Story, mta_log: str | None) -> Answer:
     return Answer({"messages": [facts]}, screen)
 
 
-def _row(attempt: Attempt) -> tuple[Any, ...]:
-    return (
-        moment(attempt["at"])[:19],
-        f"{attempt['seconds']:.2f}",
-        _ending(Outcome[attempt["ending"]]),
-        attempt["queue_id"] or "",
-        attempt["cause"] or "",
-    )
+def _lines(attempt: Attempt) -> list[Any]:
+    """Return the lines of a try: when it ended, how long it took, how it ended, and why."""
+    outcome = Outcome[attempt["ending"]]
+    ended, took = moment(attempt["at"])[:19], f"{attempt['seconds']:6.2f} s"
+    place = " ".join(filter(None, (attempt["queue_id"], attempt["host"])))
+    cause = (attempt["cause"] or "").partition(hold.KEPT_AS)[0]
+    first = words(f"{ended}  {took}  {word(outcome):18} {place}", style(outcome))
+    return [first, indented(cause)] if cause else [first]
 
 
 def _ending(outcome: Outcome) -> Any:
@@ -175,7 +174,7 @@ def _ending(outcome: Outcome) -> Any:
 
 
 def _subject(attempt: Attempt) -> str:
-    return plain(decoded(attempt["subject"] or ""))
+    return plain(hold.decoded(attempt["subject"] or ""))
 
 
 def _originals(attempt: Attempt) -> str:
@@ -194,7 +193,7 @@ def _facts(story: Story) -> dict[str, Any]:
     return {
         "message_id": story.message_id,
         "posted_as": story.ids[1:],
-        "subject": decoded(last["subject"] or ""),
+        "subject": hold.decoded(last["subject"] or ""),
         "sender": last["sender"],
         "recipients": _list(last["recipients"]),
         "original_recipients": _list(last["original_recipients"]),

@@ -1,0 +1,118 @@
+"""The operator's desk: where a mail is, why it ended so, and what to do; and today's screen."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
+from support.mail_database_server import served
+
+by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """After ten mails of different fate."""
+    folder = tmp_path_factory.mktemp("desk")
+    with served(f"sqlite:///{folder}/mail.db", WORLD) as server:
+        found = Desk(folder, server)
+        found.deliver_all()
+        yield found
+
+
+@by_fate
+def test_trace_says_where_a_mail_is_why_and_what_to_do(desk: Desk, fate: Fate) -> None:
+    """The page has the screens: tests/admin_page.py writes them into it."""
+    screen = desk.run("trace", fate.message_id)
+    assert (screen.status, screen.err) == (0, "")
+    assert block(["trace", fate.message_id], screen) in PAGE.read_text()
+
+
+@by_fate
+def test_trace_tells_programs_the_same(desk: Desk, fate: Fate) -> None:
+    (story,) = json.loads(desk.run("trace", "--json", fate.message_id).out)["messages"]
+    assert story["ending"] == fate.ending == story["attempts"][-1]["ending"]
+    assert story["recipients"] == [fate.to]
+    assert story["advice"]
+    assert [record["model"] for record in story["records"]] == [fate.model] * bool(fate.model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["4Xy20"], ["held"]),
+        (["<held@outside.test>"], ["held"]),
+        (["HELD@outside.test"], ["held"]),
+        (["stühle"], ["held"]),
+        (["cleo@outside.test"], ["redirected"]),
+        (["sales@example.net"], ["redirected"]),
+        (["office", "out"], ["null"]),
+        (["ann@", "--ending", "too_large"], ["large"]),
+        (["ann@"], ["delivered", "held", "large", "password", "unknown"]),
+        (["ann@", "--since", "1d"], ["delivered", "held", "large", "password", "unknown"]),
+        (["ann@", "--since", "2099-01-01"], []),
+        (["100%"], []),
+        (["_held"], []),
+    ],
+)
+def test_a_mail_is_found_by_what_is_known_of_it(desk: Desk, arguments: list[str], names: list[str]) -> None:
+    screen = desk.run("trace", "--json", *arguments)
+    assert screen.status == (0 if names else 1)
+    found = {story["message_id"] for story in json.loads(screen.out)["messages"]}
+    assert found == {f"<{name}@outside.test>" for name in names}
+
+
+def test_the_screen_fits_80_columns_and_has_nothing_of_a_stranger_that_a_terminal_acts_on(desk: Desk) -> None:
+    message = b"From: \x1b]0;x\x07 <eve@outside.test>\nMessage-ID: <eve@outside.test>\nSubject: \x1b[31m%b\n\nx\n"
+    desk.gateway.run("--sender=eve@outside.test", "info@example.com", message=message % (b"[red]" + b"x" * 300))
+    for arguments in [], ["trace", "eve@outside.test"], ["trace", "outside.test"], ["held", "list"]:
+        out = desk.run(*arguments).out
+        assert not {"\x1b", "\x07"} & set(out)
+        assert max(map(len, out.splitlines())) <= 80
+    assert "[red]" in desk.run("trace", "eve@outside.test").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["trace", "x", "--since", "soon"], 2, "--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not 'soon'"),
+        (["trace", "x", "--ending", "lost"], 2, "--ending takes one of: delivered, known, accepted, dropped, held, "),
+        (["held", "show", "x"], 2, "0 held messages have a name that begins with 'x'"),
+        (["trace"], 2, "the following arguments are required: what"),
+        (["frobnicate"], 2, "invalid choice: 'frobnicate'"),
+        (["trace", "nobody-knows"], 1, ""),
+        (["--help"], 0, ""),
+        (["trace", "--help"], 0, ""),
+    ],
+)
+def test_the_exit_status_tells_wrong_usage_from_what_was_found(
+    desk: Desk, arguments: list[str], status: int, text: str
+) -> None:
+    screen = desk.run(*arguments)
+    assert screen.status == status
+    assert text in screen.err
+
+
+def test_settings_that_can_not_be_used_are_named(desk: Desk) -> None:
+    screen = desk.run("trace", "x", environ={"MAIL_GATEWAY_URL": "odoo"})
+    assert (screen.status, screen.out) == (2, "")
+    assert screen.err == "mail-gateway-admin: MAIL_GATEWAY_URL is not a URL like https://odoo.example.com\n"
+
+
+def test_today_counts_what_ended_how(desk: Desk) -> None:
+    screen = desk.run("today", "--json")
+    facts = json.loads(screen.out)
+    assert screen.status == 1
+    endings = {fate.ending for fate in FATES}
+    assert facts["today"].keys() | facts["yesterday"].keys() == endings
+    assert facts["today"].get("held", 0) + facts["yesterday"].get("held", 0) == 1
+    assert [held["subject"] for held in facts["held"]] == ["Stühle"]
+    assert {row["ending"] for row in facts["failing"]} == {"unknown_recipient", "access_denied", "too_large"}
+
+
+def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
+    (held,) = json.loads(desk.run("held", "list", "--json").out)["held"]
+    assert held["cause"] == "fault 1: ValueError: Invalid field 'colour' in 'crm.lead'"
+    shown = desk.run("held", "show", held["name"][:20])
+    assert shown.status == 0
+    assert "words" in shown.out
