@@ -57,7 +57,7 @@ class Facts:
         self.model = ""
         self.subject = ""  # as it stands in the header
         self.size = 0  # bytes
-        self.posted_as: list[str] = []  # ids in place of its own
+        self.posted_as: list[str] = []  # Message-IDs with which the database has been given it
 
     def describe(self, envelope: Envelope, head: bytes) -> None:
         """Take what envelope and header say before anything is done with the message; its id as it stands there."""
@@ -151,9 +151,11 @@ def line(facts: Facts, verdict: Verdict, seconds: float, form: str = "text") -> 
 
 def attempt(facts: Facts, verdict: Verdict, seconds: float) -> dict[str, Any]:
     """Return what the journal keeps of a message that has ended, by the names of its columns."""
+    posted_as = [] if facts.posted_as == [facts.message_id] else facts.posted_as
     told = {name: _cut(",".join(value)) if isinstance(value, list) else value for name, value in vars(facts).items()}
     ending = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": _cut(verdict.cause)}
-    return told | ending | {"subject": _cut(facts.subject), "seconds": round(seconds, 3)}
+    shown = {"posted_as": ",".join(posted_as), "subject": _cut(facts.subject), "seconds": round(seconds, 3)}
+    return told | ending | shown
 
 
 def masked(text: str, secret: str) -> str:

@@ -128,8 +128,6 @@ def _ending(job: Job, planned: Plan) -> Verdict:
     A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
     recipient whom the call with this id has not served, or is not to serve.
     """
-    if planned.instead:
-        job.facts.posted_as.append(planned.message_id)
     date = ancestry.date(planned.raw.head())
     delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, date)
     with job.claim(job.settings, delivery, job.until) as claimed:
@@ -137,6 +135,7 @@ def _ending(job: Job, planned: Plan) -> Verdict:
             other = ancestry.derived_id(planned.message_id, str(date))
             return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other))
         mine, apart = _split(job, planned, claimed)
+        job.facts.posted_as += [planned.message_id] * bool(mine)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
         verdicts = [_of_call(job, whole, claimed, is_last=not apart)] if mine else []
     if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):

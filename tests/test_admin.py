@@ -1,7 +1,9 @@
 """The operator's desk: where a mail is, why it ended so, and what to do; and today's screen."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
@@ -116,3 +118,42 @@ def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
     shown = desk.run("held", "show", held["name"][:20])
     assert shown.status == 0
     assert "words" in shown.out
+
+
+def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path) -> None:
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        desk.deliver_all()
+        good = desk.run("audit", "--json", "--textfile", str(tmp_path / "audit.prom"))
+        assert (good.status, good.err) == (0, "")
+        places = {
+            "on records": 4,
+            "bounces and notices": 1,
+            "dropped by the database, the sender told": 1,
+            "held": 1,
+            "refused": 2,
+        }
+        facts = json.loads(good.out)
+        assert facts["taken"] == 2 + sum(places.values()) + 1
+        assert places.items() <= {**facts["places"], "on records": facts["places"]["on records"] - 2}.items()
+        assert (facts["lost"], facts["doubled"]) == ([], [])
+        assert "mail_gateway_audit_lost 0\n" in (tmp_path / "audit.prom").read_text()
+
+        (deleted,) = server.search("mail.message", [["message_id", "=", "<delivered@outside.test>"]], "id")
+        server.call("mail.message", "unlink", [deleted["id"]])
+        (known,) = server.search("mail.message", [["message_id", "=", "<known@outside.test>"]], "res_id")
+        server.call(
+            "mail.message",
+            "create",
+            {"message_id": "<known@outside.test>", "model": "crm.lead", "res_id": known["res_id"], "body": "again"},
+        )
+        (held,) = (tmp_path / "held" / "new").iterdir()
+        held.unlink()
+        bad = desk.run("audit", "--json", "--textfile", str(tmp_path / "audit.prom"))
+        assert bad.status == 1
+        facts = json.loads(bad.out)
+        assert [row["message_id"] for row in facts["lost"]] == ["<held@outside.test>", "<delivered@outside.test>"]
+        assert [row["message_id"] for row in facts["doubled"]] == ["<known@outside.test>"]
+        assert "mail_gateway_audit_lost 2\n" in (tmp_path / "audit.prom").read_text()
+        screen = desk.run("audit").lasting
+        assert "the database has no message <delivered@outside.test>" in re.sub(r"\s+", " ", screen)

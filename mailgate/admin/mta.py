@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def _journald(queue_ids: Sequence[str], first: float) -> list[str]:
     pattern = "|".join(map(re.escape, queue_ids))
     command = ["journalctl", "--quiet", "--no-pager", "--output=short-iso", f"--since=@{first - BEFORE_SECONDS:.0f}",
                "--facility=mail", f"--grep={pattern}"]  # fmt: skip
-    return _output(command).splitlines()[-MAX_LINES:]
+    return (_output(command) or "").splitlines()[-MAX_LINES:]
 
 
 def queue(config: str | None = None) -> list[Waiting] | None:
@@ -60,49 +61,50 @@ def queue(config: str | None = None) -> list[Waiting] | None:
     with as_caller():
         for name, read in (("postqueue", _postfix_queue), ("exim4", _exim_queue), ("exim", _exim_queue)):
             program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-            if program:
-                return sorted(read(program, config), key=lambda each: each.since)
+            found = read(program, config) if program else None
+            if found is not None:
+                return sorted(found, key=lambda each: each.since)
     return None
 
 
-def _postfix_queue(program: str, config: str | None) -> list[Waiting]:
-    """Return Postfix's queue (postqueue(1), -j: a JSON object in each line)."""
+def _postfix_queue(program: str, config: str | None) -> list[Waiting] | None:
+    """Return Postfix's queue (postqueue(1), -j: a JSON object in each line), None where it can't be asked."""
+    printed = _output([program, *(["-c", config] if config else []), "-j"])
     found = []
-    for line in _output([program, *(["-c", config] if config else []), "-j"]).splitlines():
+    for line in (printed or "").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row: dict[str, Any] = json.loads(line)
             recipients = row["recipients"]
             reason = next((each["delay_reason"] for each in recipients if each.get("delay_reason")), row["queue_name"])
             addresses = [each["address"] for each in recipients]
             found.append(Waiting(row["queue_id"], float(row["arrival_time"]), row["sender"], addresses, reason))
-    return found
+    return None if printed is None else found
 
 
-# exim -bpr: "25m  2.9K 0t5C6f-0000c8-00 <alice@foobar.fictional>", then a line for each recipient; D is delivered.
+# exim -bpr: "25m  2.9K 0t5C6f-0000c8-00 <alice@outside.test>", then a line for each recipient; D is delivered.
 _EXIM_LINE = re.compile(r"\s*(\d+)([smhdwy])\s+\S+\s+(\S+)\s+<(.*)>")
 _EXIM_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
 
-def _exim_queue(program: str, config: str | None) -> list[Waiting]:
-    """Return Exim's queue (exim -bpr); the reason is the last line of the message's own log."""
-    import time
-
+def _exim_queue(program: str, config: str | None) -> list[Waiting] | None:
+    """Return Exim's queue (exim -bpr), None where it can't be asked; a reason is the last line of a message's log."""
+    printed = _output([program, "-bpr"])
     found: list[Waiting] = []
-    for line in _output([program, "-bpr"]).splitlines():
+    for line in (printed or "").splitlines():
         head = _EXIM_LINE.match(line)
         if head:
             number, unit, queue_id, sender = head.groups()
             since = time.time() - int(number) * _EXIM_SECONDS[unit]
-            log = _output([program, "-Mvl", queue_id]).splitlines()
+            log = (_output([program, "-Mvl", queue_id]) or "").splitlines()
             found.append(Waiting(queue_id, since, sender, [], log[-1] if log else ""))
         elif line.strip() and found and not line.strip().startswith("D "):
             found[-1].recipients.append(line.strip())
-    return found
+    return None if printed is None else found
 
 
-def _output(command: Sequence[str]) -> str:
-    """Return what a program prints, nothing where it can't be run."""
+def _output(command: Sequence[str]) -> str | None:
+    """Return what a program prints, None where it can't be run or fails."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS, errors="surrogateescape")
-        return done.stdout
-    return ""
+        return None if done.returncode else done.stdout
+    return None

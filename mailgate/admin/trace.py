@@ -1,5 +1,6 @@
 """trace: each message that has a word, or the whole story of one: its tries, its ending, its record, what to do now."""
 
+import itertools
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -36,8 +37,8 @@ class Story(NamedTuple):
     @property
     def ids(self) -> list[str]:
         """The Message-IDs under which the database may have it."""
-        other = (name for each in self.attempts for name in (each["posted_as"] or "").split(","))
-        return [*dict.fromkeys([self.message_id, *filter(None, other)])]
+        found = ((each["posted_as"] or self.message_id).split(",") for each in self.attempts)
+        return [*dict.fromkeys(itertools.chain(*found))]
 
 
 def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story]:
@@ -192,7 +193,7 @@ def _facts(story: Story) -> dict[str, Any]:
     last = story.last
     return {
         "message_id": story.message_id,
-        "posted_as": story.ids[1:],
+        "posted_as": story.ids,
         "subject": hold.decoded(last["subject"] or ""),
         "sender": last["sender"],
         "recipients": _list(last["recipients"]),

@@ -35,6 +35,7 @@ __all__ = [
     "can_write",
     "claim",
     "note_attempt",
+    "served",
     "text_of",
 ]
 
@@ -132,15 +133,9 @@ def claim(
     if not settings.journal:
         yield Claim()
         return
-    from hashlib import sha256
-
-    def digest_of(text: str, more: bytes = b"") -> bytes:
-        return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
-
-    # what follows the > is no part of the id, for the database neither
-    digest = digest_of("\0".join((settings.url, settings.database, delivery.message_id.partition(">")[0])))
+    digest = _digest_of_message(settings, delivery.message_id)
     for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
-    key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
+    key = _digest(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
     store = _store(settings, report)
 
     claimed = Claim(lambda values, is_begun: note(values, is_begun))
@@ -163,6 +158,28 @@ def claim(
         except BaseException as error:  # a signal, too
             claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
             raise
+
+
+def served(settings: Settings, message_id: str) -> frozenset[str]:
+    """Return the recipients whom the database has served with a Message-ID, as far as it is known. Raises Ended."""
+    store = _store(settings, lambda text: None)
+    digest = _digest_of_message(settings, message_id)
+    with _usable(), store.lock(digest, time.monotonic() + WAIT_SECONDS):
+        claimed, row = Claim(), store.read(digest)
+    if row:
+        _remember(claimed, row)
+    return claimed.served
+
+
+def _digest(text: str, more: bytes = b"") -> bytes:
+    from hashlib import sha256
+
+    return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
+
+
+def _digest_of_message(settings: Settings, message_id: str) -> bytes:
+    # what follows the > is no part of the id, for the database neither
+    return _digest("\0".join((settings.url, settings.database, message_id.partition(">")[0])))
 
 
 def can_write(settings: Settings) -> bool:

@@ -30,7 +30,7 @@ ATTEMPT = {
     "seconds": "real",  # that it took
     "host": "text",  # whose gateway it was, where several have one journal
     "message_id": "text",
-    "posted_as": "text",  # ids in place of that one, for some recipients or for all
+    "posted_as": "text",  # Message-IDs with which the database has been given it, where not with that one alone
     "queue_id": "text",
     "sender": "text",  # null is not known
     "recipients": "text",

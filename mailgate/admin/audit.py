@@ -1,0 +1,139 @@
+"""audit: the proof that nothing was lost or doubled: what the journal says, looked for where it should be."""
+
+import os
+import socket
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mailgate import journal
+from mailgate.admin import held, mta, records
+from mailgate.admin.desk import Answer, Command, Desk, as_caller, moment, since
+from mailgate.admin.meaning import word
+from mailgate.admin.records import Record
+from mailgate.admin.screen import pairs, table, words
+from mailgate.admin.trace import Story, stories
+from mailgate.outcome import Outcome
+
+# Where a message must be that has ended so, as the summary names it.
+PLACES = {
+    Outcome.DELIVERED: "on records",
+    Outcome.KNOWN: "on records",
+    Outcome.ACCEPTED: "bounces and notices",
+    Outcome.DROPPED: "dropped by the database, the sender told",
+    Outcome.HELD: "held",
+}
+REFUSED, WAITING, UNKNOWN = "refused", "waiting", "waiting, as far as can be told"
+SUMMARY = [*dict.fromkeys(PLACES.values()), REFUSED, WAITING, UNKNOWN]
+METRICS = """\
+# HELP mail_gateway_audit_lost Messages that were taken and are nowhere.
+# TYPE mail_gateway_audit_lost gauge
+mail_gateway_audit_lost {lost}
+# HELP mail_gateway_audit_doubled Messages that the database has more often than it should.
+# TYPE mail_gateway_audit_doubled gauge
+mail_gateway_audit_doubled {doubled}
+# HELP mail_gateway_audit_timestamp_seconds When the last audit ended, since 1970.
+# TYPE mail_gateway_audit_timestamp_seconds gauge
+mail_gateway_audit_timestamp_seconds {at:.0f}
+"""
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--since", metavar="WHEN", default="7d", help="2d, 90m, or a date (7d)")
+    parser.add_argument("--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is not the usual")
+    parser.add_argument("--textfile", metavar="FILE", help="write the metrics there, for Prometheus' node_exporter")
+
+
+def _answer(desk: Desk, arguments: Namespace) -> Answer:
+    found = stories(desk, since_moment=since(arguments.since, desk.now))
+    ids = [name for story in found if PLACES.get(story.outcome) == "on records" for name in story.ids]
+    by_id: dict[str, list[Record]] = {}
+    for record in records.find(desk.client, ids):
+        by_id.setdefault(record.message_id, []).append(record)
+    kept = {file.message_id for file in held.files(desk.settings.hold)}
+    queue = mta.queue(arguments.postfix_config)
+    queued = None if queue is None else {each.queue_id for each in queue}
+
+    counts: Counter[str] = Counter()
+    lost: list[tuple[Story, str]] = []
+    for story in found:
+        place, problem = _place(story, by_id, kept, queued)
+        counts[place] += not problem
+        lost += [(story, problem)] * bool(problem)
+    doubled = [(name, rows) for name, rows in by_id.items() if len(rows) > 1 and len(rows) > _expected(desk, name)]
+    if arguments.textfile:
+        _write(arguments.textfile, METRICS.format(lost=len(lost), doubled=len(doubled), at=desk.now))
+    return Answer(
+        {
+            "taken": len(found),
+            "places": {place: counts[place] for place in SUMMARY},
+            "lost": [{"message_id": story.message_id, "why": why} for story, why in lost],
+            "doubled": [{"message_id": name, "records": [*map(records.facts, rows)]} for name, rows in doubled],
+        },
+        _screen(len(found), counts, lost, doubled),
+        is_good=not (lost or doubled),
+    )
+
+
+def _place(
+    story: Story, by_id: Mapping[str, list[Record]], kept: Iterable[str], queued: set[str] | None
+) -> tuple[str, str]:
+    """Return where a message must be, and what is wrong with that, "" for nothing."""
+    outcome, last = story.outcome, story.last
+    if outcome.is_temporary:
+        if queued is None or not last["queue_id"] or last["host"] not in ("", socket.gethostname()):
+            return UNKNOWN, ""
+        is_there = last["queue_id"] in queued
+        return WAITING, "" if is_there else f"{word(outcome)}, and it is in the queue no more: given up, or deleted"
+    place = PLACES.get(outcome, REFUSED)
+    if place == "held" and story.message_id not in kept:
+        return place, "its file is not in the hold folder"
+    missing = [name for name in story.ids if name not in by_id] if place == "on records" else []
+    return place, f"the database has no message {', '.join(missing)}" if missing else ""
+
+
+def _expected(desk: Desk, message_id: str) -> int:
+    """Return on how many records a message may be: one for each recipient whom the database has served."""
+    return max(1, len(journal.served(desk.settings, message_id)))
+
+
+def _screen(
+    taken: int,
+    counts: Mapping[str, int],
+    lost: list[tuple[Story, str]],
+    doubled: list[tuple[str, list[Record]]],
+) -> list[Any]:
+    rows: list[tuple[str, Any]] = [("taken", f"{taken:,}")]
+    rows += [(place, f"{counts[place]:,}") for place in SUMMARY if counts[place]]
+    rows += [("lost", words(len(lost), "bad" if lost else "good"))]
+    rows += [("doubled", words(len(doubled), "bad" if doubled else "good"))]
+    screen: list[Any] = [pairs(rows)]
+    if lost:
+        named = [(moment(story.last["at"])[:16], story.message_id, why) for story, why in lost]
+        screen += ["", words("Lost:", "bad"), table(["last try", "message", "why"], named)]
+    if doubled:
+        places = [(name, ", ".join(f"{row.model} {row.record_id}" for row in those)) for name, those in doubled]
+        screen += ["", words("Doubled:", "bad"), table(["message", "records"], places)]
+    return screen
+
+
+def _write(path: str, text: str) -> None:
+    """Put a file in its place in one step: a reader sees the old one or the new one. Raises OSError."""
+    with (
+        as_caller(),
+        tempfile.NamedTemporaryFile("w", dir=os.path.dirname(os.path.abspath(path)), delete=False) as file,
+    ):
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
+        os.rename(file.name, path)
+
+
+COMMAND = Command(
+    "audit",
+    "Look for each message that was taken: on its record, held, in the queue; name what is lost or doubled.",
+    "mail-gateway-admin audit --since 30d",
+    _add_arguments,
+    _answer,
+)
