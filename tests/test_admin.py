@@ -127,15 +127,16 @@ def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path
         good = desk.run("audit", "--json", "--textfile", str(tmp_path / "audit.prom"))
         assert (good.status, good.err) == (0, "")
         places = {
-            "on records": 4,
+            "on records": 4 + 2,  # those of the loop that came before it was one
             "bounces and notices": 1,
             "dropped by the database, the sender told": 1,
             "held": 1,
             "refused": 2,
         }
         facts = json.loads(good.out)
-        assert facts["taken"] == 2 + sum(places.values()) + 1
-        assert places.items() <= {**facts["places"], "on records": facts["places"]["on records"] - 2}.items()
+        counts = {place: count for place, count in facts["places"].items() if count}
+        assert counts == {**places, "waiting, as far as can be told": 1}
+        assert facts["taken"] == sum(counts.values())
         assert (facts["lost"], facts["doubled"]) == ([], [])
         assert "mail_gateway_audit_lost 0\n" in (tmp_path / "audit.prom").read_text()
 

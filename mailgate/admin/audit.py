@@ -121,12 +121,11 @@ def _screen(
 
 def _write(path: str, text: str) -> None:
     """Put a file in its place in one step: a reader sees the old one or the new one. Raises OSError."""
-    with (
-        as_caller(),
-        tempfile.NamedTemporaryFile("w", dir=os.path.dirname(os.path.abspath(path)), delete=False) as file,
-    ):
-        file.write(text)
-        os.fchmod(file.fileno(), 0o644)
+    folder = os.path.dirname(os.path.abspath(path))
+    with as_caller():
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
         os.rename(file.name, path)
 
 
