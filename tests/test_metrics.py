@@ -22,6 +22,7 @@ from support.pages import ROOT, anchors, rows_below
 from support.service import Service, running
 
 from mailgate import __version__
+from mailgate.admin import audit
 from mailgate.service.connection import MAX_RECIPIENTS
 from mailgate.service.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
 from mailgate.service.service import ANSWERED_SECONDS, MAX_WAITING
@@ -342,6 +343,7 @@ def test_a_stranger_who_asks_makes_us_ask_nobody(monitored: Monitored) -> None:
 
 # --- alerts and dashboard ---
 
+AUDITED = re.sub("(?m)^#.*$", "", audit.METRICS.format(lost=0, doubled=0, at=0))  # by node_exporter
 RULES = UNITS / "prometheus.rules.yml"
 DASHBOARD = UNITS / "grafana.json"
 OTHERS = {"up", "node_textfile_mtime_seconds"}  # Prometheus' own of each target, and node_exporter's of each textfile
@@ -393,7 +395,7 @@ def test_the_alerts_are_rules_that_prometheus_takes(exposed: set[str]) -> None:
         assert rule["labels"].keys() == {"severity"}
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert named(rule["expr"])
-        assert named(rule["expr"]) <= exposed | OTHERS
+        assert named(rule["expr"]) <= exposed | OTHERS | named(AUDITED)
     assert len({rule["alert"] for rule in rules()}) == len(rules()) <= 10
 
 
@@ -436,6 +438,9 @@ SCENARIOS = [
     ({READ: "0x30"}, []),  # never read
     ({"mail_gateway_waiting_messages": "51x30"}, ["MailGatewayQueueLong"]),
     ({"mail_gateway_waiting_messages": "50x30"}, []),
+    ({"mail_gateway_audit_lost": "1x30", "mail_gateway_audit_doubled": "0x30"}, ["MailGatewayAudit"]),
+    ({"mail_gateway_audit_lost": "0x30", "mail_gateway_audit_doubled": "1x30"}, ["MailGatewayAudit"]),
+    ({"mail_gateway_audit_lost": "0x30", "mail_gateway_audit_doubled": "0x30"}, []),
 ]
 
 

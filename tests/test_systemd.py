@@ -67,7 +67,7 @@ def analyze() -> Callable[..., str]:
 
 
 def test_systemd_understands_every_line(analyze: Callable[..., str]) -> None:
-    assert "mail-gateway" not in analyze("verify", UNIT, *SOCKETS)
+    assert "mail-gateway" not in analyze("verify", *UNITS.glob("*.service"), *SOCKETS, *UNITS.glob("*.timer"))
 
 
 def test_the_sandbox_is_as_hard_as_the_readme_says(analyze: Callable[..., str]) -> None:
@@ -348,3 +348,15 @@ def test_who_is_not_among_the_clients_is_turned_away(tmp_path: Path, endpoint: E
             assert client.answer() == "421 4.7.0 not admitted"
             assert client.answer() == ""
         service.wait_for(f"user id {os.getuid()} is not among MAIL_GATEWAY_CLIENTS")
+
+
+def test_the_desk_imports_nothing_from_where_root_stands(tmp_path: Path) -> None:
+    """A folder of a stranger's may have a module of the same name."""
+    script = (UNITS / "mail-gateway-admin").read_text().replace("/opt/mail-gateway", str(ROOT))
+    (tmp_path / "mailgate").mkdir()
+    (tmp_path / "mailgate" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    desk = tmp_path / "desk"
+    desk.write_text(script.replace("/usr/bin/python3", sys.executable))
+    done = subprocess.run(["sh", desk, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: mail-gateway-admin ")
