@@ -353,8 +353,7 @@ def test_who_is_not_among_the_clients_is_turned_away(tmp_path: Path, endpoint: E
 def test_the_desk_imports_nothing_from_where_root_stands(tmp_path: Path) -> None:
     """A folder of a stranger's may have a module of the same name."""
     script = (UNITS / "mail-gateway-admin").read_text().replace("/opt/mail-gateway", str(ROOT))
-    (tmp_path / "mailgate").mkdir()
-    (tmp_path / "mailgate" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a stranger')")
     desk = tmp_path / "desk"
     desk.write_text(script.replace("/usr/bin/python3", sys.executable))
     done = subprocess.run(["sh", desk, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
