@@ -17,6 +17,7 @@ from mailgate import __version__, settings
 from mailgate.admin import audit, held, screen, today, trace
 from mailgate.admin.desk import Desk, Usage, add_json, become_owner
 from mailgate.database import Client
+from mailgate.log import error_text
 from mailgate.outcome import Ended
 
 COMMANDS = (today.COMMAND, trace.COMMAND, audit.COMMAND, held.COMMAND)
@@ -54,13 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.command:
         arguments = parser().parse_args([*(sys.argv[1:] if argv is None else argv), today.COMMAND.name])
     try:
-        config = settings.build(*settings.read(os.environ, arguments.env_file))
-        become_owner(config)
+        variables, wrong = settings.read(os.environ, arguments.env_file)
+        become_owner(variables)
+        config = settings.build(variables, wrong)
         found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)
     except Ended as ended:
         return _refuse(ended.verdict.cause or ended.verdict.outcome.text, USAGE)
+    except Exception as error:  # our own bug
+        return _refuse(f"this is a bug, please report it: {error_text(error)}", USAGE)
     if arguments.json:
         screen.print_facts(found.facts)
     else:

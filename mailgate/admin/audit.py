@@ -42,7 +42,7 @@ mail_gateway_audit_timestamp_seconds {at:.0f}
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--since", metavar="WHEN", default="7d", help="2d, 90m, or a date (7d)")
-    parser.add_argument("--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is not the usual")
+    mta.add_config(parser)
     parser.add_argument("--textfile", metavar="FILE", help="write the metrics there, for Prometheus' node_exporter")
 
 
@@ -53,7 +53,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     for record in records.find(desk.client, ids):
         by_id.setdefault(record.message_id, []).append(record)
     kept = {file.message_id for file in held.files(desk.settings.hold)}
-    queue = mta.queue(arguments.postfix_config)
+    queue = mta.queue(arguments.mta_config)
     queued = None if queue is None else {each.queue_id for each in queue}
 
     counts: Counter[str] = Counter()

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -53,15 +54,24 @@ def _journald(queue_ids: Sequence[str], first: float) -> list[str]:
     return (_output(command) or "").splitlines()[-MAX_LINES:]
 
 
+def add_config(parser: ArgumentParser) -> None:
+    """Let a command be told of a mail server whose configuration is not in its usual place."""
+    parser.add_argument(
+        "--mta-config", metavar="PATH", help="Postfix's folder, or Exim's file, where it is not the usual"
+    )
+
+
 def queue(config: str | None = None) -> list[Waiting] | None:
     """Return what waits in the queue of Postfix or Exim, oldest first; None where neither can be asked.
 
-    ``config`` is Postfix's configuration folder, where it is not the usual one.
+    ``config`` is Postfix's configuration folder or Exim's configuration file, where it is not the usual one.
     """
     with as_caller():
-        for name, read in (("postqueue", _postfix_queue), ("exim4", _exim_queue), ("exim", _exim_queue)):
+        for name, read in PROGRAMS.items():
             program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-            found = read(program, config) if program else None
+            if not program or (config and os.path.isdir(config) != (read is _postfix_queue)):
+                continue
+            found = read(program, config)
             if found is not None:
                 return sorted(found, key=lambda each: each.since)
     return None
@@ -88,18 +98,22 @@ _EXIM_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536
 
 def _exim_queue(program: str, config: str | None) -> list[Waiting] | None:
     """Return Exim's queue (exim -bpr), None where it can't be asked; a reason is the last line of a message's log."""
-    printed = _output([program, "-bpr"])
+    command = [program, *(["-C", config] if config else [])]
+    printed = _output([*command, "-bpr"])
     found: list[Waiting] = []
     for line in (printed or "").splitlines():
         head = _EXIM_LINE.match(line)
         if head:
             number, unit, queue_id, sender = head.groups()
             since = time.time() - int(number) * _EXIM_SECONDS[unit]
-            log = (_output([program, "-Mvl", queue_id]) or "").splitlines()
+            log = (_output([*command, "-Mvl", queue_id]) or "").splitlines()
             found.append(Waiting(queue_id, since, sender, [], log[-1] if log else ""))
         elif line.strip() and found and not line.strip().startswith("D "):
             found[-1].recipients.append(line.strip())
     return None if printed is None else found
+
+
+PROGRAMS = {"postqueue": _postfix_queue, "exim4": _exim_queue, "exim": _exim_queue}
 
 
 def _output(command: Sequence[str]) -> str | None:

@@ -22,9 +22,7 @@ def _midnight(now: float) -> float:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is another than usual"
-    )
+    mta.add_config(parser)
 
 
 def _answer(desk: Desk, arguments: Namespace) -> Answer:
@@ -32,7 +30,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     found = stories(desk, since_moment=_midnight(midnight - DAY_SECONDS / 2))
     new = Counter(story.outcome for story in found if story.last["at"] >= midnight)
     old = Counter(story.outcome for story in found if story.last["at"] < midnight)
-    queue = mta.queue(arguments.postfix_config)
+    queue = _with_our_reason(mta.queue(arguments.mta_config), found)
     kept = held.files(desk.settings.hold)
     failing = _failing(found)
     facts = {
@@ -66,6 +64,15 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
         screen,
         is_good=not (queue or kept or any(Outcome[row["ending"].upper()].is_temporary for row in failing)),
     )
+
+
+def _with_our_reason(queue: list[mta.Waiting] | None, found: list[Story]) -> list[mta.Waiting] | None:
+    """Return what waits, with what the journal says of it: the mail server knows our line only, or our exit status."""
+    ours = {each["queue_id"]: each for story in found for each in story.attempts if each["queue_id"]}
+    return queue and [
+        each._replace(reason=f"{last['ending'].lower()}: {last['cause']}") if last else each
+        for each, last in ((each, ours.get(each.queue_id)) for each in queue)
+    ]
 
 
 def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:

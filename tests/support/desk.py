@@ -96,11 +96,7 @@ class Desk:
 
     def run(self, *arguments: str, environ: dict[str, str] | None = None) -> "Screen":
         """Run a command of the desk."""
-        command = [sys.executable, "-m", "mailgate.admin", "--env-file", str(self.gateway.env_file), *arguments]
-        done = subprocess.run(
-            command, capture_output=True, env=ENVIRONMENT | (environ or {}), cwd=ROOT, check=False, timeout=120
-        )
-        return Screen(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return run_desk(self.gateway.env_file, *arguments, environ=environ)
 
 
 class Screen(NamedTuple):
@@ -127,6 +123,17 @@ class Screen(NamedTuple):
         for pattern, new in changes:
             text = re.sub(pattern, new, text)
         return text
+
+
+def run_desk(
+    env_file: Path, *arguments: str, environ: dict[str, str] | None = None, python: str = sys.executable
+) -> Screen:
+    """Run a command of the desk with these settings."""
+    command = [python, "-m", "mailgate.admin", "--env-file", str(env_file), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, env=ENVIRONMENT | (environ or {}), cwd=ROOT, check=False, timeout=120
+    )
+    return Screen(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def block(arguments: Sequence[str], screen: Screen) -> str:

@@ -288,8 +288,13 @@ class Mta:
     def clear(self) -> None:
         """Throw away what is in the queue."""
 
+    @property
+    def log_path(self) -> Path:
+        """The file of its log."""
+        return Path(os.devnull)
+
     def log(self) -> str:
-        return ""
+        return self.log_path.read_text()
 
 
 class Postfix(Mta):
@@ -410,8 +415,9 @@ enable_long_queue_ids = yes
     def attempt(self) -> None:
         wait_until(lambda: not self.has_untried(), "the first attempts")
 
-    def log(self) -> str:
-        return (self.folder / "mail.log").read_text()
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "mail.log"
 
     def clear(self) -> None:
         run("postsuper", "-c", self.config, "-d", "ALL")
@@ -532,8 +538,9 @@ begin retry
                 for delivery in [subprocess.Popen([EXIM, "-C", self.config, "-M", message]) for message in now]:
                     delivery.wait()
 
-    def log(self) -> str:
-        return (self.folder / "logs" / "mainlog").read_text()
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "logs" / "mainlog"
 
     def clear(self) -> None:
         if queue := self.queue():
