@@ -152,16 +152,14 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
     record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
     """
     matches = [each for each in planned.matches if each.rule]
-    if claimed.is_noted and not claimed.served:  # whom that call served is not known
-        return matches, []
-    apart = claimed.served if claimed.is_noted else _forwarding(job, planned)
+    apart = claimed.served or _forwarding(job, planned)
 
     def is_there(each: Match) -> bool:
         return any(journal.text_of(address.lower()) in apart for address in each.addresses)
 
     found = [each for each in matches if is_there(each)]
     others = [each for each in matches if not is_there(each)]
-    return (found, others) if claimed.is_noted else (others, found)
+    return (found, others) if claimed.served else (others, found)
 
 
 def _forwarding(job: Job, planned: Plan) -> frozenset[str]:

@@ -21,6 +21,7 @@ NO_ROUTE = fault(1, "ValueError: No possible route found for incoming message")
 BROKEN = fault(2, "x")
 READ_TIMEOUT = 5
 DATE = "Date: Sun, 29 Nov 2026 10:00:00 +0000"
+LATER = "Date: Sun, 06 Dec 2026 10:00:00 +0000"
 
 
 class Database:
@@ -84,6 +85,10 @@ def play(endpoint: Endpoint, folder: Path, plays: Sequence[str | bytes], deliver
         ([TAKES, NO_ROUTE], ["info", "new", "new"], "info new"),
         ([CUT], ["info support", "support", "info support"], "info support"),
         ([http(500)], ["info support", "support", "info"], "info support"),
+        # a later delivery that ends clearly, and not for good, takes nothing back of what was served before
+        ([TAKES, http(500)], ["info", "info info", "support"], "info support"),
+        ([CUT, http(500)], ["info", "info", "support"], "info support"),
+        ([TAKES, http(500)], ["info", "info info", f"info|{LATER}"], "info info"),
         # a redirect that a colleague's program or a list has written into the header
         ([], ["info", f"support|{DATE}|To: info@example.com|Resent-To: support@example.com"], "info support"),
         ([], ["info", f"support|{DATE}|To: support@example.com"], "info support"),

@@ -7,7 +7,10 @@ message twice"). So who delivers a message has its lock, and its row says what t
     begun     the database may have been working on the message since then: until READ_TIMEOUT after it, nobody
               delivers it
     ending    where it is final (FOR_GOOD), the database's answer to the delivery that ``delivery`` stands for
-    neither   the database does not have the message
+    neither   that delivery has left nothing in the database
+
+``recipients`` has whom the database has served under this id, or may have served, by any delivery so far: without one
+of these, it does not have the message.
 
 A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DAYS after the message was seen last.
 """
@@ -59,11 +62,10 @@ class Claim:
 
     answer: Verdict | None = None
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
-    is_noted = False  # the database has the message, or may have it
     ending = ""  # the name of the last one
     tries = 0  # in a row after which nobody knew whether the database has the message
-    served: frozenset[str] = frozenset()  # recipients of the call that is noted
-    date: int | None = None  # of the message that is noted, in seconds since 1970
+    served: frozenset[str] = frozenset()  # recipients whom the database has served, or may have; none: it has it not
+    date: int | None = None  # of the message that has served them, in seconds since 1970
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
@@ -184,15 +186,14 @@ def _store(settings: Settings, report: Callable[[str], None]) -> Store:
 
 
 def _remember(claimed: Claim, row: Row) -> None:
-    """Take over what the row says; what ended clearly, and not for good, the database has not got."""
+    """Take over what the row says."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    claimed.is_noted = claimed.was_ambiguous or claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
-    if claimed.is_noted:
+    if claimed.served:
         claimed.date = row.values["date"]
-        claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
