@@ -85,6 +85,11 @@ def play(endpoint: Endpoint, folder: Path, plays: Sequence[str | bytes], deliver
         ([TAKES, NO_ROUTE], ["info", "new", "new"], "info new"),
         ([CUT], ["info support", "support", "info support"], "info support"),
         ([http(500)], ["info support", "support", "info"], "info support"),
+        # a call for some of those of a lost one makes the record for these alone
+        ([LOST], ["info support", "support", "info support"], "info support"),
+        ([LOST], [f"info|{DATE}|To: info@example.com, support@example.com", "info", "support"], "info support"),
+        # a copy of what is known serves nobody whom it names besides
+        ([], ["info", f"info info|{DATE}|To: info@example.com, support@example.com", "support"], "info support"),
         # a later delivery that ends clearly, and not for good, takes nothing back of what was served before
         ([TAKES, http(500)], ["info", "info info", "support"], "info support"),
         ([CUT, http(500)], ["info", "info", "support"], "info support"),

@@ -81,7 +81,8 @@ class Claim:
     def note_begun(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
         if time.monotonic() - self._begun >= AT_ONCE_SECONDS:
-            self._note({"ending": None, "tries": self.tries + 1, **self._served_with()}, is_begun=True)
+            recipients = _lines(self.served | self._serving)
+            self._note({"ending": None, "tries": self.tries + 1, "recipients": recipients}, is_begun=True)
             self._begun = time.monotonic()
 
     def end(self, verdict: Verdict, held: str = "") -> None:
@@ -94,17 +95,25 @@ class Claim:
         values = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": cause}
         if held:
             values["held"] = held
-        if is_final:
-            values |= {"tries": 0, **self._served_with()}
-        elif verdict.outcome not in AMBIGUOUS:
-            values |= {"tries": 0, "recipients": "\n".join(sorted(self.served))}
+        if verdict.outcome not in AMBIGUOUS:
+            values |= {"tries": 0, "recipients": _lines(self._served_after(verdict.outcome))}
         with contextlib.suppress(Ended):  # it has ended so, whatever becomes of the note
             # up to now an ambiguous one may have begun: a busy server takes calls late
             self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
 
-    def _served_with(self) -> dict[str, str]:
-        """Return the recipients that have been served when the database has this delivery."""
-        return {"recipients": "\n".join(sorted(self.served | self._serving))}
+    def _served_after(self, outcome: Outcome) -> frozenset[str]:
+        """Return who has been served, now that it is known what became of the call.
+
+        Where it has made the record, the calls before it have made none. Where the database had the message already,
+        this call has served nobody: only if no call is noted, it was one for the same recipients, as far as we know.
+        """
+        if outcome is Outcome.DELIVERED:
+            return self._serving
+        return self.served or (self._serving if outcome in FOR_GOOD else frozenset())
+
+
+def _lines(recipients: frozenset[str]) -> str:
+    return "\n".join(sorted(recipients))
 
 
 @contextlib.contextmanager
