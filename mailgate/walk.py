@@ -20,6 +20,7 @@ from mailgate.settings import Settings
 
 # Ambiguous tries in a row after which the database is asked whether it has the message, before it is given it again.
 ASKS_AFTER_TRIES = 2
+PARTS_SECONDS = 300.0  # for the calls of a message, but the last of them; a whole run has DEADLINE
 TO_BE_WAITED_FOR = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN, Outcome.DATABASE_ERROR)
 
 
@@ -122,26 +123,36 @@ def deliver(
         return Verdict(Outcome.FAILED, error_text(error))
 
 
-def _ending(job: Job, planned: Plan) -> Verdict:
+def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     """Return the ending of a message under the plan's id, and of its parts under theirs.
 
     A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
-    recipient whom the call with this id has not served, or is not to serve.
+    recipient whom the call with this id has not served, or is not to serve. ``is_last`` says that nothing comes after
+    it.
     """
     date = ancestry.date(planned.raw.head())
     delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
     with job.claim(job.settings, delivery, job.until) as claimed:
-        if None not in (claimed.date, date) and claimed.date != date:
-            other = ancestry.derived_id(planned.message_id, str(date))
-            return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other))
-        mine, apart = _split(job, planned, claimed)
+        is_another = None not in (claimed.date, date) and claimed.date != date
+        mine, apart = ([], []) if is_another else _split(job, planned, claimed)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
-        verdicts = [_of_call(job, whole, claimed, is_last=not apart)] if mine else []
+        verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
+    if is_another:
+        other = ancestry.derived_id(planned.message_id, str(date))
+        return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other), is_last)
     if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):
-        verdicts += _of_parts(job, planned, apart)
-    temporary = [verdict for verdict in verdicts if verdict.outcome.is_temporary]
-    served = [verdict for verdict in verdicts if verdict.outcome in journal.FOR_GOOD]
-    return [*temporary, *served, *verdicts][0]
+        verdicts += _of_parts(job, planned, apart, is_last)
+    return _overall(verdicts)
+
+
+def _overall(verdicts: list[Verdict]) -> Verdict:
+    """Return the ending that counts, and the causes of all: what waits, what a person has to see, what was served."""
+
+    def rank(verdict: Verdict) -> tuple[bool, bool, bool]:
+        outcome = verdict.outcome
+        return not outcome.is_temporary, outcome is not Outcome.HELD, outcome not in journal.FOR_GOOD
+
+    return min(verdicts, key=rank)._replace(cause="; ".join(verdict.cause for verdict in verdicts if verdict.cause))
 
 
 def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], list[Match]]:
@@ -176,17 +187,31 @@ def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
     return frozenset() if found >= {*planned.recipients} else frozenset(found)
 
 
-def _of_parts(job: Job, planned: Plan, apart: list[Match]) -> list[Verdict]:
+def _of_parts(job: Job, planned: Plan, apart: list[Match], is_last: bool) -> list[Verdict]:
     """Return the endings of a message for recipients with a call each, under an id made of the message's and theirs.
 
-    Their copy names no recipient in its header: the database has served those, and would serve them again.
+    Their copy names no recipient in its header: the database has served those, and would serve them again. Nobody's
+    call is begun after PARTS_SECONDS: there may be thousands, and the next try goes on where this one ends.
     """
     copy = message.without_recipients(planned.raw)
+    names: dict[str, Match] = {}
+    for each in apart:
+        names.setdefault(journal.text_of(each.addresses[0].lower()), each)
+    until = job.until - job.settings.patience + PARTS_SECONDS
     try:
-        verdicts = []
-        for each in apart:
-            instead = ancestry.derived_id(planned.message_id, journal.text_of(each.addresses[0].lower()))
-            verdicts.append(_ending(job, _planned([each], job.envelope, copy, instead)))
+        verdicts: list[Verdict] = []
+        for number, (name, each) in enumerate(names.items(), 1):
+            if verdicts and time.monotonic() >= until:
+                verdicts.append(Verdict(Outcome.BUSY, f"{len(names) - len(verdicts)} other recipients must wait"))
+                break
+            instead = ancestry.derived_id(planned.message_id, name)
+            part = _planned([each], job.envelope, copy, instead)
+            try:
+                verdict = _ending(job, part, is_last and number == len(names))
+            except Ended as ended:
+                verdict = ended.verdict
+            told = " ".join(filter(None, (verdict.outcome.name.lower(), str(verdict.record_id or ""), verdict.cause)))
+            verdicts.append(verdict._replace(cause=f"{name} apart: {told}"))
     finally:
         copy.file.close()
     return verdicts
