@@ -8,7 +8,7 @@ sender was told; or the message answers a notice of the database, which nobody r
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mailgate.addresses import Addresses, Match
@@ -20,6 +20,8 @@ NOT_SEEN = "the database says that it knows the message, but has it on no record
 
 # What stands in References or In-Reply-To of an answer to a notice of Odoo's.
 _NOTICE = re.compile(rb"-loop-detection-bounce-email@")
+
+MAX_DOMAINS = 1000  # of a database, that are looked at
 
 # What only a machine's or a list's mail has (RFC 3834, 3.1.7 and 5; RFC 2369), and the values that say nothing.
 MACHINE_FIELDS = (b"auto-submitted", b"x-auto", b"list-", b"feedback-id", b"precedence", b"x-precedence")
@@ -47,7 +49,10 @@ def of_false(
         known = of_known(client, message_id)
         if known:
             return known
-        if sender == "" or _may_be_bounce(head, addresses, matches) or _may_be_notice(client, matches):
+        special = addresses.catchall | addresses.bounce
+        if sender == "" or _may_be_bounce(head, special, matches) or _may_be_notice(client, matches):
+            return Verdict(Outcome.ACCEPTED)
+        if not addresses.alias_domains and _may_be_bounce(head, _special(client), matches):
             return Verdict(Outcome.ACCEPTED)
     except Ended as ended:  # it has taken the message; what became of it, it does not say
         return Verdict(Outcome.ACCEPTED, f"not known of which kind: {ended.verdict.cause}")
@@ -85,9 +90,18 @@ def _is_automatic(head: bytes) -> bool:
     )
 
 
-def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) -> bool:
-    """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice."""
-    special = addresses.catchall | addresses.bounce
+def _special(client: Client) -> set[str]:
+    """Return the database's catchall and bounce addresses, for settings that name no alias domain. Raises Ended."""
+    fields = ["catchall_email", "bounce_email"]
+    rows = _rows(client, "mail.alias.domain", [], {"fields": fields, "limit": MAX_DOMAINS})
+    return {canonical_address(str(row[name])) for row in rows for name in fields if row.get(name)}
+
+
+def _may_be_bounce(head: bytes, special: Collection[str], matches: Iterable[Match]) -> bool:
+    """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice.
+
+    ``special`` has the catchall and bounce addresses.
+    """
     if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
         return True
     for name, field in fields(head):

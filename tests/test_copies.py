@@ -140,6 +140,17 @@ def test_an_answer_with_an_alias_of_its_own_kind_in_bcc_is_on_its_thread_once(wa
     assert len(way.database.dump()["messages"]) == before + 1
 
 
+@pytest.mark.parametrize("name", ["catchall", "bounce"])
+def test_the_database_s_own_addresses_are_known_to_settings_without_a_domain(
+    database: Server, tmp_path: Path, name: str
+) -> None:
+    gateway = Gateway(tmp_path, URL=database.url, PASSWORD=PASSWORD, LOGIN="2", ALIAS_DOMAINS=None)
+    message = f"From: Ann <ann@outside.test>\nMessage-ID: <{os.urandom(8).hex()}@outside.test>\n\nwords\n".encode()
+    result = gateway.run("--sender=ann@outside.test", "--", f"{name}@example.com", message=message)
+    assert result.ending == (0, "2.0.0", "accepted")
+    assert not result.facts["cause"]
+
+
 def test_the_journal_has_whom_the_database_has_served(way: Way) -> None:
     way.deliver("info")
     way.deliver("support")
