@@ -59,19 +59,23 @@ def of_false(
     return Verdict(Outcome.IN_PROGRESS, NOT_SEEN)
 
 
-def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[str]) -> set[str]:
-    """Return which addresses are aliases for another kind of record than that on whose thread an answer belongs.
+def record_of(client: Client, message_ids: Iterable[str]) -> tuple[str, int] | None:
+    """Return model and id of the record on which the newest of these messages is, None for none. Raises Ended."""
+    known = list(filter(str.isprintable, message_ids))  # what is not can't be asked for
+    options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
+    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
+    model, record_id = (newest[0].get("model"), newest[0].get("res_id")) if newest else (None, None)
+    return (str(model), record_id) if model and record_id and type(record_id) is int else None
+
+
+def of_another_model(client: Client, model: str, addresses: Iterable[str]) -> set[str]:
+    """Return which addresses are aliases for another kind of record than ``model``, that of an answer's thread.
 
     With one of these among its recipients, the database makes a forward of an answer, and its thread gets nothing
     (docs/odoo.md, "Answers and threads"). Raises Ended.
     """
-    options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
-    known = list(filter(str.isprintable, ancestors))  # what is not can't be asked for
-    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
-    if not newest or not newest[0].get("model") or not newest[0].get("res_id"):
-        return set()
     names = _local_parts(addresses)
-    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", newest[0]["model"]]]
+    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", model]]
     found = _rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
     return {canonical_address(str(row.get("alias_full_name"))) for row in found}
 

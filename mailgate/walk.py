@@ -134,7 +134,7 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
     with job.claim(job.settings, delivery, job.until) as claimed:
         is_another = None not in (claimed.date, date) and claimed.date != date
-        mine, apart = ([], []) if is_another else _split(job, planned, claimed)
+        mine, apart = ([], {}) if is_another else _split(job, planned, claimed)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
         verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
     if is_another:
@@ -155,22 +155,25 @@ def _overall(verdicts: list[Verdict]) -> Verdict:
     return min(verdicts, key=rank)._replace(cause="; ".join(verdict.cause for verdict in verdicts if verdict.cause))
 
 
-def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], list[Match]]:
-    """Return the recipients whom a call with the plan's id serves, and those who need one of their own.
+def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], dict[str, list[Match]]]:
+    """Return the recipients whom a call with the plan's id serves, and the others, by what their own calls are named.
 
     Where the journal has noted a call with this id, it serves those of that call, and no others: the database has the
     message already, or may have it. Where it has not, an answer is kept apart from the aliases for another kind of
     record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
     """
-    matches = [each for each in planned.matches if each.rule]
-    apart = claimed.served or _forwarding(job, planned)
-
-    def is_there(each: Match) -> bool:
-        return any(journal.text_of(address.lower()) in apart for address in each.addresses)
-
-    found = [each for each in matches if is_there(each)]
-    others = [each for each in matches if not is_there(each)]
-    return (found, others) if claimed.served else (others, found)
+    served = claimed.served
+    apart_at_first = frozenset() if served else _forwarding(job, planned)
+    mine: list[Match] = []
+    apart: dict[str, list[Match]] = {}
+    for each in filter(lambda match: match.rule, planned.matches):
+        names = [journal.text_of(address.lower()) for address in each.addresses]
+        is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
+        (mine if is_mine else apart.setdefault(names[0], [])).append(each)
+    if served and apart:
+        on_thread, apart = _on_thread(job, planned, apart)
+        mine += on_thread
+    return mine, apart
 
 
 def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
@@ -181,33 +184,52 @@ def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
     if not ancestors or len(planned.recipients) < 2 or not hidden:
         return frozenset()
     try:
-        found = inquiry.of_another_model(job.client, ancestors, hidden)
+        thread = inquiry.record_of(job.client, ancestors)
+        found = inquiry.of_another_model(job.client, thread[0], hidden) if thread else set()
     except Ended:
         return frozenset()
     return frozenset() if found >= {*planned.recipients} else frozenset(found)
 
 
-def _of_parts(job: Job, planned: Plan, apart: list[Match], is_last: bool) -> list[Verdict]:
-    """Return the endings of a message for recipients with a call each, under an id made of the message's and theirs.
+def _on_thread(job: Job, planned: Plan, apart: dict[str, list[Match]]) -> tuple[list[Match], dict[str, list[Match]]]:
+    """Return for whom an answer is on its thread already, and the others; those who want it there have one call.
+
+    It belongs there for all but aliases for another kind of record, and would be there once for each of their calls.
+    """
+    ancestors = ancestry.ancestors(planned.raw.head())
+    try:
+        thread = inquiry.record_of(job.client, ancestors) if ancestors else None
+        if not thread:
+            return [], apart
+        forwards = inquiry.of_another_model(job.client, thread[0], apart)
+        is_there = inquiry.record_of(job.client, [planned.message_id]) == thread
+    except Ended:  # the database does not say
+        return [], apart
+    found = [each for name, matches in apart.items() if name not in forwards for each in matches]
+    others = {name: matches for name, matches in apart.items() if name in forwards}
+    if found and not is_there:
+        return [], {**others, f"{thread[0]},{thread[1]}": found}
+    return found, others
+
+
+def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: bool) -> list[Verdict]:
+    """Return the endings of a message for recipients with calls of their own, under ids made of its id and names.
 
     Their copy names no recipient in its header: the database has served those, and would serve them again. Nobody's
     call is begun after PARTS_SECONDS: there may be thousands, and the next try goes on where this one ends.
     """
     copy = message.without_recipients(planned.raw)
-    names: dict[str, Match] = {}
-    for each in apart:
-        names.setdefault(journal.text_of(each.addresses[0].lower()), each)
     until = job.until - job.settings.patience + PARTS_SECONDS
     try:
         verdicts: list[Verdict] = []
-        for number, (name, each) in enumerate(names.items(), 1):
+        for number, (name, matches) in enumerate(apart.items(), 1):
             if verdicts and time.monotonic() >= until:
-                verdicts.append(Verdict(Outcome.BUSY, f"{len(names) - len(verdicts)} other recipients must wait"))
+                verdicts.append(Verdict(Outcome.BUSY, f"{len(apart) - len(verdicts)} other recipients must wait"))
                 break
             instead = ancestry.derived_id(planned.message_id, name)
-            part = _planned([each], job.envelope, copy, instead)
+            part = _planned(matches, job.envelope, copy, instead)
             try:
-                verdict = _ending(job, part, is_last and number == len(names))
+                verdict = _ending(job, part, is_last and number == len(apart))
             except Ended as ended:
                 verdict = ended.verdict
             told = " ".join(filter(None, (verdict.outcome.name.lower(), str(verdict.record_id or ""), verdict.cause)))

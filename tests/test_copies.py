@@ -140,6 +140,28 @@ def test_an_answer_with_an_alias_of_its_own_kind_in_bcc_is_on_its_thread_once(wa
     assert len(way.database.dump()["messages"]) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("deliveries", "made"),
+    [
+        (["catchall", "jobs", "info jobs catchall"], [1, 0, 0]),
+        (["catchall", "jobs support", "help support info"], [1, 1, 1]),
+        (["support", "catchall jobs", "info", "jobs help"], [1, 1, 0, 1]),
+    ],
+)
+def test_an_answer_is_on_its_thread_once_whoever_gets_a_copy_of_it(
+    way: Way, deliveries: list[str], made: list[int]
+) -> None:
+    """An alias of the thread's own kind makes no record of an answer, but would have it there once more."""
+    assert way.deliver("info", id="first") == ["crm.lead"]
+    answer = f"In-Reply-To: <first.{way.name}@outside.test>\n".encode() + LATER
+    counts = []
+    for recipients in deliveries:
+        before = len(way.database.dump()["messages"])
+        way.deliver(recipients, "catchall@example.com", answer, id="answer")
+        counts.append(len(way.database.dump()["messages"]) - before)
+    assert counts == made
+
+
 @pytest.mark.parametrize("name", ["catchall", "bounce"])
 def test_the_database_s_own_addresses_are_known_to_settings_without_a_domain(
     database: Server, tmp_path: Path, name: str
