@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, VALUES, Row, Taken, Unusable
+from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, RENEWED_SECONDS, VALUES, Row, Taken, Unusable
 from mailgate.outcome import Ended, Outcome
 
 CONNECT_SECONDS = 3  # for each of the hosts that the URL names
@@ -68,7 +68,7 @@ MIGRATIONS = (
             {", ".join(f"{name} {TYPES[kind]}" for name, kind in VALUES.items())}
         )
         """,
-        "create index message_seen_first on message (seen_first)",  # which is never written again
+        "create index message_seen_first on message (seen_first)",  # which is written once a day at most
     ),
 )
 SELECT = f"""
@@ -100,7 +100,9 @@ def upsert(names: tuple[str, ...], is_begun: bool, purges: bool) -> str:
         (f"with purged as ({PURGE}) " if purges else "")
         + f"insert into message (digest, seen_first, {', '.join(values)}) "
         + f"select %(digest)s, clock_timestamp(), {', '.join(values.values())} where {IS_OURS} "
-        + f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in values)}"
+        + f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in values)},"
+        + f" seen_first = case when message.seen_first < excluded.seen_first - interval '{RENEWED_SECONDS} s'"
+        + " then excluded.seen_first else message.seen_first end"
     )
 
 

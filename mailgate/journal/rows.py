@@ -8,6 +8,7 @@ from mailgate.outcome import Ended, Outcome
 
 DIGEST_BYTES = 16  # of SHA-256: two of 10 ** 9 messages are taken for one with a probability of 10 ** -21
 PURGED_ROWS = 4  # when a message ends: more than it adds, so that the journal does not grow
+RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first: or the purge looks at it
 WAIT_SECONDS = 5.0  # that one delivery waits for another of the same message; an MTA's process or connection is held
 PAUSE_SECONDS = 0.1  # between two tries to get the lock
 

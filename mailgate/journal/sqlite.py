@@ -23,13 +23,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from mailgate import trusted
-from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, VALUES, Row, Taken, Unusable
+from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, RENEWED_SECONDS, VALUES, Row, Taken, Unusable
 from mailgate.outcome import Ended, Outcome
 
 FILE, LOCK = "journal.sqlite3", "lock"
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
-RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
@@ -44,7 +43,7 @@ MIGRATIONS = (
             {", ".join(f"{name} {kind}" for name, kind in VALUES.items())}
         ) without rowid
         """,
-        "create index message_seen_first on message (seen_first)",  # which is never written again
+        "create index message_seen_first on message (seen_first)",  # which is written once a day at most
     ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
@@ -65,7 +64,6 @@ def upsert(names: tuple[str, ...]) -> str:
     return (
         f"insert into message ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "
         f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)},"
-        # a row that is taken up again does not stand in the way of the purge
         f" seen_first = iif(seen_first < excluded.seen_first - {RENEWED_SECONDS}, excluded.seen_first, seen_first)"
     )
 
