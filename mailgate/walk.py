@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
 from mailgate.addresses import Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Raw, Recipient
+from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
 from mailgate.judge import judge
 from mailgate.log import Facts, error_text, quoted
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -170,10 +170,7 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
         names = [journal.text_of(address.lower()) for address in each.addresses]
         is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
         (mine if is_mine else apart.setdefault(names[0], [])).append(each)
-    if served and apart:
-        on_thread, apart = _on_thread(job, planned, apart)
-        mine += on_thread
-    return mine, apart
+    return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
 
 
 def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
@@ -191,25 +188,29 @@ def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
     return frozenset() if found >= {*planned.recipients} else frozenset(found)
 
 
-def _on_thread(job: Job, planned: Plan, apart: dict[str, list[Match]]) -> tuple[list[Match], dict[str, list[Match]]]:
-    """Return for whom an answer is on its thread already, and the others; those who want it there have one call.
+def _with_thread(
+    job: Job, planned: Plan, mine: list[Match], apart: dict[str, list[Match]]
+) -> tuple[list[Match], dict[str, list[Match]]]:
+    """Return the same for an answer, which is to be on its thread once, and not once for each recipient.
 
-    It belongs there for all but aliases for another kind of record, and would be there once for each of their calls.
+    It belongs there for all but aliases for another kind of record. So the plan's call serves these recipients too,
+    where it has put the message on the thread, or will; where it has made a forward, another one serves them together.
     """
     ancestors = ancestry.ancestors(planned.raw.head())
+    ours = [address for each in mine for address in each.addresses]
     try:
         thread = inquiry.record_of(job.client, ancestors) if ancestors else None
         if not thread:
-            return [], apart
-        forwards = inquiry.of_another_model(job.client, thread[0], apart)
-        is_there = inquiry.record_of(job.client, [planned.message_id]) == thread
+            return mine, apart
+        forwards = inquiry.of_another_model(job.client, thread[0], [*apart, *ours])
+        place = inquiry.record_of(job.client, [planned.message_id])
     except Ended:  # the database does not say
-        return [], apart
-    found = [each for name, matches in apart.items() if name not in forwards for each in matches]
+        return mine, apart
+    together = [each for name, matches in apart.items() if name not in forwards for each in matches]
     others = {name: matches for name, matches in apart.items() if name in forwards}
-    if found and not is_there:
-        return [], {**others, f"{thread[0]},{thread[1]}": found}
-    return found, others
+    if place == thread or (not place and forwards.isdisjoint(map(canonical_address, ours))):
+        return mine + together, others
+    return mine, others | ({f"{thread[0]},{thread[1]}": together} if together else {})
 
 
 def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: bool) -> list[Verdict]:

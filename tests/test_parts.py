@@ -22,21 +22,26 @@ NO_ROUTE = fault(1, "ValueError: No possible route found for incoming message")
 BROKEN = fault(2, "x")
 READ_TIMEOUT = 5
 DATE = "Date: Sun, 29 Nov 2026 10:00:00 +0000"
+THREAD = "<thread@odoo.test>"
+ANSWER = f"{DATE}|To: list@lists.test|References: {THREAD}"
 LATER = "Date: Sun, 06 Dec 2026 10:00:00 +0000"
 
 
 class Database:
-    """A database that knows a message by its id, and makes a record for each address of ours that a new one names."""
+    """A database that knows a message by its id, and makes a record for each address of ours that a new one names.
+
+    An answer to THREAD is put there, whomever it names.
+    """
 
     def __init__(self, plays: Sequence[str | bytes]) -> None:
         self.plays = list(plays)
-        self.ids: set[str] = set()
+        self.ids = {THREAD}
         self.records: list[str] = []
 
     def __call__(self, connection: socket.socket, request: Request) -> None:
         if b"message_process" not in request.body:
-            asked = request.call[0][5][0][0][2]
-            known = isinstance(asked, str) and asked in self.ids
+            ((_, operator, asked), *_) = request.call[0][5][0]
+            known = not self.ids.isdisjoint([asked] if operator == "=" else asked)
             connection.sendall(returns([{"id": 1, "model": "crm.lead", "res_id": 7}] if known else []))
             return
         play = self.plays.pop(0) if self.plays else TAKES
@@ -51,7 +56,7 @@ class Database:
         if is_new:
             named = [str(value) for name in ("Delivered-To", "To", "Cc") for value in parsed.get_all(name, [])]
             ours = {address.partition("@")[0] for _, address in getaddresses(named) if address.endswith("@example.com")}
-            self.records += sorted(ours)
+            self.records += ["thread"] if THREAD in str(parsed["References"]) else sorted(ours)
         if play == TAKES:
             connection.sendall(returns(7 if is_new else False))
 
@@ -105,6 +110,9 @@ def play(endpoint: Endpoint, folder: Path, plays: Sequence[str | bytes], deliver
         # one moment, spelt in another way, or not at all
         ([], ["info", "info|Date: Sun, 29 Nov 2026 11:00:00 +0100"], "info"),
         ([], ["info", "info|Subject: x", "info|Date: Mon, 30 Nov 2026 10:00:00 +0000"], "info info"),
+        # an answer, which an earlier call has lost
+        ([LOST], [f"info|{ANSWER}", f"info support|{ANSWER}", f"help|{ANSWER}"], "thread"),
+        ([LOST], [f"info|{ANSWER}", f"help support|{ANSWER}", f"new|{ANSWER}", f"info|{ANSWER}"], "thread"),
         ([], ["info support|References: <gr\udcfc\udcdfe@b>|To: x@lists.test"], "info support"),
     ],
 )  # fmt: skip
