@@ -167,10 +167,18 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
     mine: list[Match] = []
     apart: dict[str, list[Match]] = {}
     for each in filter(lambda match: match.rule, planned.matches):
-        names = [journal.text_of(address.lower()) for address in each.addresses]
+        names = _names(each)
+        if names[0] not in served and not served.isdisjoint(names):  # one of its addresses, which may be another's
+            (settled,) = alias_list.settle(job.client, job.addresses, [each], is_new=False)
+            each, names = settled, _names(settled)
         is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
         (mine if is_mine else apart.setdefault(names[0], [])).append(each)
     return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
+
+
+def _names(each: Match) -> list[str]:
+    """Return a recipient's addresses as the journal has them."""
+    return [journal.text_of(address.lower()) for address in each.addresses]
 
 
 def _forwarding(job: Job, planned: Plan) -> frozenset[str]:

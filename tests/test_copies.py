@@ -44,13 +44,16 @@ class Way:
         self.name, self.gateway, self.database, self.service = name, gateway, database, service
         self.count = 0
 
-    def deliver(self, recipients: str, to: str = "list@lists.test", more: bytes = DATE, id: str = "1") -> list[str]:
+    def deliver(
+        self, recipients: str, to: str = "list@lists.test", more: bytes = DATE, id: str = "1", original: str = ""
+    ) -> list[str]:
         """Deliver a message with this id, and return the models of the records that this has made."""
         self.count += 1
         before = self._records()
         options = [f"--queue-id=4ZkXq9{self.count}", "--sender=ann@outside.test"]
         if self.service:
             options.append(f"--service={self.service.address}")
+        options += [f"--original-recipient={name}@example.com" for name in original.split()]
         addresses = [f"{name}@example.com" for name in recipients.split()]
         message = f"From: Ann <ann@outside.test>\nTo: {to}\nMessage-ID: <{id}.{self.name}@outside.test>\n".encode()
         result = self.gateway.run(*options, "--", *addresses, message=message + more + b"Subject: x\n\nwords\n")
@@ -171,6 +174,15 @@ def test_the_database_s_own_addresses_are_known_to_settings_without_a_domain(
     result = gateway.run("--sender=ann@outside.test", "--", f"{name}@example.com", message=message)
     assert result.ending == (0, "2.0.0", "accepted")
     assert not result.facts["cause"]
+
+
+def test_a_redirected_address_in_the_header_has_not_been_served(way: Way) -> None:
+    """The header names what it was. Whether that or the new one is the database's, the database alone can tell."""
+    header = "info@example.com, contact@example.com, help@example.com"
+    assert way.deliver("info", header) == ["crm.lead", "project.task"]
+    assert way.deliver("jobs", header, original="contact") == ["crm.lead"]
+    assert way.deliver("jobs", header, original="contact") == []
+    assert way.deliver("new", header, original="help") == []
 
 
 def test_the_journal_has_whom_the_database_has_served(way: Way) -> None:
