@@ -322,6 +322,21 @@ def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
+def test_a_row_that_is_written_again_is_not_among_the_oldest(gateway: Gateway, endpoint: Endpoint) -> None:
+    """Each write looks at these, and would go through all of them that it has to keep."""
+
+    def seen_first() -> Any:
+        return execute(gateway.settings["JOURNAL"], "select seen_first from message")[0]["seen_first"]
+
+    deliver(gateway, "--queue-id=first", "info@example.com")
+    written = seen_first()
+    deliver(gateway, "--queue-id=second", "info@example.com")
+    assert seen_first() == written
+    age(gateway.settings["JOURNAL"], 2 * DAY)
+    deliver(gateway, "--queue-id=third", "info@example.com")
+    assert seen_first() > written
+
+
 def test_rows_are_as_old_as_they_may_be(gateway: Gateway, endpoint: Endpoint) -> None:
     """Each write takes a few away, so that none takes long."""
     for number in range(PURGED_ROWS + 3):

@@ -156,7 +156,9 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("CA_FILE", "/"),
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
+        ("HOLD", "."),
         ("JOURNAL", "/no/such/folder"),
+        ("JOURNAL", "."),  # another one for the service and for each MTA
         ("JOURNAL", "postgresql://"),
         ("JOURNAL", "postgresql://mail_gateway@journal.example.com"),
         ("JOURNAL", "postgresql://mail_gateway@journal.example.com/"),

@@ -7,7 +7,10 @@ message twice"). So who delivers a message has its lock, and its row says what t
     begun     the database may have been working on the message since then: until READ_TIMEOUT after it, nobody
               delivers it
     ending    where it is final (FOR_GOOD), the database's answer to the delivery that ``delivery`` stands for
-    neither   the database does not have the message
+    neither   that delivery has left nothing in the database
+
+``recipients`` has whom the database has served under this id, or may have served, by any delivery so far: without one
+of these, it does not have the message.
 
 A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DAYS after the message was seen last.
 """
@@ -59,11 +62,10 @@ class Claim:
 
     answer: Verdict | None = None
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
-    is_noted = False  # the database has the message, or may have it
     ending = ""  # the name of the last one
     tries = 0  # in a row after which nobody knew whether the database has the message
-    served: frozenset[str] = frozenset()  # recipients of the call that is noted
-    date: int | None = None  # of the message that is noted, in seconds since 1970
+    served: frozenset[str] = frozenset()  # recipients whom the database has served, or may have; none: it has it not
+    date: int | None = None  # of the message that has served them, in seconds since 1970
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
@@ -79,7 +81,8 @@ class Claim:
     def note_begun(self) -> None:
         """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
         if time.monotonic() - self._begun >= AT_ONCE_SECONDS:
-            self._note({"ending": None, "tries": self.tries + 1, **self._served_with()}, is_begun=True)
+            recipients = _lines(self.served | self._serving)
+            self._note({"ending": None, "tries": self.tries + 1, "recipients": recipients}, is_begun=True)
             self._begun = time.monotonic()
 
     def end(self, verdict: Verdict, held: str = "") -> None:
@@ -92,17 +95,25 @@ class Claim:
         values = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": cause}
         if held:
             values["held"] = held
-        if is_final:
-            values |= {"tries": 0, **self._served_with()}
-        elif verdict.outcome not in AMBIGUOUS:
-            values |= {"tries": 0, "recipients": "\n".join(sorted(self.served))}
+        if verdict.outcome not in AMBIGUOUS:
+            values |= {"tries": 0, "recipients": _lines(self._served_after(verdict.outcome))}
         with contextlib.suppress(Ended):  # it has ended so, whatever becomes of the note
             # up to now an ambiguous one may have begun: a busy server takes calls late
             self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
 
-    def _served_with(self) -> dict[str, str]:
-        """Return the recipients that have been served when the database has this delivery."""
-        return {"recipients": "\n".join(sorted(self.served | self._serving))}
+    def _served_after(self, outcome: Outcome) -> frozenset[str]:
+        """Return who has been served, now that it is known what became of the call.
+
+        Where it has made the record, the calls before it have made none. Where the database had the message already,
+        this call has served nobody: only if no call is noted, it was one for the same recipients, as far as we know.
+        """
+        if outcome is Outcome.DELIVERED:
+            return self._serving
+        return self.served or (self._serving if outcome in FOR_GOOD else frozenset())
+
+
+def _lines(recipients: frozenset[str]) -> str:
+    return "\n".join(sorted(recipients))
 
 
 @contextlib.contextmanager
@@ -184,15 +195,14 @@ def _store(settings: Settings, report: Callable[[str], None]) -> Store:
 
 
 def _remember(claimed: Claim, row: Row) -> None:
-    """Take over what the row says; what ended clearly, and not for good, the database has not got."""
+    """Take over what the row says."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    claimed.is_noted = claimed.was_ambiguous or claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
-    if claimed.is_noted:
+    if claimed.served:
         claimed.date = row.values["date"]
-        claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
