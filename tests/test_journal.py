@@ -15,11 +15,13 @@ from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, ret
 from support.gateway import ENVIRONMENT, Gateway
 from support.journal import age, execute, new_database
 from support.service import Service
+from support.service import running as serving
 
 from mailgate.journal.rows import PURGED_ROWS
 from mailgate.journal.sqlite import FILE, LOCK
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
+OPTIONS = ("--queue-id=4XyZ", "info@example.com")
 DAY = 24 * 3600
 
 
@@ -36,7 +38,7 @@ only_sqlite = pytest.mark.parametrize("gateway", ["sqlite"], indirect=True)  # w
 
 def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
     """Run the program and return the outcome that its log names."""
-    arguments = arguments or ("--queue-id=4XyZ", "info@example.com")
+    arguments = arguments or OPTIONS
     return gateway.run(*arguments, message=message, **settings).ending[2]
 
 
@@ -317,6 +319,24 @@ def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
     assert deliver(gateway) == "in_progress"
     age(gateway.settings["JOURNAL"], 150)
     assert deliver(gateway) == "delivered"
+
+
+@pytest.mark.parametrize("way", ["pipe", "service"])
+def test_nothing_that_is_called_will_be_taken_away(gateway: Gateway, endpoint: Endpoint, way: str) -> None:
+    """Python and the libraries warn of it, versions before."""
+    endpoint.answers = [fault(2, "x")]
+    hold = gateway.folder / "held"
+    hold.mkdir()
+    if way == "pipe":
+        result = gateway.run(*OPTIONS, message=MESSAGE, environ={"PYTHONWARNINGS": "error"}, HOLD=hold)
+        assert result.ending == (0, "2.0.0", "held")
+        return
+    service = Service(gateway.folder, **gateway.settings | {"HOLD": hold, "LOG": gateway.folder / "service.log"})
+    service.environ["PYTHONWARNINGS"] = "error"
+    with serving(service), service.client() as client:
+        assert client.deliver(MESSAGE.replace(b"\n", b"\r\n"), "info@example.com") == [
+            "250 2.0.0 accepted, held for the postmaster"
+        ]
 
 
 # --- the file -------------------------------------------------------------------------------------------------------

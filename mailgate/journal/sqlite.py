@@ -263,7 +263,7 @@ def _connection(path: str) -> Any:
         return file.connection
     with _opening:
         status = _made(path)
-        connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         _kept.files[path] = _File(path, status, connection)
         try:
             for setting in ("journal_mode = wal", "synchronous = normal", f"cache_size = -{CACHE_KIB}"):
