@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.endpoint import Answer, Endpoint, Gate, cut, fault, hang, http, returns, traceback
-from support.gateway import ENVIRONMENT, Gateway
+from support.gateway import ENVIRONMENT, PROGRAM, Gateway, changed
 from support.journal import age, execute, new_database
 from support.service import Service
 from support.service import running as serving
@@ -396,6 +396,56 @@ def test_a_journal_of_a_newer_version_keeps_the_mail_in_the_queue(gateway: Gatew
     result = gateway.run("info@example.com", message=MESSAGE)
     assert result.ending == (75, "4.3.5", "settings")
     assert "journal is of a newer version" in result.facts["cause"]
+
+
+# The same statements for both stores.
+NEXT_VERSION = """
+
+MIGRATIONS += (
+    ("alter table message add column added text", "update message set added = cause", {statements}),
+)
+"""
+
+
+def next_version(gateway: Gateway, *statements: str) -> Path:
+    """Return a version of the program with another migration, which ends with these statements."""
+    files = ("journal/sqlite.py", "journal/postgresql.py")
+    added = NEXT_VERSION.format(statements=", ".join(map(repr, statements)))
+    return changed(gateway.folder / f"next{len(list(gateway.folder.iterdir()))}", dict.fromkeys(files, added))
+
+
+def test_a_journal_of_an_older_version_is_migrated(gateway: Gateway, endpoint: Endpoint) -> None:
+    """By whoever comes first, and what it knows stays known."""
+    endpoint.answers = [returns(7), returns(8)]
+    assert deliver(gateway) == "delivered"
+    gateway.program = next_version(gateway)
+    commands = [
+        gateway.command(f"--queue-id=4X{number}", "info@example.com", LOG=gateway.folder / "logs")
+        for number in range(4)
+    ]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, env=ENVIRONMENT) for command in commands]
+    for number, process in enumerate(processes):
+        process.communicate(MESSAGE.replace(b"<1@", b"<a%d@" % number))
+    assert [process.returncode for process in processes] == [0] * 4
+    result = gateway.run(*OPTIONS, message=MESSAGE)
+    assert (result.facts["record_id"], result.facts["cause"]) == ("7", "answered before")
+    assert len(execute(gateway.settings["JOURNAL"], "select added from message")) == 5
+    gateway.program = PROGRAM
+    assert deliver(gateway) == "settings"  # it is of a newer version now
+
+
+def test_a_migration_that_fails_changes_nothing(gateway: Gateway, endpoint: Endpoint) -> None:
+    """The mail waits, and the version before can still go on."""
+    assert deliver(gateway) == "delivered"
+    gateway.program = next_version(gateway, "update message set nothing = 1")
+    result = gateway.run(*OPTIONS, message=MESSAGE)
+    assert result.ending == (75, "4.3.0", "failed")
+    assert result.facts["cause"].startswith("journal: ")
+    assert "nothing" in result.facts["cause"]
+    gateway.program = PROGRAM
+    assert deliver(gateway) == "delivered"
+    assert "added" not in execute(gateway.settings["JOURNAL"], "select * from message")[0]
+    assert len(endpoint.messages) == 1
 
 
 @only_sqlite
