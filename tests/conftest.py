@@ -30,6 +30,7 @@ SECONDS = {
     "test_journal.py": 110,
     "test_bytes.py": 100,
     "test_mail_database_cases.py": 80,
+    "test_kills.py": 110,
     "test_endings.py": 60,
     "test_lmtp_abuse.py": 60,
     "test_routing.py": 45,
