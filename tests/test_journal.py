@@ -504,16 +504,6 @@ def test_a_folder_that_is_gone_keeps_the_mail_in_the_queue(gateway: Gateway, end
 
 
 @only_sqlite
-def test_a_full_disk_keeps_the_mail_in_the_queue(gateway: Gateway, endpoint: Endpoint) -> None:
-    """A limit on the size of files stands for the full disk: the write fails in the same way."""
-    command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *gateway.command("info@example.com", LOG="stderr")]
-    finished = subprocess.run(command, input=MESSAGE, capture_output=True, env=ENVIRONMENT, check=False)
-    assert (finished.returncode, finished.stdout) == (75, b"4.3.0 mail gateway failed, will try again\n")
-    assert b"journal: " in finished.stderr
-    assert endpoint.messages == []
-
-
-@only_sqlite
 def test_nobody_else_can_read_the_journal(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
     files = list(folder(gateway).iterdir())
