@@ -18,16 +18,16 @@ class Body:
     """The body of a request, made anew by ``pieces`` for each try; ``is_leaving`` tells whether any of it has left.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection, with TLS where that is used. ``on_leaving`` is called then, and again when all of it has left: a proxy
-    may pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for a
-    service that has other messages to send.
+    a connection, with TLS where that is used. ``on_leaving`` is called then, and again, with True, when all of it has
+    left: a proxy may pass it on only now. Between two pieces of a large message there is a pause of ``large_pause``
+    seconds, for a service that has other messages to send.
     """
 
     def __init__(
         self,
         size: int,
         pieces: Callable[[], Iterable[bytes]],
-        on_leaving: Callable[[], None] = lambda: None,
+        on_leaving: Callable[[bool], None] = lambda has_left: None,
         large_pause: float = 0.0,
     ) -> None:
         self.size, self.pieces, self.on_leaving, self.large_pause = size, pieces, on_leaving, large_pause
@@ -38,12 +38,12 @@ class Body:
 
     def __iter__(self) -> Iterator[bytes]:
         self.is_leaving = True
-        self.on_leaving()
+        self.on_leaving(False)
         for number, piece in enumerate(_joined(self.pieces())):
             if number and self.large_pause:
                 time.sleep(self.large_pause)
             yield piece
-        self.on_leaving()
+        self.on_leaving(True)
 
 
 def _body(call: str) -> Body:
@@ -51,7 +51,7 @@ def _body(call: str) -> Body:
     return Body(len(data), lambda: [data])
 
 
-def _message_body(call: str, added: bytes, raw: Raw, on_leaving: Callable[[], None], large_pause: float) -> Body:
+def _message_body(call: str, added: bytes, raw: Raw, on_leaving: Callable[[bool], None], large_pause: float) -> Body:
     """Return the body of a call that has an empty message: with this one, in base64, in its place."""
     from itertools import chain
 
@@ -119,12 +119,12 @@ class Client:
         """Where the certificate authorities are that are trusted."""
         return self.settings.ca_file or _system_ca()
 
-    def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[], None]) -> Reply:
+    def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[bool], None]) -> Reply:
         """Send ``added`` and the message to message_process and return what answers.
 
-        ``on_leaving`` is called each time before the message leaves, and when it has left. Failures that surely never
-        reached the database are retried until the monotonic clock says ``until``. Raises Ended when there is no
-        answer, when it is ambiguous whether the database has the message, and when the login fails.
+        ``on_leaving`` is called each time before the message leaves, and with True when it has left. Failures that
+        surely never reached the database are retried until the monotonic clock says ``until``. Raises Ended when there
+        is no answer, when it is ambiguous whether the database has the message, and when the login fails.
         """
         from xmlrpc.client import Binary
 

@@ -69,21 +69,37 @@ class Claim:
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
-    def __init__(self, note: Callable[..., None] = lambda values, is_begun: None) -> None:
-        """``note`` writes to the message's row, as Store.write(); without a journal nothing is written."""
-        self._note = note
+    def __init__(
+        self,
+        note: Callable[..., None] = lambda values, is_begun: None,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """``note`` writes to the message's row, as Store.write(); without a journal nothing is written.
+
+        ``report`` is told of what could not be written, and did not have to be.
+        """
+        self._note, self._report = note, report
         self._serving: frozenset[str] = frozenset()
 
     def serves(self, *recipients: str) -> None:
         """Take whom the call that comes now serves."""
         self._serving = frozenset(text_of(recipient.lower()) for recipient in recipients)
 
-    def note_begun(self) -> None:
-        """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
-        if time.monotonic() - self._begun >= AT_ONCE_SECONDS:
+    def note_begun(self, has_left: bool = False) -> None:
+        """Note that from here on the database may be working on the message. Raises Ended(FAILED).
+
+        If it ``has_left``, nothing is raised: the answer is waited for in any case.
+        """
+        if time.monotonic() - self._begun < AT_ONCE_SECONDS:
+            return
+        try:
             recipients = _lines(self.served | self._serving)
             self._note({"ending": None, "tries": self.tries + 1, "recipients": recipients}, is_begun=True)
-            self._begun = time.monotonic()
+        except Ended as ended:
+            if not has_left:
+                raise
+            self._report(f"{ended.verdict.cause}; not noted that this has left")
+        self._begun = time.monotonic()
 
     def end(self, verdict: Verdict, held: str = "") -> None:
         """Note how the call ended, if there was one, what was found out since, and the file in which it is held."""
@@ -97,9 +113,11 @@ class Claim:
             values["held"] = held
         if verdict.outcome not in AMBIGUOUS:
             values |= {"tries": 0, "recipients": _lines(self._served_after(verdict.outcome))}
-        with contextlib.suppress(Ended):  # it has ended so, whatever becomes of the note
+        try:
             # up to now an ambiguous one may have begun: a busy server takes calls late
             self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
+        except Ended as ended:  # it has ended so, whatever becomes of the note
+            self._report(f"{ended.verdict.cause}; not noted that this is {verdict.outcome.name.lower()}")
 
     def _served_after(self, outcome: Outcome) -> frozenset[str]:
         """Return who has been served, now that it is known what became of the call.
@@ -122,9 +140,10 @@ def claim(
 ) -> Iterator[Claim]:
     """Give the right to deliver this message to its database, which nobody else then has.
 
-    ``report`` is told of a journal that is set aside. Raises Taken when another delivery does not end before ``until``
-    (of the monotonic clock) and within WAIT_SECONDS, Ended(IN_PROGRESS) when the database may still be working on an
-    earlier one, Ended(SETTINGS) for what an operator has to mend, and Ended(FAILED) when the journal can't be used.
+    ``report`` is told of a journal that is set aside or was taken away, and of what could not be noted. Raises Taken
+    when another delivery does not end before ``until`` (of the monotonic clock) and within WAIT_SECONDS,
+    Ended(IN_PROGRESS) when the database may still be working on an earlier one, Ended(SETTINGS) for what an operator
+    has to mend, and Ended(FAILED) when the journal can't be used.
     """
     if not settings.journal:
         yield Claim()
@@ -140,7 +159,9 @@ def claim(
     key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
     store = _store(settings, report)
 
-    claimed = Claim(lambda values, is_begun: note(values, is_begun))
+    claimed = Claim(
+        lambda values, is_begun: note(values, is_begun), lambda text: report(f"{text}: {delivery.message_id}")
+    )
 
     def note(values: dict[str, Any], is_begun: bool) -> None:
         known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model}
@@ -172,8 +193,9 @@ def claim(
 
 def can_write(settings: Settings) -> bool:
     """Tell whether the journal can be written, as far as a look tells, or a lock of a server; without one it is so."""
-    if "://" not in settings.journal:
-        return not settings.journal or os.access(settings.journal, os.W_OK | os.X_OK)
+    folder = settings.journal
+    if "://" not in folder:
+        return not folder or (os.access(folder, os.W_OK | os.X_OK) and os.statvfs(folder).f_bavail > 0)
     try:
         with _store(settings, lambda text: None).lock(bytes(DIGEST_BYTES), until=0.0):
             return True
