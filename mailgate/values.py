@@ -241,9 +241,9 @@ def users(value: str) -> frozenset[str]:
 
 
 def days(value: str) -> int:
-    """Return a number of days."""
-    if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 3650:
-        raise ValueError("must be a number of days from 1 to 3650")
+    """Return a number of days, no less than a mail server keeps mail in its queue (Exim: 8)."""
+    if not (value.isascii() and value.isdigit()) or not 8 <= int(value) <= 3650:
+        raise ValueError("must be a number of days from 8 to 3650")
     return int(value)
 
 

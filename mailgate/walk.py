@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
-from mailgate.addresses import Addresses, Match, choices, is_ours, match
+from mailgate.addresses import BOUNCE, CATCHALL, Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
 from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
 from mailgate.judge import judge
@@ -21,6 +21,7 @@ from mailgate.settings import Settings
 # Ambiguous tries in a row after which the database is asked whether it has the message, before it is given it again.
 ASKS_AFTER_TRIES = 2
 PARTS_SECONDS = 300.0  # for the calls of a message, but the last of them; a whole run has DEADLINE
+FOR_NO_RECORD = (CATCHALL, BOUNCE)  # rules
 TO_BE_WAITED_FOR = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN, Outcome.DATABASE_ERROR)
 
 
@@ -131,7 +132,14 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     it.
     """
     date = ancestry.date(planned.raw.head())
-    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
+    delivery = journal.Delivery(
+        planned.message_id,
+        job.facts.queue_id,
+        planned.added,
+        job.envelope.sender,
+        date,
+        lambda: message.digest(planned.raw),
+    )
     with job.claim(job.settings, delivery, job.until) as claimed:
         is_another = None not in (claimed.date, date) and claimed.date != date
         mine, apart = ([], {}) if is_another else _split(job, planned, claimed)
@@ -161,8 +169,9 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
     Where the journal has noted a call with this id, it serves those of that call, and no others: the database has the
     message already, or may have it. Where it has not, an answer is kept apart from the aliases for another kind of
     record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
+    A copy for the catchall or bounce address would make a notice or a bounce of what is on a record: it has no call.
     """
-    served = claimed.served
+    served, ancestors = claimed.served, ancestry.ancestors(planned.raw.head())
     apart_at_first = frozenset() if served else _forwarding(job, planned)
     mine: list[Match] = []
     apart: dict[str, list[Match]] = {}
@@ -172,6 +181,7 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
             (settled,) = alias_list.settle(job.client, job.addresses, [each], is_new=False)
             each, names = settled, _names(settled)
         is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
+        is_mine = is_mine or (bool(served) and each.rule in FOR_NO_RECORD and not ancestors)
         (mine if is_mine else apart.setdefault(names[0], [])).append(each)
     return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
 

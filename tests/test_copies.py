@@ -99,6 +99,14 @@ def test_a_copy_in_bcc_that_comes_later_makes_nothing_twice(way: Way) -> None:
     assert way.deliver("info support", "info@example.com") == []
 
 
+@pytest.mark.parametrize("special", ["catchall", "bounce"])
+def test_a_copy_to_catchall_or_bounce_of_what_is_on_a_record_is_told_to_nobody(way: Way, special: str) -> None:
+    assert way.deliver("info", id=special) == ["crm.lead"]
+    before = way.database.dump()["notices"]
+    assert way.deliver(special, id=special) == []
+    assert way.database.dump()["notices"] == before
+
+
 def test_another_date_is_another_message(way: Way) -> None:
     assert way.deliver("info") == ["crm.lead"]
     assert way.deliver("info", more=LATER) == ["crm.lead"]

@@ -47,7 +47,8 @@ class Delivery(NamedTuple):
     """What the journal has to know of a delivery.
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next try
-    from another delivery of the same message, which the database is asked about.
+    from another delivery of the same message, which the database is asked about. ``content`` gives a digest of the
+    message itself: anybody can send another one with its id.
     """
 
     message_id: str
@@ -55,6 +56,7 @@ class Delivery(NamedTuple):
     added: bytes
     sender: str | None = None
     date: int | None = None  # seconds since 1970
+    content: Callable[[], bytes] = bytes
 
 
 class Claim:
@@ -166,6 +168,8 @@ def claim(
     def note(values: dict[str, Any], is_begun: bool) -> None:
         known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model}
         date = delivery.date if claimed.date is None else claimed.date
+        if values.get("ending") == Outcome.HELD.name:
+            values = values | {"content": delivery.content()}
         known |= {"sender": delivery.sender, "date": date} | values
         written = {name: text_of(value) if isinstance(value, str) else value for name, value in known.items()}
         purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
@@ -179,7 +183,7 @@ def claim(
             row = store.read(digest)
             if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
                 store.write(digest, {}, is_begun=True)
-            claimed.answer = _answer(row, key, settings.read_timeout)
+            claimed.answer = _answer(row, key, settings.read_timeout, delivery.content)
             if row:
                 _remember(claimed, row)
             try:
@@ -227,7 +231,9 @@ def _remember(claimed: Claim, row: Row) -> None:
         claimed.date = row.values["date"]
 
 
-def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
+def _answer(
+    row: Row | None, delivery: bytes | None, read_timeout: float, content: Callable[[], bytes]
+) -> Verdict | None:
     """Return what the database has answered to a delivery. Raises Ended(IN_PROGRESS)."""
     if not row:
         return None
@@ -241,7 +247,8 @@ def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Ver
     if not delivery or not ending:
         return None
     # What is to be held is so for each delivery, but not for ever. (A moment to come: the clock was set back.)
-    is_held = ending is Outcome.HELD and abs(row.seen_age) < KEEP_HELD_SECONDS
+    is_fresh = ending is Outcome.HELD and abs(row.seen_age) < KEEP_HELD_SECONDS
+    is_held = is_fresh and row.values["content"] == content()
     if is_held or (ending is not Outcome.HELD and row.values["delivery"] == delivery):
         cause = row.values["cause"]
         before = f"{cause}; answered before" if cause else "answered before"
