@@ -27,10 +27,18 @@ from mailgate.journal.rows import ATTEMPT, PAUSE_SECONDS, PURGED_ROWS, SEARCHED,
 from mailgate.outcome import Ended, Outcome
 
 FILE, LOCK = "journal.sqlite3", "lock"
+SUFFIXES = ("", "-wal", "-shm")  # of the files that SQLite makes of it
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
+WAL_BYTES = 2**23  # twice its usual size: what a long backup has made it grow beyond that is given back
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
+SETTINGS = (
+    "journal_mode = wal",
+    "synchronous = normal",
+    f"journal_size_limit = {WAL_BYTES}",
+    f"cache_size = -{CACHE_KIB}",
+)
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
 MIGRATIONS = (
     (
@@ -82,7 +90,7 @@ def upsert(names: tuple[str, ...]) -> str:
 
 
 class Sqlite:
-    """The store in a folder; ``report`` is told of a journal that is set aside."""
+    """The store in a folder; ``report`` is told of a journal that is set aside, or was taken away."""
 
     def __init__(self, folder: str, report: Callable[[str], None]) -> None:
         self.path, self.lock_path, self.report = os.path.join(folder, FILE), os.path.join(folder, LOCK), report
@@ -146,12 +154,12 @@ class Sqlite:
 
         def run() -> Any:
             try:
-                return work(_connection(self.path))
+                return work(_connection(self.path, self.report))
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:  # its subclasses are for a full disk, a lock, a mode
                     raise
                 self._set_aside(error)
-                return work(_connection(self.path))
+                return work(_connection(self.path, self.report))
 
         return _usable(run, self.path)
 
@@ -162,7 +170,7 @@ class Sqlite:
         try:
             if damaged and damaged.is_there:
                 name = f"{self.path}.damaged-{time.time():.0f}"
-                for suffix in ("", "-wal", "-shm"):
+                for suffix in SUFFIXES:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(self.path + suffix, name + suffix)
                 self.report(
@@ -276,17 +284,23 @@ def _open(path: str) -> int:
     return descriptor
 
 
-def _connection(path: str) -> Any:
-    """Return this thread's connection to the journal. Raises sqlite3.Error, OSError and Ended(SETTINGS)."""
+def _connection(path: str, report: Callable[[str], None]) -> Any:
+    """Return this thread's connection to the journal. Raises sqlite3.Error, OSError and Ended(SETTINGS).
+
+    ``report`` is told of a journal that somebody has taken away since the last time.
+    """
     file = _kept.files.get(path)
     if file and file.is_there:
         return file.connection
+    if file:
+        del _kept.files[path]
+        report(f"journal was taken away, with what it knew: another one takes its place: {path}")
     with _opening:
         status = _made(path)
-        connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         _kept.files[path] = _File(path, status, connection)
         try:
-            for setting in ("journal_mode = wal", "synchronous = normal", f"cache_size = -{CACHE_KIB}"):
+            for setting in SETTINGS:
                 connection.execute(f"pragma {setting}")
             _migrate(connection, path)
         except BaseException as error:
@@ -304,11 +318,23 @@ def _made(path: str) -> os.stat_result:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for suffix in SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            _check(path + suffix)
+    return os.lstat(path)
+
+
+def _check(path: str) -> None:
+    """Raise Ended(SETTINGS) for a file that is not ours alone, and FileNotFoundError for none.
+
+    One of root's, such as one that comes from a backup, could not be opened either: the folder is ours.
+    """
     status = os.lstat(path)
-    wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+    wrong = "belongs to another user" if status.st_uid != os.geteuid() else trusted.complaint(status)
+    if stat.S_ISLNK(status.st_mode):
+        wrong = "is a symbolic link"
     if wrong:
         raise Ended(Outcome.SETTINGS, f"journal {wrong}: {path}")
-    return status
 
 
 def _migrate(connection: Any, path: str) -> None:
