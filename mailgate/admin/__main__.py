@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import held, screen, today, trace
-from mailgate.admin.desk import Desk, Usage, become_owner
+from mailgate.admin import check, held, screen, today, trace
+from mailgate.admin.desk import Answer, Desk, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, check.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--json", action="store_true", help="print what a program can read")
         command.add_arguments(one)
-        one.set_defaults(answer=command.answer)
+        one.set_defaults(answer=command.answer, of_wrong_settings=command.of_wrong_settings)
     return made
 
 
@@ -54,9 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.command:
         arguments = parser().parse_args([*(sys.argv[1:] if argv is None else argv), today.COMMAND.name])
     try:
-        config = settings.build(*settings.read(os.environ, arguments.env_file))
-        become_owner(config)
-        found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
+        found = _found(arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)
     except Ended as ended:
@@ -68,6 +66,20 @@ def main(argv: list[str] | None = None) -> int:
         for part in found.screen:
             console.print(part)
     return GOOD if found.is_good else FOUND
+
+
+def _found(arguments: argparse.Namespace) -> Answer:
+    """Return what the command finds. Raises Usage and Ended."""
+    try:
+        become_owner(settings.read(os.environ, arguments.env_file)[0])
+        config = settings.build(*settings.read(os.environ, arguments.env_file))  # as that user can read it
+    except Ended as ended:
+        if not arguments.of_wrong_settings:
+            raise
+        wrong: Answer = arguments.of_wrong_settings(ended.verdict.cause)
+        return wrong
+    found: Answer = arguments.answer(Desk(config, Client(config), time.time()), arguments)
+    return found
 
 
 def _refuse(text: str, status: int) -> int:

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mailgate import settings
 from mailgate.database import Client
 from mailgate.settings import Settings
 
@@ -28,32 +29,38 @@ class Answer(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: its name, a sentence about it, an example, its arguments, and the work."""
+    """A command: its name, a sentence about it, an example, its arguments, and the work.
+
+    ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why.
+    """
 
     name: str
     summary: str
     example: str
     add_arguments: Callable[[ArgumentParser], None]
     answer: Callable[[Desk, Namespace], Answer]
+    of_wrong_settings: Callable[[str], Answer] | None = None
 
 
 class Usage(Exception):
     """Raised for arguments that make no sense; the text says why."""
 
 
-def owner_of(settings: Settings) -> tuple[int, int] | None:
-    """Return the user and group whose the journal or the hold folder is, None where there is neither."""
-    for path in (settings.journal, settings.hold):
-        if os.path.isabs(path):
-            with contextlib.suppress(OSError):
-                status = os.stat(path)
-                return status.st_uid, status.st_gid
+def owner_of(*paths: str) -> tuple[int, int] | None:
+    """Return the user and group whose the first of these folders is, None where there is none of them."""
+    for path in filter(os.path.isabs, paths):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            return status.st_uid, status.st_gid
     return None
 
 
-def become_owner(settings: Settings) -> None:
-    """Go on as the gateway's own user where root runs the desk: no file of root's comes among the gateway's."""
-    owner = owner_of(settings)
+def become_owner(variables: Mapping[str, str]) -> None:
+    """Go on as the gateway's own user where root runs the desk: no file of root's comes among the gateway's.
+
+    The variables are those of the settings, which only that user can use.
+    """
+    owner = owner_of(variables.get("JOURNAL", settings.JOURNAL), variables.get("HOLD", settings.HOLD))
     if os.geteuid() == 0 and owner:
         os.setegid(owner[1])
         os.seteuid(owner[0])

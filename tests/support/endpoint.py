@@ -193,7 +193,7 @@ def _read(connection: socket.socket) -> Request | None:
     first, *fields = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
     body = bytearray(rest)
-    while len(body) < int(headers["content-length"]):
+    while len(body) < int(headers.get("content-length", 0)):
         received = connection.recv(65536)
         if not received:
             return None
