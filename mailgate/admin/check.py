@@ -17,8 +17,10 @@ from mailgate.admin.checks import (
     Site,
     addresses,
     bad,
+    exim,
     good,
     host,
+    mx,
     postfix,
     rights,
     server,
@@ -39,6 +41,8 @@ CHECKS: dict[str, Check] = {
     **addresses.CHECKS,
     **host.CHECKS,
     **postfix.CHECKS,
+    **exim.CHECKS,
+    **mx.CHECKS,
 }
 _EACH = re.compile(f"; (?={PREFIX}|settings file )")  # what stands between two causes
 STYLES = {GOOD: "good", BAD: "bad", UNKNOWN: "dim"}
@@ -76,6 +80,10 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is another than usual"
     )
+    parser.add_argument("--exim-config", metavar="FILE", help="Exim's configuration, where it is another than usual")
+    parser.add_argument(
+        "--dns", metavar="SERVER", nargs="?", const="", help="ask the DNS, or this server of it, where mail goes"
+    )
 
 
 def _answer(desk: Desk, arguments: Namespace) -> Answer:
@@ -97,7 +105,9 @@ def _shown(lines: list[Line], left_out: list[str]) -> Answer:
     total = f"{counts[GOOD]} good, {counts[BAD]} bad, {counts[UNKNOWN]} can't be told."
     screen: list[Any] = [_table(lines), "", words(total, "bad" if counts[BAD] else "good")]
     if left_out:
-        screen.append(words(f"Not looked at, for what is bad comes before: {', '.join(left_out)}.", "dim"))
+        screen.append(
+            words(f"Not looked at, for it stands on what is bad or not told above: {', '.join(left_out)}.", "dim")
+        )
     return Answer(facts, screen, is_good=not counts[BAD])
 
 

@@ -1,5 +1,6 @@
 """What `check` looks at: a room for each part of the set-up, and what all of its functions take and give."""
 
+import pwd
 import ssl
 import time
 from argparse import Namespace
@@ -10,10 +11,14 @@ from urllib.parse import urlsplit
 
 from mailgate import alias_list, inquiry
 from mailgate.addresses import Addresses
-from mailgate.admin.desk import Desk
-from mailgate.admin.postfix import Postfix, find
+from mailgate.admin.desk import Desk, owner_of
+from mailgate.admin.exim import Exim
+from mailgate.admin.exim import find as find_exim
+from mailgate.admin.postfix import Postfix
+from mailgate.admin.postfix import find as find_postfix
 from mailgate.database import Client
 from mailgate.outcome import Ended
+from mailgate.settings import Settings
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0  # that each call of a check may take: somebody waits
 MAX_NAMED = 8  # in a sentence
@@ -112,7 +117,12 @@ class Site:
     @cached_property
     def postfix(self) -> Postfix | None:
         """Postfix's configuration, where there is one."""
-        return find(self.arguments.postfix_config)
+        return find_postfix(self.arguments.postfix_config)
+
+    @cached_property
+    def exim(self) -> Exim | None:
+        """Exim, where it is here."""
+        return find_exim(self.arguments.exim_config)
 
     def parameter(self, key: str) -> str:
         """Return a system parameter, "" where it is not set. Raises Ended."""
@@ -138,6 +148,24 @@ def _locations(path: str) -> dict[str, str]:
     return {"capath" if isdir(path) else "cafile": path}
 
 
+def alias_domains(site: Site) -> list[str]:
+    """Return the alias domains: the database's, or those of the settings where it does not tell."""
+    try:
+        return sorted(site.listed.alias_domains)
+    except Ended:
+        return sorted(site.settings.addresses.alias_domains)
+
+
+def user_complaint(settings: Settings, user: str) -> str:
+    """Return what is wrong with the user as whom a mail server runs the gateway, "" for nothing."""
+    owner = owner_of(settings.journal, settings.hold)
+    try:
+        is_owner = not owner or pwd.getpwnam(user).pw_uid == owner[0]
+    except KeyError:
+        return f"there is no user {user}"
+    return "" if is_owner else f"it runs as {user}, whose the journal and the hold folder are not"
+
+
 class Check(NamedTuple):
     """One check, and those without which it can't be made: where one of them finds something bad, it is left out."""
 
@@ -154,4 +182,4 @@ def named(names: Iterable[str]) -> str:
 
 def why(ended: Ended) -> str:
     """Return why something ended so, for a sentence."""
-    return ended.verdict.cause or ended.verdict.outcome.text
+    return (ended.verdict.cause or ended.verdict.outcome.text).rstrip(".")

@@ -1,14 +1,12 @@
 """Postfix's configuration against ours; postfix/README.md has what is right, postfix/configure puts it in."""
 
 import os
-import pwd
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from mailgate import DEADLINE
-from mailgate.admin.checks import Check, Finding, Site, bad, good, named, unknown, why
-from mailgate.admin.desk import owner_of
+from mailgate.admin.checks import Check, Finding, Site, alias_domains, bad, good, named, unknown, user_complaint, why
 from mailgate.admin.postfix import Postfix, Service, seconds
 from mailgate.outcome import Ended
 
@@ -61,12 +59,8 @@ def _complaint(site: Site, service: Service) -> str:
     if not os.path.isfile(program):
         return f"{service.name}: there is no program {program}."
     found = re.search(r"\buser=([^\s:]+)", service.arguments)
-    user, owner = found[1] if found else "", owner_of(site.settings.journal, site.settings.hold)
-    try:
-        if owner and pwd.getpwnam(user).pw_uid != owner[0]:
-            return f"{service.name}: it runs as {user}, whose the journal and the hold folder are not."
-    except KeyError:
-        return f"{service.name}: there is no user {user}."
+    if complaint := user_complaint(site.settings, found[1] if found else ""):
+        return f"{service.name}: {complaint}."
     if not re.search(r"\bnull_sender=(\s|$)", service.arguments):
         return f"{service.name}: without null_sender= a bounce would come from MAILER-DAEMON."
     return ""
@@ -118,7 +112,8 @@ def _recipients(site: Site, postfix: Postfix) -> Iterable[Finding]:
 
 
 def _size(site: Site, postfix: Postfix) -> Iterable[Finding]:
-    limit, ours = int(postfix.parameter("message_size_limit") or 0), site.settings.max_size
+    text, ours = postfix.parameter("message_size_limit"), site.settings.max_size
+    limit = int(text) if text.isdigit() else 0
     if not limit or limit > ours:
         yield bad(
             f"Postfix takes mail of {f'up to {limit:,} bytes' if limit else 'any size'}, the gateway up to {ours:,}: "
@@ -142,11 +137,7 @@ def _delimiter(site: Site, postfix: Postfix) -> Iterable[Finding]:
 
 
 def _domains(site: Site, postfix: Postfix) -> Iterable[Finding]:
-    try:
-        domains = sorted(site.listed.alias_domains)
-    except Ended:
-        domains = sorted(site.settings.addresses.alias_domains)
-    for domain in domains:
+    for domain in alias_domains(site):
         try:
             complaint, advice = _of_domain(site, postfix, domain)
         except Ended as ended:

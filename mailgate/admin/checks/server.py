@@ -2,6 +2,7 @@
 
 import email.utils
 import os
+import re
 import socket
 import ssl
 import time
@@ -19,6 +20,7 @@ SOON_DAYS = 14.0
 MAX_CLOCK_SECONDS = 60.0
 FIRST_RELEASE, LAST_RELEASE = 14, 19  # with which the gateway was tried
 WITHOUT_XMLRPC = 22  # autumn 2028
+KEY = re.compile("[0-9a-f]{40}")  # how Odoo, 14 to 19, writes its API keys
 READ_TIMEOUT = 120.0  # Odoo's limit_time_real: until then a call may be at work
 
 
@@ -213,6 +215,9 @@ def _login(site: Site) -> Iterable[Finding]:
 
 def _key(site: Site) -> Iterable[Finding]:
     """Yield when the key ends. Which of a user's keys is in use, nobody can ask: it is bad if it must be that one."""
+    if not KEY.fullmatch(site.settings.password):
+        yield good("A password is in use, which does not end.")
+        return
     try:
         keys = site.rows("res.users.apikeys", [["user_id", "=", site.user_id]], "name", "expiration_date")
     except Ended:  # the field is from 17.2 on; and it may not be ours to read
@@ -221,7 +226,7 @@ def _key(site: Site) -> Iterable[Finding]:
     ends = sorted(_seconds(row["expiration_date"]) for row in keys if row["expiration_date"])
     soon = [end for end in ends if end - site.now < SOON_DAYS * DAY_SECONDS]
     if not keys:
-        yield good("Our user has no API key: a password, which does not end, is in use.")
+        yield good("Our user has no API key: what is in use does not end.")
     elif len(soon) == len(keys):
         yield bad(
             f"The API key ends {_when(soon[-1], site.now)}; then all mail waits.",
@@ -246,8 +251,8 @@ def _day(seconds: float) -> str:
 
 def _when(end: float, now: float) -> str:
     """Return when something ends: ended on 2026-11-01, or on 2026-12-24, in 24 days."""
-    days = int((end - now) / DAY_SECONDS)
-    return f"on {_day(end)}, in {days} days" if end > now else f"(ended) on {_day(end)}"
+    days = round((end - now) / DAY_SECONDS)
+    return f"on {_day(end)}, in {days} {'day' if days == 1 else 'days'}" if end > now else f"(ended) on {_day(end)}"
 
 
 def _milliseconds(began: float) -> str:
