@@ -97,6 +97,7 @@ TABLES = {
     "res.company": Model(
         tables.companies, {"id": "id", "name": "name", "email": "email", "alias_domain": "alias_domain"}
     ),
+    "res.users": Model(tables.users, {"id": "id", "login": "login", "partner_id": "partner_id", "active": "active"}),
     "mail.message": Model(
         tables.messages,
         {
@@ -143,6 +144,9 @@ TABLES = {
     **{model: Model(tables.records, _RECORD, {"model": model}) for model in MODELS if model != "res.partner"},
 }
 
+# Models that have no row here, ever: who asks for one gets none.
+EMPTY = {"fetchmail.server", "res.users.apikeys"}
+
 MODEL_IDS = {model: number for number, model in enumerate(sorted(KNOWN_MODELS), 1)}
 
 
@@ -161,8 +165,8 @@ COMPUTED: dict[str, dict[str, Callable[[Store, Mapping[str, Any]], Any]]] = {
         ),
     },
     "mail.alias.domain": {
-        "bounce_email": lambda store, row: f"{row['bounce']}@{row['name']}",
-        "catchall_email": lambda store, row: f"{row['catchall']}@{row['name']}",
+        "bounce_email": lambda store, row: bool(row["bounce"]) and f"{row['bounce']}@{row['name']}",
+        "catchall_email": lambda store, row: bool(row["catchall"]) and f"{row['catchall']}@{row['name']}",
         "default_from_email": lambda store, row: f"notifications@{row['name']}",
     },
     "res.company": {"alias_domain_id": lambda store, row: _domain(store, row, "alias_domain")},

@@ -29,8 +29,8 @@ def read(client: Client, addresses: Addresses) -> Addresses:
     number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
     if isinstance(number, int) and number < FIRST_VERSION:
         raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
-    domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS)
-    aliases = _search(client, "mail.alias", ALIAS_FIELDS)
+    domains = search(client, "mail.alias.domain", DOMAIN_FIELDS)
+    aliases = search(client, "mail.alias", ALIAS_FIELDS)
     if not domains and not aliases:  # by it, all mail would be refused
         raise Ended(Outcome.SETTINGS, "it is empty, or our user may see none of it")
     listed = _addresses(domains, aliases, addresses.recipient_delimiter)
@@ -54,8 +54,8 @@ def ask(
         local_parts |= {local_part, local_part.partition(delimiter)[0] if delimiter else local_part}
         names |= {domain, ascii_domain(domain)}
     # by what both Odoo and mail_database store; what else of that name comes with it is the database's, too
-    aliases = _search(client, "mail.alias", ALIAS_FIELDS, ("alias_name", "in", sorted(local_parts)))
-    domains = _search(client, "mail.alias.domain", DOMAIN_FIELDS, ("name", "in", sorted(names)))
+    aliases = search(client, "mail.alias", ALIAS_FIELDS, ("alias_name", "in", sorted(local_parts)))
+    domains = search(client, "mail.alias.domain", DOMAIN_FIELDS, ("name", "in", sorted(names)))
     found = _addresses(domains, aliases, delimiter)
     return found._replace(allowed_domains=_allowed(client, addresses)) if found.local_parts else found
 
@@ -98,8 +98,8 @@ def settle(client: Client, addresses: Addresses, matches: list[Match], is_new: b
     return [new if len(old.addresses) > 1 and new.rule else old for old, new in zip(matches, found, strict=True)]
 
 
-def _search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[str, str, Any]) -> Rows:
-    """Return the rows that the terms allow, page by page. Raises Ended."""
+def search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[str, str, Any]) -> Rows:
+    """Return the rows that the terms allow, by their ids, page by page. Raises Ended."""
     rows: Rows = []
     while True:
         last = rows[-1]["id"] if rows else 0

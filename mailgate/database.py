@@ -144,6 +144,10 @@ class Client:
 
         return value_of(self._send("common", _body(dumps((), "version")), until, QUESTION_SECONDS))
 
+    def log_in(self, until: float) -> int:
+        """Return the user id of the login, which may be one already. Raises Ended."""
+        return self._user_id(until)
+
     def reads_all_shapes(self) -> bool:
         """Tell whether the server says that any header is read in linear time, as mail_database does; no Odoo does."""
         try:

@@ -195,6 +195,15 @@ def _greet(connection: _socket.socket, version: str) -> _Answers:
     return answers
 
 
+def said_version(service: str) -> str:
+    """Return which settings a service says that it has read. Raises OSError and Silent."""
+    connection = _connect(service)
+    try:
+        return _greet(connection, "").settings_version
+    finally:
+        connection.close()
+
+
 def _introduce(connection: _socket.socket, answers: _Answers, sender: str, pairs: list[tuple[str, str]]) -> list[bytes]:
     """Go as far as to where the service asks for the message, and return how it refused which recipients.
 

@@ -31,11 +31,9 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
     others to write.
     """
     folder = os.path.dirname(os.path.dirname(path))
-    for name in ("tmp", "new", "cur"):
-        part = os.path.join(folder, name)
+    for part in parts(folder):
         os.makedirs(part, mode=0o700, exist_ok=True)
-        status = os.lstat(part)
-        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+        wrong = complaint(part)
         if wrong:
             raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {part}")
     unfinished = os.path.join(folder, "tmp", os.path.basename(path))
@@ -57,6 +55,17 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
         if isinstance(error, OSError) and not error.filename:  # a full disk has no name
             error.filename = path
         raise
+
+
+def parts(folder: str) -> list[str]:
+    """Return the three folders of a Maildir."""
+    return [os.path.join(folder, name) for name in ("tmp", "new", "cur")]
+
+
+def complaint(part: str) -> str:
+    """Return what is wrong with a folder of the Maildir, "" for nothing. Raises OSError."""
+    status = os.lstat(part)
+    return "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
 
 
 def _ends_with(path: str, raw: Raw) -> bool:

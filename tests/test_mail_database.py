@@ -342,6 +342,20 @@ def test_a_login_has_its_answer(basic: Server) -> None:
         assert version["server_version_info"][0] == 17
 
 
+def test_what_a_client_asks_about_its_user_has_an_answer(basic: Server) -> None:
+    assert basic.search("res.users", [("id", "=", 2)], "login") == [{"id": 2, "login": "admin"}]
+    assert basic.call("crm.lead", "check_access_rights", "read", False) is True
+    for model in ("res.users.apikeys", "fetchmail.server"):  # of which it has none
+        assert basic.search(model, [("user_id", "=", 2)], "name") == []
+        assert basic.call(model, "search_count", []) == 0
+
+
+def test_an_alias_domain_without_a_catchall_has_no_address_for_it(new_store: NewStore) -> None:
+    with served(new_store(), {"alias_domains": [{"id": 1, "name": "a.example", "catchall": None}]}) as server:
+        (found,) = server.search("mail.alias.domain", [], "catchall_email", "bounce_email")
+        assert found == {"id": 1, "catchall_email": False, "bounce_email": "bounce@a.example"}
+
+
 def request(url: str, data: bytes) -> bytes:
     """Send bytes and return what comes back until the server closes."""
     host, port = url.removeprefix("http://").split(":")

@@ -14,13 +14,13 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import audit, held, screen, today, trace
-from mailgate.admin.desk import Desk, Usage, add_json, become_owner
+from mailgate.admin import audit, check, held, screen, today, trace
+from mailgate.admin.desk import Answer, Desk, Usage, add_json, become_owner
 from mailgate.database import Client
 from mailgate.log import error_text
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, audit.COMMAND, held.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, audit.COMMAND, check.COMMAND, held.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         )
         add_json(one, default=False)
         command.add_arguments(one)
-        one.set_defaults(answer=command.answer)
+        one.set_defaults(answer=command.answer, of_wrong_settings=command.of_wrong_settings)
     return made
 
 
@@ -55,10 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.command:
         arguments = parser().parse_args([*(sys.argv[1:] if argv is None else argv), today.COMMAND.name])
     try:
-        variables, wrong = settings.read(os.environ, arguments.env_file)
-        become_owner(variables)
-        config = settings.build(variables, wrong)
-        found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
+        found = _found(arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)
     except Ended as ended:
@@ -72,6 +69,20 @@ def main(argv: list[str] | None = None) -> int:
         for part in found.screen:
             console.print(part)
     return GOOD if found.is_good else FOUND
+
+
+def _found(arguments: argparse.Namespace) -> Answer:
+    """Return what the command finds. Raises Usage and Ended."""
+    try:
+        become_owner(settings.read(os.environ, arguments.env_file)[0])
+        config = settings.build(*settings.read(os.environ, arguments.env_file))  # as that user can read it
+    except Ended as ended:
+        if not arguments.of_wrong_settings:
+            raise
+        wrong: Answer = arguments.of_wrong_settings(ended.verdict.cause)
+        return wrong
+    found: Answer = arguments.answer(Desk(config, Client(config), time.time()), arguments)
+    return found
 
 
 def _refuse(text: str, status: int) -> int:

@@ -29,13 +29,17 @@ class Answer(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: its name, a sentence about it, an example, its arguments, and the work."""
+    """A command: its name, a sentence about it, an example, its arguments, and the work.
+
+    ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why.
+    """
 
     name: str
     summary: str
     example: str
     add_arguments: Callable[[ArgumentParser], None]
     answer: Callable[[Desk, Namespace], Answer]
+    of_wrong_settings: Callable[[str], Answer] | None = None
 
 
 def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
@@ -47,18 +51,25 @@ class Usage(Exception):
     """Raised for arguments that make no sense; the text says why."""
 
 
-def become_owner(variables: Mapping[str, str]) -> None:
-    """Go on as the user whose the journal or the hold folder is, where root runs the desk.
+def owner_of(*paths: str) -> os.stat_result | None:
+    """Return the status of the first of these folders that is there, with its owner, None where there is none."""
+    for path in filter(os.path.isabs, paths):
+        with contextlib.suppress(OSError):
+            return os.stat(path)
+    return None
 
-    So no file of root's comes among the gateway's, and what only root may do is where as_caller() is.
+
+def become_owner(variables: Mapping[str, str]) -> None:
+    """Go on as the gateway's own user where root runs the desk: no file of root's comes among the gateway's.
+
+    The variables are those of the settings, which only that user can use. as_caller() is for what only root may do.
     """
-    places = (variables.get("JOURNAL", settings.JOURNAL), variables.get("HOLD", settings.HOLD))
-    user_id = next((os.stat(path).st_uid for path in places if os.path.isdir(path)), 0)
-    if os.geteuid() == 0 and user_id:
-        user = pwd.getpwuid(user_id)
+    owner = owner_of(variables.get("JOURNAL", settings.JOURNAL), variables.get("HOLD", settings.HOLD))
+    if os.geteuid() == 0 and owner and owner.st_uid:
+        user = pwd.getpwuid(owner.st_uid)
         os.initgroups(user.pw_name, user.pw_gid)
         os.setegid(user.pw_gid)
-        os.seteuid(user_id)
+        os.seteuid(owner.st_uid)
 
 
 @contextlib.contextmanager

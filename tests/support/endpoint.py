@@ -193,7 +193,7 @@ def _read(connection: socket.socket, on_head: Callable[[int], None]) -> Request 
     head, _, rest = bytes(data).partition(b"\r\n\r\n")
     first, *fields = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-    body, size = bytearray(rest), int(headers["content-length"])
+    body, size = bytearray(rest), int(headers.get("content-length", 0))
     on_head(size)
     while len(body) < size:
         received = connection.recv(65536)

@@ -31,16 +31,18 @@ def program_with(constant: str, value: float) -> tuple[str, str]:
 class Server:
     """The endpoint, and what a test asks it; user 2 calls."""
 
-    database, password = "mydatabase", PASSWORD
+    database = "mydatabase"
 
-    def __init__(self, store: str, *options: str, program: tuple[str, str] = ("-m", "mail_database")) -> None:
-        self.store = store
+    def __init__(
+        self, store: str, *options: str, program: tuple[str, str] = ("-m", "mail_database"), password: str = PASSWORD
+    ) -> None:
+        self.store, self.password = store, password
         self.options = options
         self.program = program
         self.start()
 
     def start(self) -> None:
-        environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": PASSWORD, "MAIL_DATABASE_STORE": self.store}
+        environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_PASSWORD": self.password, "MAIL_DATABASE_STORE": self.store}
         environ |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         self.process = subprocess.Popen(
             [sys.executable, *self.program, "serve", "--port", "0", *self.options],
@@ -61,7 +63,7 @@ class Server:
         self.process.stdout.close()
 
     def call(self, model: str, method: str, *arguments: Any, **named: Any) -> Any:
-        return self._object.execute_kw("mydatabase", 2, PASSWORD, model, method, list(arguments), named)
+        return self._object.execute_kw("mydatabase", 2, self.password, model, method, list(arguments), named)
 
     def search(self, model: str, domain: list, *names: str) -> list[dict[str, Any]]:
         return self.call(model, "search_read", domain, fields=list(names))
@@ -77,10 +79,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(store: str, world: dict[str, Any]) -> Iterator[Server]:
+def served(store: str, world: dict[str, Any], password: str = PASSWORD) -> Iterator[Server]:
     """Load a world into a store, and run the endpoint on it for a while."""
     fill(store, world)
-    server = Server(store)
+    server = Server(store, password=password)
     try:
         yield server
     finally:
