@@ -6,20 +6,17 @@ sender was told; or the message answers a notice of the database, which nobody r
 """
 
 import os
-import re
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from mailgate.addresses import Addresses, Match
+from mailgate.ancestry import names_a_notice
 from mailgate.database import Client
 from mailgate.envelope import canonical_address, fields, split_address, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 
 NOT_SEEN = "the database says that it knows the message, but has it on no record, or our user may not see it there"
-
-# What stands in References or In-Reply-To of an answer to a notice of Odoo's.
-_NOTICE = re.compile(rb"-loop-detection-bounce-email@")
 
 # What only a machine's or a list's mail has (RFC 3834, 3.1.7 and 5; RFC 2369), and the values that say nothing.
 MACHINE_FIELDS = (b"auto-submitted", b"x-auto", b"list-", b"feedback-id", b"precedence", b"x-precedence")
@@ -74,7 +71,7 @@ def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[s
 def answers_a_notice(head: bytes) -> bool:
     """Tell whether a person answers a notice of the database's: nobody is told that such mail is dropped."""
     values = (unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to"))
-    return any(map(_NOTICE.search, values)) and not _is_automatic(head)
+    return any(map(names_a_notice, values)) and not _is_automatic(head)
 
 
 def _is_automatic(head: bytes) -> bool:

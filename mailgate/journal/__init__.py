@@ -34,6 +34,7 @@ __all__ = [
     "attempts",
     "can_write",
     "claim",
+    "known",
     "note_attempt",
     "text_of",
 ]
@@ -75,6 +76,7 @@ class Claim:
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
     is_noted = False  # the database has the message, or may have it
     ending = ""  # the name of the last one
+    cause = ""  # of that ending
     tries = 0  # in a row after which nobody knew whether the database has the message
     served: frozenset[str] = frozenset()  # recipients of the call that is noted
     date: int | None = None  # of the message that is noted, in seconds since 1970
@@ -132,15 +134,9 @@ def claim(
     if not settings.journal:
         yield Claim()
         return
-    from hashlib import sha256
-
-    def digest_of(text: str, more: bytes = b"") -> bytes:
-        return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
-
-    # what follows the > is no part of the id, for the database neither
-    digest = digest_of("\0".join((settings.url, settings.database, delivery.message_id.partition(">")[0])))
+    digest = _digest_of_message(settings, delivery.message_id)
     for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
-    key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
+    key = _digest(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
     store = _store(settings, report)
 
     claimed = Claim(lambda values, is_begun: note(values, is_begun))
@@ -163,6 +159,32 @@ def claim(
         except BaseException as error:  # a signal, too
             claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
             raise
+
+
+def known(settings: Settings, message_id: str) -> Claim:
+    """Return what the journal knows of a message, without the right to deliver it; nothing while another has that.
+
+    Raises Ended.
+    """
+    claimed = Claim()
+    if settings.journal:
+        store, digest = _store(settings, lambda text: None), _digest_of_message(settings, message_id)
+        with contextlib.suppress(Taken), _usable(), store.lock(digest, time.monotonic()):
+            row = store.read(digest)
+            if row:
+                _remember(claimed, row)
+    return claimed
+
+
+def _digest(text: str, more: bytes = b"") -> bytes:
+    from hashlib import sha256
+
+    return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
+
+
+def _digest_of_message(settings: Settings, message_id: str) -> bytes:
+    # what follows the > is no part of the id, for the database neither
+    return _digest("\0".join((settings.url, settings.database, message_id.partition(">")[0])))
 
 
 def can_write(settings: Settings) -> bool:
@@ -223,6 +245,7 @@ def _remember(claimed: Claim, row: Row) -> None:
     """Take over what the row says; what ended clearly, and not for good, the database has not got."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
+    claimed.cause = row.values["cause"] or ""
     claimed.is_noted = claimed.was_ambiguous or claimed.ending in {outcome.name for outcome in FOR_GOOD}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
