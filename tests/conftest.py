@@ -28,6 +28,7 @@ SECONDS = {
     "test_mail_database.py": 180,
     "test_reports.py": 130,
     "test_journal.py": 110,
+    "test_admin_held.py": 150,
     "test_bytes.py": 100,
     "test_mail_database_cases.py": 80,
     "test_endings.py": 60,
