@@ -1,13 +1,16 @@
 """What each command of the desk has, and what it gives."""
 
 import contextlib
+import functools
 import os
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mailgate import journal
 from mailgate.database import Client
+from mailgate.log import Log
 from mailgate.settings import Settings
 
 
@@ -89,3 +92,9 @@ def since(text: str, now: float) -> float:
         with contextlib.suppress(ValueError):
             return time.mktime(time.strptime(text, form))
     raise Usage(f"--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not {text!r}")
+
+
+def log_of(settings: Settings) -> Log:
+    """Return the gateway's log and journal for a delivery that the desk makes; the screen shows no line of it."""
+    keep = functools.partial(journal.note_attempt, settings)
+    return Log(settings.log, settings.log_format, settings.password, keep, is_shown=False)

@@ -9,7 +9,6 @@ the database has it. At whatever moment this ends, the next release ends right:
 """
 
 import contextlib
-import functools
 import os
 import signal
 import time
@@ -18,16 +17,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mailgate import ancestry, hold, journal, message, walk
+from mailgate import ancestry, hold, message, walk
 from mailgate.addresses import is_ours
-from mailgate.admin.desk import Answer, Desk, Usage, moment
+from mailgate.admin.desk import Answer, Desk, Usage, log_of, moment
 from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, named, with_cause
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import counted, say, table, words
 from mailgate.arguments import Arguments
 from mailgate.envelope import Raw, Recipient, envelope_of, queue_id
 from mailgate.judge import TELLS_SENDER
-from mailgate.log import Facts, Log
+from mailgate.log import Facts
 from mailgate.outcome import Outcome, Verdict
 
 ON_RECORD = (Outcome.DELIVERED, Outcome.KNOWN)  # the file goes
@@ -153,7 +152,6 @@ def _stoppable() -> Iterator[list[int]]:
 def _one(desk: Desk, file: File, recipients: Sequence[str], is_redirected: bool) -> Verdict | None:
     """Return what became of a message, None for one that somebody else has taken away."""
     config, started, told = desk.settings, time.monotonic(), Facts()
-    log = Log(config.log, config.log_format, config.password, functools.partial(journal.note_attempt, config), False)
     try:
         opened = open(file.path, "rb")
     except FileNotFoundError:
@@ -164,7 +162,7 @@ def _one(desk: Desk, file: File, recipients: Sequence[str], is_redirected: bool)
         told.queue_id, told.size = queue_id(raw.head()), raw.size
         envelope = envelope_of(arguments, {}, raw.head())
         verdict = walk.deliver(config, desk.client, envelope, raw, told, held=file.path)
-        log.message(told, verdict, time.monotonic() - started)
+        log_of(config).message(told, verdict, time.monotonic() - started)
         _clear_away(file, opened.fileno(), verdict)
     return verdict
 
