@@ -487,6 +487,9 @@ def test_a_message_is_forwarded_whole_and_stays_held(desk: Desk, database: Serve
     assert b"Content-Type: message/rfc822\n" in mail
     assert path.read_bytes() in mail
     assert b"Cause: fault 1: ValueError: Invalid field" in mail
+    desk.gateway.command(ALIAS_DOMAINS=None)
+    assert desk.run("held", "forward", path.name, "joe@outside.test", environ=environ).status == 0
+    desk.gateway.command()
     for address in ("info@example.com", "-joe@outside.test", "joe"):
         assert desk.run("held", "forward", path.name, "--", address, environ=environ).status == 2
     assert desk.files == [path]

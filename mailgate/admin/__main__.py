@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import held, screen, send_test, today, trace
+from mailgate.admin import held, postmaster, screen, send_test, today, trace
 from mailgate.admin.desk import Desk, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, send_test.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, send_test.COMMAND, postmaster.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 

@@ -2,24 +2,22 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import tempfile
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from mailgate import hold, journal, log
-from mailgate.addresses import is_ours
+from mailgate.addresses import is_surely_ours
+from mailgate.admin import mta
 from mailgate.admin.desk import Answer, Desk, Usage, as_caller
 from mailgate.admin.hold_folder import File, cause_of, facts, named
 from mailgate.admin.meaning import BY_HAND
 from mailgate.admin.screen import say
-from mailgate.envelope import MAX_HEADER_BYTES, Envelope, Recipient, is_address
+from mailgate.envelope import MAX_HEADER_BYTES, Envelope, is_address
 from mailgate.outcome import Outcome, Verdict
 
 DROPPED = "dropped"  # the folder of what was dropped, beside new/
-SENDMAIL_FOLDERS = "/usr/sbin:/usr/lib:/usr/local/sbin"
-SENDMAIL_SECONDS = 60.0
 
 
 def add_mend(parser: ArgumentParser) -> None:
@@ -83,22 +81,13 @@ def forward(desk: Desk, arguments: Namespace) -> Answer:
     file, address = named(desk, arguments.name), arguments.address
     if not is_address(address) or address.startswith("-") or "@" not in address.strip("@"):
         raise Usage(f"not an address: {address}")
-    if is_ours(desk.settings.addresses, Recipient(address)):
+    if is_surely_ours(desk.settings.addresses, address):
         raise Usage(f"{address} is the database's: held release gives it to the database")
     text = f"{file.name} to {address}, as an attachment; it stays held."
     if arguments.dry_run:
         return _said(file, f"Would send {text}")
     say(f"Sending {text}")
-    program = shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_FOLDERS}")
-    if not program:
-        raise Usage("no sendmail is here: the mail server's package brings it")
-    mail = _with_attachment(file, address, cause_of(desk, file))
-    with as_caller():
-        done = subprocess.run(
-            [program, "-i", "--", address], input=mail, capture_output=True, check=False, timeout=SENDMAIL_SECONDS
-        )
-    if done.returncode:
-        raise Usage(f"sendmail ended with status {done.returncode}: {os.fsdecode(done.stderr or done.stdout).strip()}")
+    mta.send(_with_attachment(file, address, cause_of(desk, file)), address)
     return _said(file, f"Sent {text}", "When nobody needs it here any more: mail-gateway-admin held drop.")
 
 
