@@ -60,6 +60,7 @@ def _names_no_alias(addresses: Addresses) -> bool:
 
 CATCHALL = "the catchall address of an alias domain"
 BOUNCE = "the bounce address of an alias domain"
+ANY = "any address, for the database decides"
 BOUNCE_EXTENSION = "+"  # Odoo 14 writes bounce+ID-MODEL-ID@, whatever the MTA's delimiter is
 
 # In the order in which they are asked, each of addresses, local-part and domain, both in lower case.
@@ -76,7 +77,7 @@ DOMAIN_RULES: dict[str, Rule] = {
     "any address at an alias or allowed domain": lambda addresses, local_part, domain: (
         _names_no_alias(addresses) and _at_known_domain(addresses, domain)
     ),
-    "any address, for the database decides": lambda addresses, local_part, domain: (
+    ANY: lambda addresses, local_part, domain: (
         _names_no_alias(addresses) and not addresses.alias_domains and not addresses.allowed_domains
     ),
 }
@@ -92,6 +93,11 @@ def match(addresses: Addresses, recipients: Iterable[Recipient]) -> list[Match]:
 def is_ours(addresses: Addresses, recipient: Recipient) -> bool:
     """Tell whether a recipient is the database's: by its address, or by what that was before it was rewritten."""
     return bool(_match(addresses, recipient).rule)
+
+
+def is_surely_ours(addresses: Addresses, address: str) -> bool:
+    """Tell whether an address is the database's, by what is said of its domains and aliases."""
+    return _match(addresses, Recipient(address)).rule not in ("", ANY)
 
 
 def choices(matches: Iterable[Match]) -> list[list[str]]:

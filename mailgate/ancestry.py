@@ -48,6 +48,7 @@ TRACE_FIELDS = {
 TRACE_PREFIXES = (b"arc-", b"x-spam-", b"x-virus-")
 PLAUSIBLE_SECONDS = 7 * 24 * 3600  # between a message's Date and the day on which its first host received it
 _COMMENT = re.compile(rb"\([^()]*\)")
+_NOTICE = re.compile(rb"-loop-detection-bounce-email@")  # in the id of a notice of Odoo's (docs/odoo.md, "Loops")
 
 
 def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
@@ -56,8 +57,7 @@ def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
     The database reads the first of several fields, and nothing behind the ``>``.
     """
     values = [unfold(field) for name, field in fields(head) if name == b"message-id"]
-    foreign = next((value for value in values if not _is_ours(value)), b"")
-    found = canonical_id(foreign) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
+    found = own_id(head) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
     first = values[0] if values else b""
     return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
 
@@ -111,6 +111,31 @@ def canonical_id(value: bytes) -> bytes:
     from hashlib import sha256  # which few messages need
 
     return b"<%b@%b>" % (sha256(b"id\0" + inner).hexdigest().encode(), DOMAIN)
+
+
+def own_id(head: bytes) -> bytes:
+    """Return the id that a message has brought, as every Odoo reads it, b"" for none."""
+    values = (unfold(field) for name, field in fields(head) if name == b"message-id")
+    return canonical_id(next((value for value in values if not _is_ours(value)), b""))
+
+
+def id_as_posted(head: bytes) -> bytes:
+    """Return the id that the database reads in a message that was prepared, b"" for what has none, or is foreign.
+
+    It is one of ours, which message_id() would not believe.
+    """
+    first = next((unfold(field) for name, field in fields(head) if name == b"message-id"), b"")
+    return canonical_id(first) if _is_ours(first) else b""
+
+
+def names_a_notice(field: bytes) -> bool:
+    """Tell whether a field, or an id, names a notice of the database's; it reads no answer to one."""
+    return _NOTICE.search(field) is not None
+
+
+def ids_without_notices(field: bytes) -> list[bytes]:
+    """Return the ids of a field, except those of the database's notices."""
+    return [found for found in _ids([unfold(field)]) if not names_a_notice(found)]
 
 
 def _inner(value: bytes) -> bytes:

@@ -1,16 +1,20 @@
 """Hold: mail that the database can't take waits in a Maildir, for the postmaster to look at and deliver again."""
 
 import contextlib
+import itertools
 import os
 import re
 import stat
 import time
+from collections.abc import Iterable
 
 from mailgate import trusted
 from mailgate.envelope import Raw, fields, unfold
 from mailgate.outcome import Ended, Outcome
 
 KEPT_AS = "; kept as "  # stands in a cause before the path
+ORIGINAL = "original"  # the folder of what was mended, beside new/
+MAILDIR = ("tmp", "new", "cur")
 MAX_NAME_CHARACTERS = 40  # of sender and subject, each, in a file's name
 
 
@@ -30,19 +34,12 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
     nothing of it is to be seen in ``new``. Raises Ended(SETTINGS) where a folder in it leads elsewhere, or is for
     others to write.
     """
-    folder = os.path.dirname(os.path.dirname(path))
-    for part in parts(folder):
-        os.makedirs(part, mode=0o700, exist_ok=True)
-        wrong = complaint(part)
-        if wrong:
-            raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {part}")
+    folder = _folder_of(path)
+    for name in MAILDIR:
+        _part(folder, name)
     unfinished = os.path.join(folder, "tmp", os.path.basename(path))
     try:
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(added)
-            file.writelines(raw.chunks())
-            file.flush()
-            os.fsync(file.fileno())
+        _write(unfinished, itertools.chain([added], raw.chunks()))
         os.rename(unfinished, path)
         _sync_folder(os.path.join(folder, "new"))
         _sync_folder(folder)
@@ -59,13 +56,66 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
 
 def parts(folder: str) -> list[str]:
     """Return the three folders of a Maildir."""
-    return [os.path.join(folder, name) for name in ("tmp", "new", "cur")]
+    return [os.path.join(folder, name) for name in MAILDIR]
 
 
 def complaint(part: str) -> str:
     """Return what is wrong with a folder of the Maildir, "" for nothing. Raises OSError."""
     status = os.lstat(part)
     return "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+
+
+def mend(path: str, mended: bytes) -> str:
+    """Put a mended message in the place of a held one, and return where the original is kept.
+
+    At every moment one of them stands there. A message that is mended once more keeps the first original. Raises
+    OSError, and Ended(SETTINGS) as store().
+    """
+    folder, name = _folder_of(path), os.path.basename(path)
+    original, unfinished = (os.path.join(_part(folder, part), name) for part in (ORIGINAL, "tmp"))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unfinished)  # another mend's, that was killed
+    status = os.stat(path)
+    _write(unfinished, [mended])
+    os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))  # it is held since then
+    with contextlib.suppress(FileExistsError):
+        os.link(path, original)
+    _sync_folder(os.path.dirname(original))
+    os.rename(unfinished, path)
+    _sync_folder(os.path.dirname(path))
+    return original
+
+
+def move(path: str, part: str) -> str:
+    """Move a held message to a folder beside new/, and return its new path. Raises as mend()."""
+    kept = os.path.join(_part(_folder_of(path), part), os.path.basename(path))
+    if not os.path.exists(kept) or not os.path.samefile(path, kept):  # it is both where the last move was killed
+        os.link(path, kept)
+        _sync_folder(os.path.dirname(kept))
+    os.unlink(path)
+    return kept
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(os.path.dirname(path))
+
+
+def _part(folder: str, name: str) -> str:
+    """Return the path of a folder in the hold folder, made where it is missing. Raises OSError and Ended(SETTINGS)."""
+    part = os.path.join(folder, name)
+    os.makedirs(part, mode=0o700, exist_ok=True)
+    wrong = complaint(part)
+    if wrong:
+        raise Ended(Outcome.SETTINGS, f"hold folder {wrong}: {part}")
+    return part
+
+
+def _write(path: str, chunks: Iterable[bytes]) -> None:
+    """Write a file that is not there yet, and see it on the disk."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _ends_with(path: str, raw: Raw) -> bool:

@@ -6,20 +6,17 @@ sender was told; or the message answers a notice of the database, which nobody r
 """
 
 import os
-import re
 import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from mailgate.addresses import Addresses, Match
+from mailgate.ancestry import names_a_notice
 from mailgate.database import Client
 from mailgate.envelope import canonical_address, fields, split_address, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 
 NOT_SEEN = "the database says that it knows the message, but has it on no record, or our user may not see it there"
-
-# What stands in References or In-Reply-To of an answer to a notice of Odoo's.
-_NOTICE = re.compile(rb"-loop-detection-bounce-email@")
 
 MAX_DOMAINS = 1000  # of a database, that are looked at
 
@@ -83,7 +80,7 @@ def of_another_model(client: Client, model: str, addresses: Iterable[str]) -> se
 def answers_a_notice(head: bytes) -> bool:
     """Tell whether a person answers a notice of the database's: nobody is told that such mail is dropped."""
     values = (unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to"))
-    return any(map(_NOTICE.search, values)) and not _is_automatic(head)
+    return any(map(names_a_notice, values)) and not _is_automatic(head)
 
 
 def _is_automatic(head: bytes) -> bool:

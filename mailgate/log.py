@@ -76,8 +76,8 @@ class Log:
     """Where lines go, in which form, and the secret that none of them may hold.
 
     ``target`` is "syslog", "stderr" or the path of a file; ``form`` is "text", or "json" for one object with the same
-    keys in the same order. ``keep`` takes what is told of a message as attempt() has it, for the journal. Its methods
-    raise nothing: what they tell of has happened.
+    keys in the same order. ``keep`` takes what is told of a message as attempt() has it, for the journal. A person at a
+    terminal sees the lines too, if ``is_shown``. Its methods raise nothing: what they tell of has happened.
     """
 
     def __init__(
@@ -86,15 +86,16 @@ class Log:
         form: str = "text",
         secret: str = "",
         keep: Callable[[dict[str, Any]], None] = lambda attempt: None,
+        is_shown: bool = True,
     ) -> None:
-        self.target, self.form, self.secret, self.keep = target, form, secret, keep
+        self.target, self.form, self.secret, self.keep, self.is_shown = target, form, secret, keep, is_shown
 
     def message(self, facts: Facts, verdict: Verdict, seconds: float) -> None:
         """Write the line of a message that has ended, after so many seconds."""
         with contextlib.suppress(Exception):
             verdict = verdict._replace(cause=masked(verdict.cause, self.secret))
             priority = PRIORITIES.get(verdict.outcome) or PRIORITY_BY_STATUS[verdict.outcome.exit_status]
-            write(self.target, priority, line(facts, verdict, seconds, self.form))
+            write(self.target, priority, line(facts, verdict, seconds, self.form), self.is_shown)
         with contextlib.suppress(Exception):
             self.keep(attempt(facts, verdict, seconds))
 
@@ -167,10 +168,10 @@ def masked(text: str, secret: str) -> str:
     return re.sub(f"{before}{re.escape(secret)}{after}", "********", text)
 
 
-def write(target: str, priority: str, text: str) -> None:
+def write(target: str, priority: str, text: str, is_shown: bool = True) -> None:
     """Write a line to ``syslog``, to ``stderr`` or to the file of that name, and to syslog when that fails.
 
-    A person at a terminal sees it too.
+    A person at a terminal sees it too, if it ``is_shown``.
     """
     try:
         if os.path.isabs(target):
@@ -179,7 +180,7 @@ def write(target: str, priority: str, text: str) -> None:
                 os.write(descriptor, f"{text}\n".encode())  # one call, so that lines of several runs don't mix
             finally:
                 os.close(descriptor)
-        if target == "stderr" or os.isatty(2):
+        if target == "stderr" or (is_shown and os.isatty(2)):
             os.write(2, f"{text}\n".encode())
     except (OSError, ValueError) as error:
         target, text = "syslog", f"{text} log={quoted(f'{target}: {error}')}"

@@ -13,7 +13,7 @@ the two with a blank, so that ours ends with a comma (RFC 5322, 4.4: a list may 
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mailgate import ancestry
 from mailgate.envelope import SPOOL_IN_MEMORY_BYTES, Raw, fields, join_address, split_address, spool_folder, unfold
@@ -94,18 +94,50 @@ def names(head: bytes) -> set[str]:
     return named
 
 
+def delivered_to(head: bytes) -> list[str]:
+    """Return the addresses that Delivered-To surely names for every database, those that we put in front first."""
+    found = (_mailboxes(unfold(field)) for name, field in fields(head) if name == b"delivered-to")
+    mailboxes = (mailbox for field in found for mailbox in field if mailbox)
+    return [*dict.fromkeys(os.fsdecode(address) for mailbox in mailboxes for address in _address(mailbox))]
+
+
 def without_recipients(raw: Raw) -> Raw:
     """Return a copy of the message whose recipients' fields have other names, so that the database serves none of them.
 
-    Each begins with X-Served- then. It is for a second call, for whom the first one has not served.
+    Each begins with X-Served- then. It is for a call for other recipients than these.
     """
+
+    def renamed(name: bytes, field: bytes) -> bytes:
+        return b"X-Served-" + field if name in (*ADDRESS_FIELDS, b"delivered-to") else field
+
+    return _copy(raw, renamed)
+
+
+def without_notices(raw: Raw) -> Raw:
+    """Return a copy of the message that answers no notice of the database's; what else it answers, it still does.
+
+    What names a notice begins with X-Answered- then.
+    """
+
+    def renamed(name: bytes, field: bytes) -> bytes:
+        if name not in (b"references", b"in-reply-to") or not ancestry.names_a_notice(field):
+            return field
+        others = ancestry.ids_without_notices(field)
+        line_end = b"\r\n" if field.endswith(b"\r\n") else b"\n"
+        rest = field.partition(b":")[0] + b": " + (line_end + b" ").join(others) + line_end if others else b""
+        return rest + b"X-Answered-" + field
+
+    return _copy(raw, renamed)
+
+
+def _copy(raw: Raw, change: Callable[[bytes, bytes], bytes]) -> Raw:
+    """Return a copy of the message with what ``change`` makes of each header field, given its name and its bytes."""
     from tempfile import SpooledTemporaryFile
 
-    head = raw.head()
     file = SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ))
     size = 0
-    for name, field in fields(head):
-        file.write(b"X-Served-" + field if name in (*ADDRESS_FIELDS, b"delivered-to") else field)
+    for name, field in fields(raw.head()):
+        file.write(change(name, field))
         size += len(field)
     for chunk in raw.chunks(size):
         file.write(chunk)

@@ -55,6 +55,7 @@ VARIABLES = {
     "JOURNAL": Variable(values.journal),
     "JOURNAL_PASSWORD_FILE": Variable(values.password_file, Secret()),
     "KEEP_DAYS": Variable(values.days, 30),
+    "POSTMASTER": Variable(values.mailbox),
     "LOG": Variable(values.log_target, "syslog"),
     "LOG_FORMAT": Variable(values.one_of("text", "json"), "text"),
     # Those of the service.
@@ -89,6 +90,7 @@ class Settings(NamedTuple):
     journal: str
     journal_password: Secret
     keep_days: int
+    postmaster: str
     log: str
     log_format: str
     lmtp: str

@@ -240,6 +240,13 @@ def users(value: str) -> frozenset[str]:
     return names
 
 
+def mailbox(value: str) -> str:
+    """Return an address that a program can be given as an argument."""
+    if not re.fullmatch(r"[\w.+][\w.+-]*@[\w.-]+", value, re.ASCII):
+        raise ValueError("must be an address: postmaster@example.com")
+    return value
+
+
 def days(value: str) -> int:
     """Return a number of days, no less than a mail server keeps mail in its queue (Exim: 8)."""
     if not (value.isascii() and value.isdigit()) or not 8 <= int(value) <= 3650:

@@ -5,6 +5,7 @@ envelope. ``plan()`` says what would be done, and touches nothing; ``deliver()``
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,6 +24,11 @@ from mailgate.settings import Settings
 ASKS_AFTER_TRIES = 2
 PARTS_SECONDS = 300.0  # for the calls of a message, but the last of them; a whole run has DEADLINE
 FOR_NO_RECORD = (CATCHALL, BOUNCE)  # rules
+# Causes of what is held though the database has read it, and ignored it.
+ANSWERS_NOTICE = "it answers a notice of the database, which reads no answers"
+STOPPED_LOOP = "the database stopped a loop, and has told the sender"
+# Answers that the journal has to a held message are asked for again when it is released: it is to be delivered now.
+ASKED_AGAIN = (Outcome.HELD, Outcome.DROPPED)
 TO_BE_WAITED_FOR = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN, Outcome.DATABASE_ERROR)
 
 
@@ -70,6 +76,15 @@ def _planned(matches: list[Match], envelope: Envelope, raw: Raw, instead: bytes 
     return Plan(matches, found, raw, *message.prepare(raw, envelope.sender, found[0], instead), instead)
 
 
+def _planned_again(matches: list[Match], raw: Raw) -> Plan:
+    """Return what is to be done with a held message: it goes as it stands; only who is named nowhere is added."""
+    head = raw.head()
+    found, instead = choices(matches), ancestry.id_as_posted(head)
+    named = {address.lower() for address in message.delivered_to(head)}
+    lacking = [address for address in found[0] if address.lower() not in named]
+    return Plan(matches, found, raw, *message.prepare(raw, None, lacking, instead), instead)
+
+
 def explanation(planned: Plan) -> bytes:
     """Return a plan for a person: a line for each recipient, then the fields that are put in front."""
     lines = []
@@ -91,6 +106,7 @@ class Job(NamedTuple):
     claim: Callable[..., AbstractContextManager[journal.Claim]]
     on_answer: Callable[[], None]
     until: float  # monotonic seconds
+    held: str = ""  # the file that is released
 
 
 def deliver(
@@ -103,22 +119,28 @@ def deliver(
     addresses: Addresses | None = None,
     claim: Callable[..., AbstractContextManager[journal.Claim]] = journal.claim,
     on_answer: Callable[[], None] = lambda: None,
+    held: str = "",
 ) -> Verdict:
     """Take a message to its ending, and note in ``facts`` what the log tells of it.
 
     ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), and ``on_answer`` when
-    the database has answered. Raises nothing but what a signal raises.
+    the database has answered. ``held`` is the file of a held message that is released: it stays where it is, whatever
+    the ending. Raises nothing but what a signal raises.
     """
     facts.model = settings.model
     deciding = addresses or settings.addresses
     try:
         facts.describe(envelope, raw.head())
-        planned = plan(deciding, envelope, raw, lambda found: alias_list.settle(client, deciding, found))
-        facts.unmatched, facts.message_id, facts.posted_as = planned.unmatched, planned.message_id, []
+        if held:
+            planned = _planned_again(match(deciding, envelope.recipients), raw)
+        else:
+            planned = plan(deciding, envelope, raw, lambda found: alias_list.settle(client, deciding, found))
+        facts.unmatched, facts.posted_as = planned.unmatched, []
+        facts.message_id = (os.fsdecode(ancestry.own_id(raw.head())) if planned.instead else "") or planned.message_id
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
         until = time.monotonic() + settings.patience
-        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until), planned)
+        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until, held), planned)
     except Ended as ended:
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
@@ -128,21 +150,21 @@ def deliver(
 def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     """Return the ending of a message under the plan's id, and of its parts under theirs.
 
-    A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
-    recipient whom the call with this id has not served, or is not to serve. ``is_last`` says that nothing comes after
-    it.
+    Some messages go under an id of their own; see _other_id(). So does each recipient whom the call with this id has
+    not served, or is not to serve; a held message stands as it was for its own call. ``is_last`` says that nothing
+    comes after it.
     """
     date = ancestry.date(planned.raw.head())
+    name = os.path.basename(job.held) or job.facts.queue_id
     content = functools.partial(message.digest, planned.raw)
-    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, date, content)
+    delivery = journal.Delivery(planned.message_id, name, planned.added, date, content)
     with job.claim(job.settings, delivery, job.until) as claimed:
-        is_another = None not in (claimed.date, date) and claimed.date != date
-        mine, apart = ([], {}) if is_another else _split(job, planned, claimed)
+        other = _other_id(job, planned, claimed, date)
+        mine, apart = ([], {}) if other else _split(job, planned, claimed)
         job.facts.posted_as += [planned.message_id] * bool(mine)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
         verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
-    if is_another:
-        other = ancestry.derived_id(planned.message_id, str(date))
+    if other:
         return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other), is_last)
     if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):
         verdicts += _of_parts(job, planned, apart, is_last)
@@ -159,6 +181,27 @@ def _overall(verdicts: list[Verdict]) -> Verdict:
     return min(verdicts, key=rank)._replace(cause="; ".join(verdict.cause for verdict in verdicts if verdict.cause))
 
 
+def _other_id(job: Job, planned: Plan, claimed: journal.Claim, date: int | None) -> bytes:
+    """Return an id in place of the plan's for a message that must not go under it, b"" for all others.
+
+    What the journal knows under another Date is another message. What the database has read and ignored it may
+    remember, and ignore again; it is made from the same id at each try, so that it is delivered once.
+    """
+    if None not in (claimed.date, date) and claimed.date != date:
+        return ancestry.derived_id(planned.message_id, str(date))
+    if job.held and _was_ignored(claimed):
+        return ancestry.derived_id(planned.message_id, "ignored")
+    return b""
+
+
+def _was_ignored(claimed: journal.Claim) -> bool:
+    """Tell whether the last word of the database on a message was that it ignores it."""
+    is_over = claimed.ending in (Outcome.HELD.name, Outcome.ACCEPTED.name)
+    return claimed.ending == Outcome.DROPPED.name or (
+        is_over and claimed.cause.startswith((ANSWERS_NOTICE, STOPPED_LOOP))
+    )
+
+
 def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], dict[str, list[Match]]]:
     """Return the recipients whom a call with the plan's id serves, and the others, by what their own calls are named.
 
@@ -167,6 +210,8 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
     record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
     A copy for the catchall or bounce address would make a notice or a bounce of what is on a record: it has no call.
     """
+    if job.held:
+        return [*planned.matches], {}
     served, ancestors = claimed.served, ancestry.ancestors(planned.raw.head())
     apart_at_first = frozenset() if served else _forwarding(job, planned)
     mine: list[Match] = []
@@ -256,9 +301,15 @@ def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: b
 
 def _of_call(job: Job, planned: Plan, claimed: journal.Claim, is_last: bool) -> Verdict:
     """Return what the database has answered before, or says now, and note it."""
-    verdict, added = (claimed.answer, planned.added) if claimed.answer else _called(job, planned, claimed)
+    answer = claimed.answer
+    if answer and job.held and answer.outcome in ASKED_AGAIN:
+        answer = None
+    verdict, added = (answer, planned.added) if answer else _called(job, planned, claimed)
     if is_last:
         job.on_answer()  # it has happened, and no late signal shall say otherwise
+    if verdict.outcome is Outcome.HELD and job.held:
+        claimed.end(verdict, job.held)
+        return verdict._replace(cause=f"{verdict.cause}{hold.KEPT_AS}{job.held}")
     if verdict.outcome is Outcome.HELD and job.settings.hold:
         return _held(job, planned._replace(added=added), claimed, verdict)
     claimed.end(verdict)
@@ -318,9 +369,9 @@ def _understood(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdic
         return found
     if verdict.outcome is Outcome.DROPPED and job.settings.hold:
         if job.envelope.sender != "" and inquiry.answers_a_notice(head):
-            return Verdict(Outcome.HELD, "it answers a notice of the database, which reads no answers")
-        if job.settings.hold_loops and not inquiry.answers_a_notice(head):
-            return Verdict(Outcome.HELD, "the database stopped a loop, and has told the sender")
+            return Verdict(Outcome.HELD, ANSWERS_NOTICE)
+        if (job.settings.hold_loops or job.held) and not inquiry.answers_a_notice(head):
+            return Verdict(Outcome.HELD, STOPPED_LOOP)
     return verdict
 
 

@@ -30,6 +30,7 @@ SECONDS = {
     "test_admin_check.py": 150,
     "test_reports.py": 130,
     "test_journal.py": 110,
+    "test_admin_held.py": 150,
     "test_bytes.py": 100,
     "test_mail_database_cases.py": 80,
     "test_kills.py": 110,

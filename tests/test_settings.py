@@ -46,6 +46,7 @@ def test_the_defaults() -> None:
         "journal": settings.journal,
         "journal_password": "",
         "keep_days": 30,
+        "postmaster": "",
         "log": "syslog",
         "log_format": "text",
         "lmtp": "/run/mail-gateway/lmtp.sock",

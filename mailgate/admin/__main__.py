@@ -14,13 +14,21 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import audit, check, held, screen, today, trace
+from mailgate.admin import audit, check, held, postmaster, screen, send_test, today, trace
 from mailgate.admin.desk import Answer, Desk, Usage, add_json, become_owner
 from mailgate.database import Client
 from mailgate.log import error_text
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, audit.COMMAND, check.COMMAND, held.COMMAND)
+COMMANDS = (
+    today.COMMAND,
+    trace.COMMAND,
+    audit.COMMAND,
+    check.COMMAND,
+    held.COMMAND,
+    send_test.COMMAND,
+    postmaster.COMMAND,
+)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 

@@ -96,7 +96,7 @@ def _place(
 
 def _expected(desk: Desk, message_id: str) -> int:
     """Return on how many records a message may be: one for each recipient whom the database has served."""
-    return max(1, len(journal.served(desk.settings, message_id)))
+    return max(1, len(journal.known(desk.settings, message_id).served))
 
 
 def _screen(

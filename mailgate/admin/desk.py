@@ -1,6 +1,7 @@
 """What each command of the desk has, and what it gives."""
 
 import contextlib
+import functools
 import os
 import pwd
 import time
@@ -8,8 +9,9 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mailgate import settings
+from mailgate import journal, settings
 from mailgate.database import Client
+from mailgate.log import Log
 
 
 class Desk(NamedTuple):
@@ -102,3 +104,9 @@ def since(text: str, now: float) -> float:
         with contextlib.suppress(ValueError):
             return time.mktime(time.strptime(text, form))
     raise Usage(f"--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not {text!r}")
+
+
+def log_of(config: settings.Settings) -> Log:
+    """Return the gateway's log and journal for a delivery that the desk makes; the screen shows no line of it."""
+    keep = functools.partial(journal.note_attempt, config)
+    return Log(config.log, config.log_format, config.password, keep, is_shown=False)

@@ -78,7 +78,15 @@ MEANINGS = {
         "Read the cause: a full disk, a broken installation, a journal that can't be written, or our bug.",
     ),
 }
+BY_HAND = "by hand: "  # begins the cause of what the postmaster has dropped
+DROPPED_BY_HAND = Meaning("The postmaster has dropped it; the cause says why. It is kept in dropped/.", NOTHING)
 STYLE_BY_STATUS = {0: "good", 65: "bad", 67: "bad", 75: "waits"}
+
+
+def of(outcome: Outcome, cause: str) -> Meaning:
+    """Return what an ending with this cause means."""
+    is_by_hand = outcome is Outcome.DROPPED and cause.startswith(BY_HAND)
+    return DROPPED_BY_HAND if is_by_hand else MEANINGS[outcome]
 
 
 def style(outcome: Outcome) -> str:

@@ -11,10 +11,12 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mailgate.admin.desk import as_caller
+from mailgate.admin.desk import Usage, as_caller
 
 LOGS = ("/var/log/mail.log", "/var/log/maillog", "/var/log/exim4/mainlog", "/var/log/exim/main.log")
 MAX_LINES = 200  # of the mail server's log
+SENDMAIL_FOLDERS = "/usr/sbin:/usr/lib:/usr/local/sbin"
+SENDMAIL_SECONDS = 60.0
 SECONDS = 20.0  # that a program of the mail server's may take
 BEFORE_SECONDS = 6 * 86400.0  # that mail may have been in the queue before its first try with us
 
@@ -114,6 +116,18 @@ def _exim_queue(program: str, config: str | None) -> list[Waiting] | None:
 
 
 PROGRAMS = {"postqueue": _postfix_queue, "exim4": _exim_queue, "exim": _exim_queue}
+
+
+def send(mail: bytes, address: str, *options: str) -> None:
+    """Give a mail to the mail server's sendmail, as who started the desk. Raises Usage where it does not take it."""
+    program = shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_FOLDERS}")
+    if not program:
+        raise Usage("no sendmail is here: the mail server's package brings it")
+    command = [program, "-i", *options, "--", address]
+    with as_caller():
+        done = subprocess.run(command, input=mail, capture_output=True, check=False, timeout=SENDMAIL_SECONDS)
+    if done.returncode:
+        raise Usage(f"sendmail ended with status {done.returncode}: {os.fsdecode(done.stderr or done.stdout).strip()}")
 
 
 def _output(command: Sequence[str]) -> str | None:

@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 COLUMNS = 80
+LINE_ITEMS = 100  # after which a line says how far it is
+Item = TypeVar("Item")
 
 STYLES = {"good": "green", "waits": "yellow", "bad": "red", "dim": "dim", "name": "bold", "": ""}
 
@@ -61,6 +63,24 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
         if value not in ("", None):
             made.add_row(name, value if isinstance(value, Text) else words(value))
     return made
+
+
+def say(text: object) -> None:
+    """Print a line beside the screen, on standard error: what will be done, and how far it is."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Yield the items and show how far that is: a bar on a terminal, else a line for each hundred."""
+    if sys.stderr.isatty():
+        from rich.progress import track
+
+        yield from track(items, what, console=Console(stderr=True), transient=True)
+        return
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % LINE_ITEMS == 0:
+            say(f"{what}: {number} of {len(items)}")
 
 
 def print_facts(facts: Any) -> None:

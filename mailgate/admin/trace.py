@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mailgate import hold, journal
-from mailgate.admin import mta, records
+from mailgate.admin import meaning, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment, since
-from mailgate.admin.meaning import MEANINGS, style, word
+from mailgate.admin.meaning import style, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import indented, pairs, plain, table, words
 from mailgate.outcome import Ended, Outcome
@@ -123,7 +123,7 @@ def _one(desk: Desk, story: Story, mta_log: str | None) -> Answer:
         on_records, unknown = [], f"the database can't be asked: {ended.verdict.cause}"
     queue_ids = dict.fromkeys(filter(None, (each["queue_id"] for each in story.attempts)))
     lines = mta.log_lines([*queue_ids], first["at"], mta_log)
-    became, advice = MEANINGS[story.outcome]
+    became, advice = meaning.of(story.outcome, story.last["cause"] or "")
     facts = _facts(story) | {
         "became": became,
         "advice": advice,

@@ -37,8 +37,8 @@ __all__ = [
     "attempts",
     "can_write",
     "claim",
+    "known",
     "note_attempt",
-    "served",
     "text_of",
 ]
 
@@ -80,6 +80,7 @@ class Claim:
     answer: Verdict | None = None
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
     ending = ""  # the name of the last one
+    cause = ""  # of that ending
     tries = 0  # in a row after which nobody knew whether the database has the message
     served: frozenset[str] = frozenset()  # recipients whom the database has served, or may have; none: it has it not
     date: int | None = None  # of the message that has served them, in seconds since 1970
@@ -196,15 +197,19 @@ def claim(
             raise
 
 
-def served(settings: Settings, message_id: str) -> frozenset[str]:
-    """Return the recipients whom the database has served with a Message-ID, as far as it is known. Raises Ended."""
-    store = _store(settings, lambda text: None)
-    digest = _digest_of_message(settings, message_id)
-    with _usable(), store.lock(digest, time.monotonic() + WAIT_SECONDS):
-        claimed, row = Claim(), store.read(digest)
-    if row:
-        _remember(claimed, row)
-    return claimed.served
+def known(settings: Settings, message_id: str) -> Claim:
+    """Return what the journal knows of a message, without the right to deliver it; nothing while another has that.
+
+    Raises Ended.
+    """
+    claimed = Claim()
+    if settings.journal:
+        store, digest = _store(settings, lambda text: None), _digest_of_message(settings, message_id)
+        with contextlib.suppress(Taken), _usable(), store.lock(digest, time.monotonic()):
+            row = store.read(digest)
+            if row:
+                _remember(claimed, row)
+    return claimed
 
 
 def _digest(text: str, more: bytes = b"") -> bytes:
@@ -277,6 +282,7 @@ def _remember(claimed: Claim, row: Row) -> None:
     """Take over what the row says."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
+    claimed.cause = row.values["cause"] or ""
     claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
