@@ -94,6 +94,18 @@ def is_ours(addresses: Addresses, recipient: Recipient) -> bool:
     return bool(_match(addresses, recipient).rule)
 
 
+def named(addresses: Addresses) -> frozenset[str]:
+    """Return the full addresses; what is known by its local-part stands there at the alias and allowed domains."""
+    domains = addresses.alias_domains | addresses.allowed_domains
+    by_local_part = {f"{local_part}@{domain}" for local_part in addresses.local_parts for domain in domains}
+    return addresses.aliases | addresses.catchall | addresses.bounce | by_local_part
+
+
+def known_everywhere(addresses: Addresses) -> frozenset[str]:
+    """Return the local-parts that are known at any domain."""
+    return frozenset() if addresses.allowed_domains else addresses.local_parts
+
+
 def choices(matches: Iterable[Match]) -> list[list[str]]:
     """Return the addresses to deliver to, best first, each choice one for each recipient that matches."""
     found = [each.addresses for each in matches if each.rule]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from mailgate.addresses import Addresses, Match, is_ours, match
+from mailgate.addresses import Addresses, Match, is_ours, match, named
 from mailgate.database import Client
 from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
@@ -76,10 +76,7 @@ def merged(addresses: Addresses, asked: Addresses) -> Addresses:
 
 def left_out(addresses: Addresses, listed: Addresses) -> list[str]:
     """Return the database's addresses that the operator's settings would refuse; those by local-part at its domains."""
-    domains = listed.alias_domains | listed.allowed_domains
-    named = {f"{local_part}@{domain}" for local_part in listed.local_parts for domain in domains}
-    named |= listed.aliases | listed.catchall | listed.bounce
-    return [address for address in sorted(named) if not is_ours(addresses, Recipient(address))]
+    return [address for address in sorted(named(listed)) if not is_ours(addresses, Recipient(address))]
 
 
 def settle(client: Client, addresses: Addresses, matches: list[Match]) -> list[Match]:

@@ -45,8 +45,8 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
             file.flush()
             os.fsync(file.fileno())
         os.rename(unfinished, path)
-        _sync_folder(os.path.join(folder, "new"))
-        _sync_folder(folder)
+        sync_folder(os.path.join(folder, "new"))
+        sync_folder(folder)
         if replaced and os.path.dirname(replaced) == os.path.join(folder, "new") and _ends_with(replaced, raw):
             os.unlink(replaced)
     except BaseException as error:  # the message stays with the MTA, so it must not be here as well
@@ -84,7 +84,8 @@ def decoded(value: str) -> str:
         return value
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Return when the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

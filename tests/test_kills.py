@@ -110,7 +110,7 @@ def test_the_next_try_ends_right(
     [
         ("walk.py", "_held", "before"),
         ("hold.py", "store", "before"),
-        ("hold.py", "_sync_folder", "before"),
+        ("hold.py", "sync_folder", "before"),
         ("hold.py", "store", "after"),
         ("walk.py", "_held", "after"),
     ],

@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import held, screen, today, trace
-from mailgate.admin.desk import Desk, Usage, become_owner
+from mailgate.admin import addresses, held, screen, today, trace
+from mailgate.admin.desk import Desk, Failed, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, addresses.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
@@ -59,11 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)
+    except Failed as error:
+        return _refuse(str(error), FOUND)
     except Ended as ended:
         return _refuse(ended.verdict.cause or ended.verdict.outcome.text, USAGE)
     if arguments.json:
         screen.print_facts(found.facts)
     else:
+        sys.stdout.write(found.text)
         console = screen.console()
         for part in found.screen:
             console.print(part)

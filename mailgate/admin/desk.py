@@ -20,11 +20,15 @@ class Desk(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a command found: for programs (JSON), for a person (what rich can print), and whether all is good."""
+    """What a command found: for programs (JSON), for a person (what rich can print), and whether all is good.
+
+    ``text`` is printed as it is, before the screen: it is made to go into a file.
+    """
 
     facts: Mapping[str, Any]
     screen: Sequence[Any]
     is_good: bool = True
+    text: str = ""
 
 
 class Command(NamedTuple):
@@ -39,6 +43,10 @@ class Command(NamedTuple):
 
 class Usage(Exception):
     """Raised for arguments that make no sense; the text says why."""
+
+
+class Failed(Exception):
+    """Raised where what was asked for can't be had now; the text says why."""
 
 
 def owner_of(settings: Settings) -> tuple[int, int] | None:
