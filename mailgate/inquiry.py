@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from mailgate.addresses import Addresses, Match
+from mailgate.addresses import Addresses, Match, has
 from mailgate.database import Client
 from mailgate.envelope import canonical_address, fields, split_address, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -88,7 +88,8 @@ def _is_automatic(head: bytes) -> bool:
 def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) -> bool:
     """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice."""
     special = addresses.catchall | addresses.bounce
-    if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
+    recipients = (split_address(address.lower()) for match in matches for address in match.addresses)
+    if _is_automatic(head) or any(has(special, *recipient) for recipient in recipients):
         return True
     for name, field in fields(head):
         value = os.fsdecode(unfold(field)).lower()

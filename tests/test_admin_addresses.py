@@ -1,5 +1,6 @@
 """The addresses of the database as a mail server's table: they are its own, and no wrong answer replaces a table."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from support.admin import ask, facts
 from support.endpoint import Endpoint, fault, returns
 from support.gateway import SETTINGS, write_settings
 from support.mail_database_server import PASSWORD, Server, served
+from support.old_odoo import OldOdoo
 
 DOMAINS = ("example.com", "second.example", "xn--mller-kva.example")
 # 2,000 aliases; some are known by their local-part, at the alias domains and the allowed one
@@ -108,6 +110,30 @@ def test_each_format_has_all_of_them(
     assert finished.returncode == 0
     shown = [line.replace("@example.com", "@") for line in lines(finished.stdout)]
     assert shown == [word.replace(":ok", " ok") for word in expected.split()]
+
+
+@pytest.mark.parametrize(
+    ("version", "parameters", "settings", "expected"),
+    [
+        (14, {}, {}, "bounce@* catchall@* info@*"),
+        (14, {}, {"ALIAS_DOMAINS": "a.test"}, "bounce@* bounce@a.test catchall@* catchall@a.test info@* info@a.test"),
+        (16, {"domain": "a.test"}, {}, "bounce@* bounce@a.test catchall@* catchall@a.test info@* info@a.test"),
+        (15, {"domain": "a.test", "domain.allowed": "b.test"}, {"ALIAS_DOMAINS": "c.test"},
+         "bounce@* bounce@a.test bounce@b.test catchall@* catchall@a.test catchall@b.test info@a.test info@b.test"),
+    ],
+)  # fmt: skip
+def test_before_17_addresses_have_no_domain(
+    tmp_path: Path, version: int, parameters: dict[str, str], settings: dict[str, str], expected: str
+) -> None:
+    named = {f"mail.catchall.{name}": value for name, value in parameters.items()}
+    with contextlib.closing(OldOdoo(version, ["info"], named)) as database:
+        env_file = settings_for(tmp_path, database.url, **settings)
+        assert ask(env_file, "addresses").stdout.split() == expected.split()
+        expressions = lines(ask(env_file, "addresses", "--format", "postfix-regexp").stdout)
+        assert expressions == [
+            f"/{pattern}/ ok"
+            for pattern in ["^bounce@", "^catchall@", *["^info@"] * ("info@*" in expected), r"^bounce\+[^@]*@"]
+        ]
 
 
 def test_json_is_a_format_too(tmp_path: Path, small: Server) -> None:

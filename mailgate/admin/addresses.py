@@ -80,7 +80,8 @@ def _patterns(found: Addresses, delimiter: str) -> list[str]:
     special = [f"^{_quoted(address)}$" for address in writable(named(found)) if address[0] in SPECIAL]
     everywhere = [f"^{_quoted(local_part)}{extension}@" for local_part in writable(known_everywhere(found))]
     bounces = [address.rpartition("@") for address in writable(found.bounce)]
-    extended = [f"^{_quoted(name)}{_quoted(BOUNCE_EXTENSION)}[^@]*@{_quoted(domain)}$" for name, _, domain in bounces]
+    ends = {"": "@"} | {domain: f"@{_quoted(domain)}$" for _, _, domain in bounces if domain}
+    extended = [f"^{_quoted(name)}{_quoted(BOUNCE_EXTENSION)}[^@]*{ends[domain]}" for name, _, domain in bounces]
     return [*special, *everywhere, *extended]
 
 
