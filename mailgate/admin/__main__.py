@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import addresses, held, screen, today, trace
+from mailgate.admin import addresses, held, screen, settings_file, today, trace
 from mailgate.admin.desk import Desk, Failed, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, addresses.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, addresses.COMMAND, settings_file.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--json", action="store_true", help="print what a program can read")
         command.add_arguments(one)
-        one.set_defaults(answer=command.answer)
+        one.set_defaults(answer=command.answer, complete=command.complete)
     return made
 
 
@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.command:
         arguments = parser().parse_args([*(sys.argv[1:] if argv is None else argv), today.COMMAND.name])
     try:
-        config = settings.build(*settings.read(os.environ, arguments.env_file))
+        variables, wrong = settings.read(os.environ, arguments.env_file)
+        arguments.variables = arguments.complete(variables, arguments)
+        config = settings.build(arguments.variables, wrong)
         become_owner(config)
         found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     except Usage as error:

@@ -31,14 +31,23 @@ class Answer(NamedTuple):
     text: str = ""
 
 
+def _as_they_are(variables: Mapping[str, str], arguments: Namespace) -> Mapping[str, str]:
+    return variables
+
+
 class Command(NamedTuple):
-    """A command: its name, a sentence about it, an example, its arguments, and the work."""
+    """A command: its name, a sentence about it, an example, its arguments, and the work.
+
+    ``complete`` returns the variables that the settings are made of, from those that are set; the work finds them in
+    its arguments.
+    """
 
     name: str
     summary: str
     example: str
     add_arguments: Callable[[ArgumentParser], None]
     answer: Callable[[Desk, Namespace], Answer]
+    complete: Callable[[Mapping[str, str], Namespace], Mapping[str, str]] = _as_they_are
 
 
 class Usage(Exception):
