@@ -201,6 +201,18 @@ def test_a_table_is_replaced_in_one_step_and_keeps_its_mode(tmp_path: Path, smal
     assert [*tmp_path.glob("recipients*")] == [path]
 
 
+def test_a_command_runs_where_the_file_was_replaced(tmp_path: Path, small: Server) -> None:
+    env_file, path, trace = settings_for(tmp_path, small.url), tmp_path / "recipients", tmp_path / "trace"
+    command = ("addresses", "--output", path, "--then")
+    for _ in range(2):
+        assert ask(env_file, *command, f"sh -c 'echo x >> {trace}'").returncode == 0
+    assert trace.read_text() == "x\n"
+    path.unlink()
+    finished = ask(env_file, *command, "false")
+    assert (finished.returncode, path.exists()) == (1, True)
+    assert "the file is replaced, but 'false' ended with status 1" in finished.stderr
+
+
 NEW = returns({"server_version_info": [17, 0]})
 BEFORE = "# Made by mail-gateway-admin addresses --format postfix\n" + "".join(
     f"{n}@example.com ok\n" for n in range(15)

@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         variables, wrong = settings.read(os.environ, arguments.env_file)
         arguments.variables = arguments.complete(variables, arguments)
+        become_owner(arguments.variables)
         config = settings.build(arguments.variables, wrong)
-        become_owner(config)
         found = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)

@@ -6,6 +6,8 @@ none, it is empty, or it has less than half of what the file has. The mail serve
 
 import json
 import re
+import shlex
+import subprocess
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 from mailgate import alias_list
 from mailgate.addresses import BOUNCE_EXTENSION, Addresses, known_everywhere, named
 from mailgate.admin import files
-from mailgate.admin.desk import Answer, Command, Desk, Failed
+from mailgate.admin.desk import Answer, Command, Desk, Failed, as_caller
 from mailgate.admin.screen import plain
 from mailgate.outcome import Ended
 
@@ -151,6 +153,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def add_output(parser: ArgumentParser) -> None:
     """Add the options of a command that makes a file."""
     parser.add_argument("--output", metavar="FILE", help="put it into this file's place, in one step")
+    parser.add_argument("--then", metavar="COMMAND", help="run it when the file was replaced: 'postfix reload'")
     parser.add_argument("--force", action="store_true", help="also where the answer looks wrong")
     parser.add_argument("--dry-run", action="store_true", help="only say whether the file would be replaced")
 
@@ -180,10 +183,24 @@ def output(arguments: Namespace, found: dict[str, Any], first: str, lines: list[
     is_new = old != text
     if is_new and not arguments.dry_run:
         files.replace(path, text, MODE)
+        _run(arguments.then)
     said = ("would be replaced" if arguments.dry_run else "is replaced") if is_new else "is as it should be"
     return Answer(
         found | {"file": path, "replaced": is_new and not arguments.dry_run}, [f"{path} {said}: {len(lines)}"]
     )
+
+
+def _run(command: str | None) -> None:
+    """Run a command as who started the desk; what it prints is his to read. Raises Failed."""
+    if not command:
+        return
+    with as_caller():
+        try:
+            status = subprocess.run(shlex.split(command), stdin=subprocess.DEVNULL, check=False).returncode
+        except (OSError, ValueError) as error:
+            raise Failed(f"the file is replaced, but {command!r} can't be run: {error}") from None
+    if status:
+        raise Failed(f"the file is replaced, but {command!r} ended with status {status}")
 
 
 COMMAND = Command(

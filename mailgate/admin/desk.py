@@ -2,19 +2,20 @@
 
 import contextlib
 import os
+import pwd
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mailgate import settings
 from mailgate.database import Client
-from mailgate.settings import Settings
 
 
 class Desk(NamedTuple):
     """The settings that the gateway has, and its way to the database. ``now`` is in seconds since 1970."""
 
-    settings: Settings
+    settings: settings.Settings
     client: Client
     now: float
 
@@ -58,22 +59,18 @@ class Failed(Exception):
     """Raised where what was asked for can't be had now; the text says why."""
 
 
-def owner_of(settings: Settings) -> tuple[int, int] | None:
-    """Return the user and group whose the journal or the hold folder is, None where there is neither."""
-    for path in (settings.journal, settings.hold):
-        if os.path.isabs(path):
-            with contextlib.suppress(OSError):
-                status = os.stat(path)
-                return status.st_uid, status.st_gid
-    return None
+def become_owner(variables: Mapping[str, str]) -> None:
+    """Go on as the user whose the journal or the hold folder is, where root runs the desk.
 
-
-def become_owner(settings: Settings) -> None:
-    """Go on as the gateway's own user where root runs the desk: no file of root's comes among the gateway's."""
-    owner = owner_of(settings)
-    if os.geteuid() == 0 and owner:
-        os.setegid(owner[1])
-        os.seteuid(owner[0])
+    So no file of root's comes among the gateway's, and what only root may do is where as_caller() is.
+    """
+    places = (variables.get("JOURNAL", settings.JOURNAL), variables.get("HOLD", settings.HOLD))
+    user_id = next((os.stat(path).st_uid for path in places if os.path.isdir(path)), 0)
+    if os.geteuid() == 0 and user_id:
+        user = pwd.getpwuid(user_id)
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setegid(user.pw_gid)
+        os.seteuid(user_id)
 
 
 @contextlib.contextmanager

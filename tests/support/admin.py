@@ -11,16 +11,18 @@ from support.gateway import ENVIRONMENT, coverage_environment
 ROOT = Path(__file__).parents[2]
 
 
-def ask(env_file: Path, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command of the desk and return how it ended; what it prints has no password."""
+def ask(
+    env_file: Path, *words: object, python: str = sys.executable, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the desk in ``folder`` and return how it ended; what it prints has no password."""
     finished = subprocess.run(
-        [sys.executable, "-m", "mailgate.admin", "--env-file", str(env_file), *map(str, words)],
-        input=stdin,
+        [python, "-m", "mailgate.admin", "--env-file", str(env_file), *map(str, words)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        cwd=ROOT,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
         env=ENVIRONMENT | coverage_environment(),
     )
     assert "s3cret" not in finished.stdout + finished.stderr
