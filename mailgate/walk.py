@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
+from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes, watched
 from mailgate.addresses import Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
 from mailgate.envelope import Envelope, Raw, Recipient
@@ -114,6 +114,7 @@ def deliver(
         facts.unmatched, facts.message_id, facts.posted_as = planned.unmatched, planned.message_id, []
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
+        watched.keep(settings.hold, planned.matches, raw, envelope.sender)
         until = time.monotonic() + settings.patience
         return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until), planned)
     except Ended as ended:

@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import addresses, held, screen, settings_file, today, trace
+from mailgate.admin import addresses, held, redirections, screen, settings_file, today, trace
 from mailgate.admin.desk import Desk, Failed, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, addresses.COMMAND, settings_file.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, addresses.COMMAND, redirections.COMMAND, settings_file.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
