@@ -24,9 +24,10 @@ from mailgate.envelope import Recipient, ascii_domain, is_address, join_address,
 class Addresses(NamedTuple):
     """What the database receives mail for. Addresses are in lower case, their domains with A-labels.
 
-    ``aliases``, ``catchall`` and ``bounce`` are full addresses. ``allowed_domains`` are those in which an alias is
-    known by its local-part, besides the alias domains; without any, it is known in all. Without aliases and
-    local-parts, the domains alone say what is the database's, except in a list, which names all that there is.
+    ``aliases``, ``catchall`` and ``bounce`` are full addresses; a catchall or bounce address without a domain
+    (``catchall@``) is known in all, as by an Odoo before 17. ``allowed_domains`` are those in which an alias is known
+    by its local-part, besides the alias domains; without any, it is known in all. Without aliases and local-parts, the
+    domains alone say what is the database's, except in a list, which names all that there is.
     """
 
     alias_domains: frozenset[str] = frozenset()
@@ -58,6 +59,11 @@ def _names_no_alias(addresses: Addresses) -> bool:
     return not addresses.is_list and not addresses.aliases and not addresses.local_parts
 
 
+def has(addresses: frozenset[str], local_part: str, domain: str) -> bool:
+    """Tell whether an address, in lower case, is among catchall or bounce addresses."""
+    return f"{local_part}@{domain}" in addresses or f"{local_part}@" in addresses
+
+
 CATCHALL = "the catchall address of an alias domain"
 BOUNCE = "the bounce address of an alias domain"
 ANY = "any address, for the database decides"
@@ -67,8 +73,8 @@ BOUNCE_EXTENSION = "+"  # Odoo 14 writes bounce+ID-MODEL-ID@, whatever the MTA's
 Rule = Callable[[Addresses, str, str], bool]
 ADDRESS_RULES: dict[str, Rule] = {
     "an alias by its full address": lambda addresses, local_part, domain: f"{local_part}@{domain}" in addresses.aliases,
-    CATCHALL: lambda addresses, local_part, domain: f"{local_part}@{domain}" in addresses.catchall,
-    BOUNCE: lambda addresses, local_part, domain: f"{local_part}@{domain}" in addresses.bounce,
+    CATCHALL: lambda addresses, local_part, domain: has(addresses.catchall, local_part, domain),
+    BOUNCE: lambda addresses, local_part, domain: has(addresses.bounce, local_part, domain),
     "an alias by its local-part": lambda addresses, local_part, domain: (
         local_part in addresses.local_parts and (not addresses.allowed_domains or _at_known_domain(addresses, domain))
     ),
@@ -98,6 +104,21 @@ def is_ours(addresses: Addresses, recipient: Recipient) -> bool:
 def is_surely_ours(addresses: Addresses, address: str) -> bool:
     """Tell whether an address is the database's, by what is said of its domains and aliases."""
     return _match(addresses, Recipient(address)).rule not in ("", ANY)
+
+
+def named(addresses: Addresses) -> frozenset[str]:
+    """Return the full addresses; what is known in several domains stands there at the alias and allowed ones."""
+    domains = addresses.alias_domains | addresses.allowed_domains
+    special = addresses.catchall | addresses.bounce
+    names = addresses.local_parts | {address.removesuffix("@") for address in special if address.endswith("@")}
+    full = addresses.aliases | {address for address in special if not address.endswith("@")}
+    return full | {f"{name}@{domain}" for name in names for domain in domains}
+
+
+def known_everywhere(addresses: Addresses) -> frozenset[str]:
+    """Return the local-parts that are known at any domain."""
+    special = {address[:-1] for address in addresses.catchall | addresses.bounce if address.endswith("@")}
+    return frozenset(special) | (frozenset() if addresses.allowed_domains else addresses.local_parts)
 
 
 def choices(matches: Iterable[Match]) -> list[list[str]]:

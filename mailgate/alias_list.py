@@ -1,6 +1,7 @@
 """The alias list: what the database says of its addresses, of all or of some.
 
 The list takes the place of the operator's settings for addresses, so that the rules decide by it as they do by those.
+Before version 17 an alias, catchall and bounce have no domain: they answer to their local-part at any.
 Documentation: "Manage inbound messages", aliases, catchall, bounce and local-part based detection; docs/odoo.md, "The
 list of addresses", has what each version answers.
 """
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from mailgate.addresses import Addresses, Match, is_ours, match
+from mailgate.addresses import Addresses, Match, is_ours, match, named
 from mailgate.database import Client
 from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
@@ -18,23 +19,39 @@ PAGE_ROWS = 1000  # of a list in one answer: some 400 bytes each, of the megabyt
 DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
 ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
 ALLOWED = "mail.catchall.domain.allowed"
-FIRST_VERSION = 17  # the documentation that this follows; before it, an alias answers to its local-part anywhere
+OLD_ALIAS_FIELDS = ("alias_name",)
+CATCHALL, BOUNCE, DOMAIN = "mail.catchall.alias", "mail.bounce.alias", "mail.catchall.domain"  # parameters before 17
+FIRST_VERSION, FIRST_WITH_ALLOWED, FIRST_WITH_DOMAINS = 14, 15, 17
 
 Rows = list[dict[str, Any]]
 
 
 def read(client: Client, addresses: Addresses) -> Addresses:
     """Return the database's addresses; the operator's ``addresses`` say what it does not. Raises Ended."""
+    number = _version(client)
+    if number < FIRST_WITH_DOMAINS:
+        found = _old_addresses(client, addresses, number, search(client, "mail.alias", OLD_ALIAS_FIELDS))
+        is_empty = not found.local_parts
+    else:
+        domains = search(client, "mail.alias.domain", DOMAIN_FIELDS)
+        aliases = search(client, "mail.alias", ALIAS_FIELDS)
+        found = _addresses(domains, aliases, addresses.recipient_delimiter)
+        found = found._replace(allowed_domains=_allowed(client, addresses))
+        is_empty = not domains and not aliases
+    if is_empty:  # by it, all mail would be refused
+        raise Ended(Outcome.SETTINGS, "it is empty, or our user may see none of it")
+    return found
+
+
+def _version(client: Client) -> int:
+    """Return the number of the server's version. Raises Ended, also for one whose list can't be read."""
     version = client.version(time.monotonic())
     number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
-    if isinstance(number, int) and number < FIRST_VERSION:
+    number = number if isinstance(number, int) else FIRST_WITH_DOMAINS  # saas~17 and the like
+    client.has_domains = number >= FIRST_WITH_DOMAINS
+    if number < FIRST_VERSION:
         raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
-    domains = search(client, "mail.alias.domain", DOMAIN_FIELDS)
-    aliases = search(client, "mail.alias", ALIAS_FIELDS)
-    if not domains and not aliases:  # by it, all mail would be refused
-        raise Ended(Outcome.SETTINGS, "it is empty, or our user may see none of it")
-    listed = _addresses(domains, aliases, addresses.recipient_delimiter)
-    return listed._replace(allowed_domains=_allowed(client, addresses))
+    return number
 
 
 def ask(
@@ -53,8 +70,12 @@ def ask(
         local_part, domain = split_address(address.lower())
         local_parts |= {local_part, local_part.partition(delimiter)[0] if delimiter else local_part}
         names |= {domain, ascii_domain(domain)}
+    term = ("alias_name", "in", sorted(local_parts))
+    number = FIRST_WITH_DOMAINS if client.has_domains else _version(client)
+    if number < FIRST_WITH_DOMAINS:
+        return _old_addresses(client, addresses, number, search(client, "mail.alias", OLD_ALIAS_FIELDS, term))
     # by what both Odoo and mail_database store; what else of that name comes with it is the database's, too
-    aliases = search(client, "mail.alias", ALIAS_FIELDS, ("alias_name", "in", sorted(local_parts)))
+    aliases = search(client, "mail.alias", ALIAS_FIELDS, term)
     domains = search(client, "mail.alias.domain", DOMAIN_FIELDS, ("name", "in", sorted(names)))
     found = _addresses(domains, aliases, delimiter)
     return found._replace(allowed_domains=_allowed(client, addresses)) if found.local_parts else found
@@ -76,10 +97,7 @@ def merged(addresses: Addresses, asked: Addresses) -> Addresses:
 
 def left_out(addresses: Addresses, listed: Addresses) -> list[str]:
     """Return the database's addresses that the operator's settings would refuse; those by local-part at its domains."""
-    domains = listed.alias_domains | listed.allowed_domains
-    named = {f"{local_part}@{domain}" for local_part in listed.local_parts for domain in domains}
-    named |= listed.aliases | listed.catchall | listed.bounce
-    return [address for address in sorted(named) if not is_ours(addresses, Recipient(address))]
+    return [address for address in sorted(named(listed)) if not is_ours(addresses, Recipient(address))]
 
 
 def settle(client: Client, addresses: Addresses, matches: list[Match], is_new: bool = True) -> list[Match]:
@@ -124,7 +142,36 @@ def _allowed(client: Client, addresses: Addresses) -> frozenset[str]:
         if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
             raise
         return addresses.allowed_domains
+    return _domains(value)
+
+
+def _domains(value: object) -> frozenset[str]:
+    """Return the domains of a parameter, which has commas between them."""
     return frozenset(canonical_address(part.strip()) for part in str(value or "").split(",")) - {""}
+
+
+def _old_addresses(client: Client, addresses: Addresses, number: int, aliases: Rows) -> Addresses:
+    """Return the addresses that rows of an Odoo before 17, and its parameters, name. Raises Ended.
+
+    A list without catchall and bounce would refuse them, so one whose parameters our user may not read is none. Its
+    domains are the operator's to name, except the one in a parameter; from 15 on, that and the allowed ones bound where
+    aliases are known, if both are set.
+    """
+    keys = (CATCHALL, BOUNCE, DOMAIN, ALLOWED)
+    rows = search(client, "ir.config_parameter", ("key", "value"), ("key", "in", keys))
+    parameters = {row["key"]: str(row["value"] or "").strip().lower() for row in rows}
+    own = _domains(parameters.get(DOMAIN))
+    allowed = _domains(parameters.get(ALLOWED)) if own and number >= FIRST_WITH_ALLOWED else frozenset()
+    catchall, bounce = ({f"{parameters[key]}@"} if parameters.get(key) else set() for key in (CATCHALL, BOUNCE))
+    return Addresses(
+        alias_domains=own if allowed else own | addresses.alias_domains,
+        allowed_domains=allowed,
+        local_parts=frozenset(str(row["alias_name"]).lower() for row in aliases if row["alias_name"]),
+        catchall=frozenset(catchall),
+        bounce=frozenset(bounce),
+        recipient_delimiter=addresses.recipient_delimiter,
+        is_list=True,
+    )
 
 
 def _addresses(domains: Rows, aliases: Rows, delimiter: str) -> Addresses:

@@ -106,6 +106,7 @@ class Client:
         """``retrying`` is called before each try but the first; ``large_pause`` is as Body has it."""
         self.settings, self.retrying, self.large_pause = settings, retrying, large_pause
         self.user_id, self.known_until = 0, 0.0
+        self.has_domains = False  # of aliases, as an Odoo has from 17 on; what it said when it was asked last
         self.replied_at = float("-inf")  # when the server answered a call last, in monotonic seconds
 
     @cached_property

@@ -41,8 +41,8 @@ def store(path: str, added: bytes, raw: Raw, replaced: str = "") -> None:
     try:
         _write(unfinished, itertools.chain([added], raw.chunks()))
         os.rename(unfinished, path)
-        _sync_folder(os.path.join(folder, "new"))
-        _sync_folder(folder)
+        sync_folder(os.path.join(folder, "new"))
+        sync_folder(folder)
         if replaced and os.path.dirname(replaced) == os.path.join(folder, "new") and _ends_with(replaced, raw):
             os.unlink(replaced)
     except BaseException as error:  # the message stays with the MTA, so it must not be here as well
@@ -80,9 +80,9 @@ def mend(path: str, mended: bytes) -> str:
     os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))  # it is held since then
     with contextlib.suppress(FileExistsError):
         os.link(path, original)
-    _sync_folder(os.path.dirname(original))
+    sync_folder(os.path.dirname(original))
     os.rename(unfinished, path)
-    _sync_folder(os.path.dirname(path))
+    sync_folder(os.path.dirname(path))
     return original
 
 
@@ -91,7 +91,7 @@ def move(path: str, part: str) -> str:
     kept = os.path.join(_part(_folder_of(path), part), os.path.basename(path))
     if not os.path.exists(kept) or not os.path.samefile(path, kept):  # it is both where the last move was killed
         os.link(path, kept)
-        _sync_folder(os.path.dirname(kept))
+        sync_folder(os.path.dirname(kept))
     os.unlink(path)
     return kept
 
@@ -144,7 +144,8 @@ def decoded(value: str) -> str:
         return value
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Return when the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

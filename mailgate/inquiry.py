@@ -7,10 +7,10 @@ sender was told; or the message answers a notice of the database, which nobody r
 
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from mailgate.addresses import Addresses, Match
+from mailgate.addresses import Addresses, Match, has
 from mailgate.ancestry import names_a_notice
 from mailgate.database import Client
 from mailgate.envelope import canonical_address, fields, split_address, unfold
@@ -91,19 +91,20 @@ def _is_automatic(head: bytes) -> bool:
     )
 
 
-def _special(client: Client) -> set[str]:
+def _special(client: Client) -> frozenset[str]:
     """Return the database's catchall and bounce addresses, for settings that name no alias domain. Raises Ended."""
     fields = ["catchall_email", "bounce_email"]
     found = rows(client, "mail.alias.domain", [], {"fields": fields, "limit": MAX_DOMAINS})
-    return {canonical_address(str(row[name])) for row in found for name in fields if row.get(name)}
+    return frozenset(canonical_address(str(row[name])) for row in found for name in fields if row.get(name))
 
 
-def _may_be_bounce(head: bytes, special: Collection[str], matches: Iterable[Match]) -> bool:
+def _may_be_bounce(head: bytes, special: frozenset[str], matches: Iterable[Match]) -> bool:
     """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice.
 
     ``special`` has the catchall and bounce addresses.
     """
-    if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
+    recipients = (split_address(address.lower()) for match in matches for address in match.addresses)
+    if _is_automatic(head) or any(has(special, *recipient) for recipient in recipients):
         return True
     for name, field in fields(head):
         value = os.fsdecode(unfold(field)).lower()

@@ -101,13 +101,18 @@ class Settings(NamedTuple):
     metrics: str
 
 
+def path_of(environ: Mapping[str, str], env_file: str = "") -> str:
+    """Return the path of the settings file, "" where there is none; ``env_file`` is the option."""
+    return env_file or environ.get(PREFIX + "ENV_FILE") or (ENV_FILE if os.path.exists(ENV_FILE) else "")
+
+
 def read(environ: Mapping[str, str], env_file: str = "") -> tuple[dict[str, str], list[str]]:
     """Return the variables that are set, by their names without prefix, the environment's before the file's.
 
     With them, what is wrong with the file. ``env_file`` is the option, which comes before MAIL_GATEWAY_ENV_FILE. A
     variable that is set to nothing counts as not set. Raises Ended(SETTINGS) for a file that can't be read.
     """
-    path = env_file or environ.get(PREFIX + "ENV_FILE") or (ENV_FILE if os.path.exists(ENV_FILE) else "")
+    path = path_of(environ, env_file)
     try:
         found, wrong = _settings_file(path) if path else ({}, [])
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
+from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes, watched
 from mailgate.addresses import BOUNCE, CATCHALL, Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
 from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
@@ -139,6 +139,7 @@ def deliver(
         facts.message_id = (os.fsdecode(ancestry.own_id(raw.head())) if planned.instead else "") or planned.message_id
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
+        watched.keep(settings.hold, planned.matches, raw, envelope.sender)
         until = time.monotonic() + settings.patience
         return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until, held), planned)
     except Ended as ended:

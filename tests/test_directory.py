@@ -15,6 +15,7 @@ import pytest
 from support.endpoint import Answer, Endpoint, Request, drip, hang, returns
 from support.mail_database_server import PASSWORD, Server, served
 from support.odoo.server import Odoo
+from support.old_odoo import OldOdoo
 from support.service import Client, Service, running
 
 from mailgate.alias_list import PAGE_ROWS
@@ -85,6 +86,60 @@ def test_the_list_takes_the_place_of_the_settings(tmp_path: Path, database: Serv
         service.wait_for("settings leave out: all@second.example, bounce@xn--mller-kva.example, ")
         assert client.begin("nobody@example.com") == [UNKNOWN]
     assert service.text().count("settings leave out") == 1
+
+
+OLD_ADDRESSES = (
+    "info@example.com", "INFO@Example.com", "info@allowed.example", "info@elsewhere.test", "nobody@example.com",
+    "nobody@elsewhere.test", "catchall@example.com", "catchall@elsewhere.test", "bounce@elsewhere.test",
+    "bounce+12-crm.lead-1@example.com", "info+tag@example.com", "info@sub.example.com",
+)  # fmt: skip
+OLD_PARAMETERS: list[dict[str, str]] = [
+    {},
+    {"mail.catchall.domain": "example.com"},
+    {"mail.catchall.domain.allowed": "allowed.example"},
+    {"mail.catchall.domain": "example.com", "mail.catchall.domain.allowed": "allowed.example"},
+]
+# To these it takes reports, and no other mail; they aren't refused.
+REPORTS = {14: "bounce@elsewhere.test", 15: "bounce+12-crm.lead-1@example.com", 16: "bounce+12-crm.lead-1@example.com"}
+
+
+@pytest.mark.parametrize("version", [14, 15, 16])
+@pytest.mark.parametrize("parameters", OLD_PARAMETERS, ids=["none", "domain", "allowed", "both"])
+def test_before_17_an_address_is_refused_as_the_database_would(
+    tmp_path: Path, version: int, parameters: dict[str, str]
+) -> None:
+    with (
+        contextlib.closing(OldOdoo(version, ["info", "jobs"], parameters)) as database,
+        running(service_before(tmp_path, database.url)) as service,
+        service.client() as client,
+    ):
+        service.wait_for("the alias list is read")
+        expected = {
+            address: KNOWN if database.takes(address) or address == REPORTS[version] else UNKNOWN
+            for address in OLD_ADDRESSES
+        }
+        assert dict(zip(expected, client.begin(*expected), strict=True)) == expected
+        for number, address in enumerate(expected):
+            if expected[address] == KNOWN and address != REPORTS[version]:
+                assert client.say("RSET").startswith("250 ")
+                message = b"Message-ID: <%d@b>\r\nSubject: x\r\n\r\n" % number
+                assert client.deliver(message, address) == ["250 2.0.0 delivered"]
+        database.names.append("new")
+        assert client.say("RSET").startswith("250 ")
+        assert client.begin("new@example.com") == [KNOWN]
+
+
+def test_before_17_a_list_without_its_parameters_is_none(tmp_path: Path) -> None:
+    """It would refuse catchall and bounce: the settings decide, as without a list."""
+    with contextlib.closing(OldOdoo(16, ["info"], {})) as database:
+        database.is_open = False
+        with (
+            running(service_before(tmp_path, database.url, ALIAS_DOMAINS="example.com")) as service,
+            service.client() as client,
+        ):
+            service.wait_for("the alias list can't be read: access_denied")
+            answers = client.begin("nobody@example.com", "catchall@example.com", "info@elsewhere.test")
+            assert answers == [KNOWN, KNOWN, UNKNOWN]
 
 
 def with_domains(domains: list[dict[str, object]]) -> Answer:
@@ -185,7 +240,7 @@ def test_a_database_that_hangs_is_waited_for_once(tmp_path: Path, endpoint: Endp
 def test_without_a_list_the_rules_alone_decide(tmp_path: Path, endpoint: Endpoint) -> None:
     """The database is older than the documentation, or our user may not read it, or it has never answered yet."""
     with running(service_before(tmp_path, endpoint.url, ALIAS_DOMAINS="example.com")) as service:
-        service.wait_for("from version 17 on")
+        service.wait_for("from version 14 on")
         with service.client() as client:
             assert client.begin("nobody@example.com", "nobody@elsewhere.example") == [KNOWN, UNKNOWN]
         endpoint.version = returns("what is this")

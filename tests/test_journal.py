@@ -572,7 +572,7 @@ def test_each_try_is_written_down(gateway: Gateway, endpoint: Endpoint) -> None:
     ],
 )
 def test_what_never_gets_to_the_database_is_written_down_too(
-    gateway: Gateway, endpoint: Endpoint, arguments: list[str], settings: dict[str, object], ending: str
+    gateway: Gateway, endpoint: Endpoint, arguments: list[str], settings: dict[str, Any], ending: str
 ) -> None:
     deliver(gateway, *arguments, **settings)
     assert tries(gateway, "message_id", "ending", "recipients") == [("<1@outside.test>", ending, arguments[0])]

@@ -290,7 +290,7 @@ def test_a_database_that_closed_a_kept_connection_is_connected_again(service: Se
         connection.sendall(returns(7).replace(b"Connection: close", KEPT_ALIVE))
 
     endpoint.answers = [answer_and_close]
-    service.wait_for("from version 17 on")
+    service.wait_for("from version 14 on")
     with service.client() as client:
         for number in range(5):
             assert endpoint.closed.acquire(timeout=60)  # that for the alias list, and then the last message's
@@ -426,7 +426,7 @@ def test_it_stops_in_order_where_no_descriptor_is_left(tmp_path: Path, endpoint:
         service.environ = service.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
         with running(service), service.client() as client:
             assert service.process
-            service.wait_for("from version 17 on")
+            service.wait_for("from version 14 on")
             send(client, 1)
             gate.wait_for(1)
             limit = next(number for number in itertools.count() if number not in service.open_files)

@@ -33,7 +33,7 @@ GUIDE = (UNITS / "README.md").read_text()
 MESSAGE = b"Message-ID: <1@outside.test>\r\nSubject: hello\r\n\r\nbody\r\n"
 DOMAIN = {"id": 1, "name": "example.com", "bounce_email": "", "catchall_email": "", "default_from_email": ""}
 A_LIST: list[Answer] = [returns([DOMAIN]), returns([]), returns(False)]  # of one domain, no alias and no further domain
-NO_LIST = returns({"server_version_info": [16, 0]})
+NO_LIST = returns({"server_version_info": [13, 0]})
 
 Values = dict[tuple[str, ...], float]
 

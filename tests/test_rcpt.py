@@ -1,4 +1,7 @@
-"""Real mail servers refuse an unknown address in the SMTP dialogue, and none that they can't ask about."""
+"""Real mail servers refuse an unknown address in the SMTP dialogue, and none that they can't ask about.
+
+They ask the service, or they have a list of the database's addresses that the desk has made.
+"""
 
 import itertools
 import smtplib
@@ -6,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.admin import ask
+from support.endpoint import Endpoint, returns
 from support.mail_database_server import Server, served
-from support.mta import LMTP, Exim, Mta, Postfix, started, wait_until
+from support.mta import LIST, LMTP, PIPE, PYTHON, Exim, Mta, Postfix, started, wait_until
 from support.smtp_sink import sink
 
 pytestmark = pytest.mark.mta
@@ -83,3 +88,68 @@ def test_while_the_service_is_away_nobody_is_refused(mta: Mta) -> None:
         return answer(mta, "info@example.com")[0] == 250
 
     wait_until(is_taken, "a known address")
+
+
+# --- a list in place of the service ---------------------------------------------------------------------------
+
+OF_THE_LIST = {
+    "info@example.com": 250,
+    "Catchall@Example.COM": 250,
+    "bounce@example.com": 250,
+    "bounce+12-crm.lead-1@example.com": 250,
+    "info+tag@example.com": 250,  # both have + for their delimiter
+    "commercial@example.com": 250,
+    "commercial@second.example": 250,  # by its local-part
+    "commercial+tag@second.example": 250,
+    "info@company.test": 250,  # redirected
+    "nobody@example.com": 550,
+    "info@second.example": 550,
+    "commercial.x@second.example": 550,
+}
+
+
+@pytest.fixture(params=[Postfix, Exim], ids=lambda kind: kind.name)
+def mta_with_list(request: pytest.FixtureRequest, database: Server) -> Iterator[Mta]:
+    database.call("mail.alias", "write", [3], {"alias_name": "commercial", "alias_incoming_local": True})
+    with sink() as bounces, started(request.param, bounces, PIPE, asks=LIST) as server:
+        server.settings(URL=database.url, RECIPIENT_DELIMITER="+", PATIENCE=0)
+        yield server
+
+
+def made(mta: Mta) -> list[int]:
+    """Have the desk make the lists, and the mail server know them; return the exit statuses."""
+    outputs = [(name, "--output", path) for name, path in mta.recipients.items()]
+    finished = [
+        ask(mta.env_file, "addresses", "--format", *words, python=PYTHON, folder=mta.program.parent)
+        for words in outputs
+    ]
+    print(*(each.stderr for each in finished))
+    if isinstance(mta, Postfix):
+        mta.reload()
+    return [each.returncode for each in finished]
+
+
+def test_a_list_refuses_who_is_unknown_and_nobody_else_whatever_fails(
+    mta_with_list: Mta, database: Server, endpoint: Endpoint
+) -> None:
+    mta = mta_with_list
+    known = [address for address, code in OF_THE_LIST.items() if code == 250 and "company" not in address]
+    assert {answer(mta, address)[0] for address in known} <= {421, 451}  # there is none yet
+    assert not any(made(mta))
+    assert {address: answer(mta, address)[0] for address in OF_THE_LIST} == OF_THE_LIST
+
+    # the database sees nothing, then it is down
+    endpoint.version, endpoint.answers = returns({"server_version_info": [17, 0]}), [returns([])]
+    mta.settings(URL=endpoint.url, RECIPIENT_DELIMITER="+", PATIENCE=0)
+    assert all(made(mta))
+    assert {address: answer(mta, address)[0] for address in OF_THE_LIST} == OF_THE_LIST
+    mta.settings(URL=database.url, RECIPIENT_DELIMITER="+", PATIENCE=0)
+    database.process.kill()
+    assert all(made(mta))
+    assert {address: answer(mta, address)[0] for address in OF_THE_LIST} == OF_THE_LIST
+
+    for path in mta.recipients.values():
+        path.unlink()
+    if isinstance(mta, Postfix):
+        mta.reload()
+    assert {answer(mta, address)[0] for address in known} <= {421, 451}

@@ -14,8 +14,20 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import audit, check, held, postmaster, screen, send_test, today, trace
-from mailgate.admin.desk import Answer, Desk, Usage, add_json, become_owner
+from mailgate.admin import (
+    addresses,
+    audit,
+    check,
+    held,
+    postmaster,
+    redirections,
+    screen,
+    send_test,
+    settings_file,
+    today,
+    trace,
+)
+from mailgate.admin.desk import Answer, Desk, Failed, Usage, add_json, become_owner
 from mailgate.database import Client
 from mailgate.log import error_text
 from mailgate.outcome import Ended
@@ -26,6 +38,9 @@ COMMANDS = (
     audit.COMMAND,
     check.COMMAND,
     held.COMMAND,
+    addresses.COMMAND,
+    redirections.COMMAND,
+    settings_file.COMMAND,
     send_test.COMMAND,
     postmaster.COMMAND,
 )
@@ -53,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         )
         add_json(one, default=False)
         command.add_arguments(one)
-        one.set_defaults(answer=command.answer, of_wrong_settings=command.of_wrong_settings)
+        one.set_defaults(answer=command.answer, complete=command.complete, of_wrong_settings=command.of_wrong_settings)
     return made
 
 
@@ -66,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         found = _found(arguments)
     except Usage as error:
         return _refuse(str(error), USAGE)
+    except Failed as error:
+        return _refuse(str(error), FOUND)
     except Ended as ended:
         return _refuse(ended.verdict.cause or ended.verdict.outcome.text, USAGE)
     except Exception as error:  # our own bug
@@ -73,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         screen.print_facts(found.facts)
     else:
+        sys.stdout.write(found.text)
         console = screen.console()
         for part in found.screen:
             console.print(part)
@@ -82,13 +100,15 @@ def main(argv: list[str] | None = None) -> int:
 def _found(arguments: argparse.Namespace) -> Answer:
     """Return what the command finds. Raises Usage and Ended."""
     try:
-        become_owner(settings.read(os.environ, arguments.env_file)[0])
-        config = settings.build(*settings.read(os.environ, arguments.env_file))  # as that user can read it
+        variables, wrong = settings.read(os.environ, arguments.env_file)
+        arguments.variables = arguments.complete(variables, arguments)
+        become_owner(arguments.variables)
+        config = settings.build(arguments.variables, wrong)
     except Ended as ended:
         if not arguments.of_wrong_settings:
             raise
-        wrong: Answer = arguments.of_wrong_settings(ended.verdict.cause)
-        return wrong
+        answer: Answer = arguments.of_wrong_settings(ended.verdict.cause)
+        return answer
     found: Answer = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     return found
 

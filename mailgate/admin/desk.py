@@ -23,17 +23,26 @@ class Desk(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a command found: for programs (JSON), for a person (what rich can print), and whether all is good."""
+    """What a command found: for programs (JSON), for a person (what rich can print), and whether all is good.
+
+    ``text`` is printed as it is, before the screen: it is made to go into a file.
+    """
 
     facts: Mapping[str, Any]
     screen: Sequence[Any]
     is_good: bool = True
+    text: str = ""
+
+
+def _as_they_are(variables: Mapping[str, str], arguments: Namespace) -> Mapping[str, str]:
+    return variables
 
 
 class Command(NamedTuple):
     """A command: its name, a sentence about it, an example, its arguments, and the work.
 
-    ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why.
+    ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why. ``complete``
+    returns the variables that the settings are made of, from those that are set; the work finds them in its arguments.
     """
 
     name: str
@@ -42,6 +51,7 @@ class Command(NamedTuple):
     add_arguments: Callable[[ArgumentParser], None]
     answer: Callable[[Desk, Namespace], Answer]
     of_wrong_settings: Callable[[str], Answer] | None = None
+    complete: Callable[[Mapping[str, str], Namespace], Mapping[str, str]] = _as_they_are
 
 
 def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
@@ -51,6 +61,10 @@ def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
 
 class Usage(Exception):
     """Raised for arguments that make no sense; the text says why."""
+
+
+class Failed(Exception):
+    """Raised where what was asked for can't be had now; the text says why."""
 
 
 def owner_of(*paths: str) -> os.stat_result | None:

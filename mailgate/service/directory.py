@@ -26,7 +26,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from mailgate import alias_list
-from mailgate.addresses import Addresses, is_ours
+from mailgate.addresses import Addresses, is_ours, known_everywhere, named
 from mailgate.database import Client
 from mailgate.envelope import Recipient
 from mailgate.log import error_text
@@ -104,7 +104,7 @@ class Directory:
             self.listed = listed
             self.read_at = time.time()
             self.note_answer(self._client)
-            found = f"the alias list is read: {len(listed.aliases | listed.catchall | listed.bounce)} addresses"
+            found = f"the alias list is read: {len(named(listed) or known_everywhere(listed))} addresses"
             if not self.settings.model:  # with one, the settings decide
                 self._tell_left_out(await loop.run_in_executor(self._reader, alias_list.left_out, addresses, listed))
         except Ended as ended:

@@ -38,7 +38,7 @@ class Fate(NamedTuple):
     subject: str = "Forty chairs"
     copies: int = 1
     model: str = ""  # of its record
-    settings: Mapping[str, object] = MappingProxyType({})
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def message_id(self) -> str:

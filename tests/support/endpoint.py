@@ -119,7 +119,7 @@ class Endpoint:
 
     def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
         self.answers: list[Answer] = [returns(7)]
-        self.version: Answer = returns({"server_version_info": [16, 0]})  # which has no alias list for the service
+        self.version: Answer = returns({"server_version_info": [13, 0]})  # which has no alias list for the service
         self.inquiry: Answer = fault(4, "not allowed")  # to where it has a message, and whose mail an alias takes
         self.requests: list[Request] = []
         self.on_head: Callable[[int], None] = lambda size: None  # when a request's header has come, not its body

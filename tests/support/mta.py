@@ -45,6 +45,7 @@ OWN = "support@company.test"
 
 # How mail gets to the gateway: by the program, by LMTP to the service, or by the program that hands it to the service.
 PIPE, LMTP, HANDOVER = "pipe", "lmtp", "pipe with service"
+LIST = "list"  # of the addresses that are accepted
 
 
 class Impossible(Exception):
@@ -144,12 +145,13 @@ class Mta:
     """A mail server, its gateway and its settings; bounces go to the SMTP server on ``sink_port``."""
 
     name = user = ""
+    config: Path  # the folder, or the file, of its configuration
 
     def __init__(self, sink_port: int, way: str = PIPE, bare: bool = False, asks: str = "") -> None:
         """Start it; ``bare`` leaves out what in our configuration keeps the mail of a program that fails.
 
-        ``asks`` is how it asks the service for an address in the SMTP dialogue, if it does: by socketmap, or it has
-        Postfix verify it.
+        ``asks`` is how it asks for an address in the SMTP dialogue, if it does: the service, by socketmap; or it has
+        Postfix verify it; or LIST, in what ``recipients`` names.
         """
         self.way, self.bare, self.asks = way, bare, asks
         if os.geteuid():
@@ -162,6 +164,7 @@ class Mta:
         self.program = self.folder / "gateway" / "mail_gateway.py"
         self.env_file = self.folder / "settings.env"
         self.gateway_log = self.folder / "var" / "log"
+        self.recipients: dict[str, Path] = {}  # the lists of addresses, by the format that makes them
         self.socket, self.socketmap = self.folder / "run" / "lmtp.sock", self.folder / "run" / "socketmap.sock"
         self.command = f"{self.program} --env-file {self.env_file}"
         self.alias = f"|{self.command}"  # for sales@company.test, in an aliases file
@@ -358,13 +361,15 @@ enable_long_queue_ids = yes
         if self.asks:
             # as the README has it typed
             lines = re.findall(r"postconf -e '((\w+) = .*)'", (ROOT / "postfix/README.md").read_text())
-            typed = {"socketmap": ["relay_recipient_maps"]}.get(
-                self.asks, ["smtpd_recipient_restrictions", "unverified_recipient_reject_code"]
-            )
-            chosen = [line for line, name in lines if name in typed and "texthash" not in line]
+            verified = ["smtpd_recipient_restrictions", "unverified_recipient_reject_code"]
+            typed = {"verify": verified}.get(self.asks, ["relay_recipient_maps"])
+            chosen = [line for line, name in lines if name in typed and ("texthash" in line) == (self.asks == LIST)]
             assert len(chosen) == len(typed)
+            tables = self.config / "mail-gateway"
+            self.recipients = {"postfix": tables / "recipients", "postfix-regexp": tables / "recipients.regexp"}
             for line in chosen:
                 line = line.replace("/run/mail-gateway/socketmap.sock", str(self.socketmap))
+                line = line.replace("/etc/postfix/mail-gateway", str(tables))
                 run("postconf", "-c", self.config, "-e", line.replace("mail.company-name.com", DOMAINS[0]))
         self.edit("mail-gateway/transport", lambda text: text + transport)
         self.edit("mail-gateway/virtual", lambda text: text + redirections)
@@ -438,6 +443,7 @@ class Exim(Mta):
         text = text.replace("timeout = 15m\n", f"timeout = {TIME_LIMIT}s\n")
         transport.write_text(re.sub(r"\n  temp_errors = [\d:\\\s]*", "\n", text) if self.bare else text)
         tables = self.folder / "exim/mail-gateway"
+        self.recipients = {"exim": tables / "recipients"}
         with open(tables / "domains", "a") as file:
             file.writelines(f"{domain}\n" for domain in DOMAINS)
         with open(tables / "redirections", "a") as file:
@@ -470,7 +476,8 @@ acl_smtp_rcpt = acl_rcpt
 MAIL_GATEWAY_PROGRAM = {self.command}
 MAIL_GATEWAY_TRANSPORT = {"mail_gateway_lmtp" if self.way == LMTP else "mail_gateway"}
 MAIL_GATEWAY_LMTP = {self.socket}
-{f"MAIL_GATEWAY_SOCKETMAP = {self.socketmap}" if self.asks else ""}
+{f"MAIL_GATEWAY_SOCKETMAP = {self.socketmap}" if self.asks == "socketmap" else ""}
+{f"MAIL_GATEWAY_RECIPIENTS = {tables}/recipients" if self.asks == LIST else ""}
 MAIL_GATEWAY_USER = {USER}
 MAIL_GATEWAY_FOLDER = {tables}
 MAIL_GATEWAY_DELIMITER = +
