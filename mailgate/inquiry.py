@@ -74,10 +74,10 @@ def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[s
 def answers_a_notice(head: bytes) -> bool:
     """Tell whether a person answers a notice of the database's: nobody is told that such mail is dropped."""
     values = (unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to"))
-    return any(map(_NOTICE.search, values)) and not _is_automatic(head)
+    return any(map(_NOTICE.search, values)) and not is_automatic(head)
 
 
-def _is_automatic(head: bytes) -> bool:
+def is_automatic(head: bytes) -> bool:
     """Tell whether a machine or a list has sent a message, as it says."""
     return any(
         name.startswith(MACHINE_FIELDS) and unfold(field).partition(b";")[0].strip().lower() not in SAYS_NOTHING
@@ -88,7 +88,7 @@ def _is_automatic(head: bytes) -> bool:
 def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) -> bool:
     """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice."""
     special = addresses.catchall | addresses.bounce
-    if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
+    if is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
         return True
     for name, field in fields(head):
         value = os.fsdecode(unfold(field)).lower()

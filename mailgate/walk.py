@@ -87,6 +87,7 @@ class Job(NamedTuple):
     addresses: Addresses
     claim: Callable[..., AbstractContextManager[journal.Claim]]
     on_answer: Callable[[], None]
+    keep: Callable[[str, bytes, Raw, str], None]
     until: float  # monotonic seconds
 
 
@@ -100,11 +101,12 @@ def deliver(
     addresses: Addresses | None = None,
     claim: Callable[..., AbstractContextManager[journal.Claim]] = journal.claim,
     on_answer: Callable[[], None] = lambda: None,
+    keep: Callable[[str, bytes, Raw, str], None] = hold.store,
 ) -> Verdict:
     """Take a message to its ending, and note in ``facts`` what the log tells of it.
 
-    ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), and ``on_answer`` when
-    the database has answered. Raises nothing but what a signal raises.
+    ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), ``keep`` for
+    hold.store(), and ``on_answer`` when the database has answered. Raises nothing but what a signal raises.
     """
     facts.model = settings.model
     deciding = addresses or settings.addresses
@@ -115,7 +117,7 @@ def deliver(
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
         until = time.monotonic() + settings.patience
-        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until), planned)
+        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, keep, until), planned)
     except Ended as ended:
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
@@ -270,7 +272,7 @@ def _held(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdict) -> 
     """Keep a message that the database can't take for the postmaster; the journal knows where before it is there."""
     path, replaced = hold.new_path(job.settings.hold, planned.raw, job.envelope.sender), claimed.held
     claimed.end(verdict, path)
-    hold.store(path, planned.added, planned.raw, replaced)
+    job.keep(path, planned.added, planned.raw, replaced)
     verdict = verdict._replace(cause=f"{verdict.cause}; kept as {path}")
     claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: it is kept already
     return verdict

@@ -34,6 +34,7 @@ __all__ = [
     "attempts",
     "can_write",
     "claim",
+    "look",
     "note_attempt",
     "text_of",
 ]
@@ -132,15 +133,7 @@ def claim(
     if not settings.journal:
         yield Claim()
         return
-    from hashlib import sha256
-
-    def digest_of(text: str, more: bytes = b"") -> bytes:
-        return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
-
-    # what follows the > is no part of the id, for the database neither
-    digest = digest_of("\0".join((settings.url, settings.database, delivery.message_id.partition(">")[0])))
-    for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
-    key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
+    digest, key = _digests(settings, delivery)
     store = _store(settings, report)
 
     claimed = Claim(lambda values, is_begun: note(values, is_begun))
@@ -163,6 +156,33 @@ def claim(
         except BaseException as error:  # a signal, too
             claimed.end(error.verdict if isinstance(error, Ended) else Verdict(Outcome.FAILED))
             raise
+
+
+@contextlib.contextmanager
+def look(settings: Settings, delivery: Delivery, until: float = 0.0) -> Iterator[Claim]:
+    """Give what claim() would give of a message, and neither lock nor write anything. Raises Ended as it does."""
+    claimed = Claim()
+    if settings.journal:
+        digest, key = _digests(settings, delivery)
+        with _usable():
+            row = _store(settings, lambda text: None).read(digest)
+        claimed.answer = _answer(row, key, settings.read_timeout)
+        if row:
+            _remember(claimed, row)
+    yield claimed
+
+
+def _digests(settings: Settings, delivery: Delivery) -> tuple[bytes, bytes | None]:
+    """Return what a message's row is found by, and what tells this delivery, None where it can't be told."""
+    from hashlib import sha256
+
+    def digest_of(text: str, more: bytes = b"") -> bytes:
+        return sha256(os.fsencode(text) + more).digest()[:DIGEST_BYTES]
+
+    # what follows the > is no part of the id, for the database neither
+    digest = digest_of("\0".join((settings.url, settings.database, delivery.message_id.partition(">")[0])))
+    for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
+    return digest, digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
 
 
 def can_write(settings: Settings) -> bool:
