@@ -29,6 +29,7 @@ SECONDS = {
     "test_reports.py": 130,
     "test_journal.py": 110,
     "test_bytes.py": 100,
+    "test_admin_explain.py": 90,
     "test_mail_database_cases.py": 80,
     "test_endings.py": 60,
     "test_lmtp_abuse.py": 60,

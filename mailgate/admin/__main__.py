@@ -14,12 +14,12 @@ except ImportError:
     sys.exit("mail-gateway-admin: needs the package rich: docs/admin.md says how to install it")
 
 from mailgate import __version__, settings
-from mailgate.admin import held, screen, today, trace
+from mailgate.admin import explain, held, screen, today, trace
 from mailgate.admin.desk import Desk, Usage, become_owner
 from mailgate.database import Client
 from mailgate.outcome import Ended
 
-COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND)
+COMMANDS = (today.COMMAND, trace.COMMAND, held.COMMAND, explain.COMMAND)
 
 GOOD, FOUND, USAGE = 0, 1, 2  # exit statuses
 
