@@ -17,9 +17,9 @@ demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo
 test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
 
-test-odoo: $(VENV)/made ## Run the tests with a real Odoo 19, which they start themselves (5 minutes; the first time 100 MB more).
+test-odoo: $(VENV)/made ## Run the tests with a real Odoo 19, which they start themselves (10 minutes; the first time 100 MB more).
 	$(VENV)/bin/python -m pytest --odoo -m odoo tests/test_odoo.py tests/test_odoo_ways.py tests/test_directory.py \
-	    tests/test_admin_check.py $(FLAGS)
+	    tests/test_admin_check.py tests/test_admin_explain.py $(FLAGS)
 
 test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a real Odoo behind them (as root; 15 minutes).
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)

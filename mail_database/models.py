@@ -92,6 +92,7 @@ TABLES = {
             "email_normalized": "email_normalized",
             "active": "active",
             "message_bounce": "bounce_count",
+            "create_date": "created",
         },
     ),
     "res.company": Model(
@@ -113,6 +114,7 @@ TABLES = {
             "is_internal": "internal_note",
             "parent_id": "parent_id",
             "date": "date",
+            "create_date": "date",
         },
     ),
     "mail.notification": Model(
@@ -139,7 +141,12 @@ TABLES = {
             "create_date": "created",
         },
     ),
-    "mail.gateway.allowed": Model(tables.allowed_senders, {"id": "email", "email": "email"}),
+    "mail.gateway.allowed": Model(
+        tables.allowed_senders, {"id": "email", "email": "email", "email_normalized": "email"}
+    ),
+    "mail.followers": Model(
+        tables.followers, {"id": "partner_id", "res_model": "model", "res_id": "id", "partner_id": "partner_id"}
+    ),
     "ir.config_parameter": Model(tables.parameters, {"id": "key", "key": "key", "value": "value"}),
     **{model: Model(tables.records, _RECORD, {"model": model}) for model in MODELS if model != "res.partner"},
 }
@@ -160,6 +167,7 @@ COMPUTED: dict[str, dict[str, Callable[[Store, Mapping[str, Any]], Any]]] = {
     "mail.alias": {
         "alias_domain_id": lambda store, row: _domain(store, row, "domain"),
         "alias_model_id": lambda store, row: [MODEL_IDS.get(row["model"], 0), row["model"]],
+        "alias_parent_model_id": lambda store, row: [0, row["parent_model"]] if row["parent_model"] else False,
         "alias_full_name": lambda store, row: (
             f"{row['local_part']}@{row['domain']}" if row["domain"] else row["local_part"]
         ),
@@ -170,6 +178,7 @@ COMPUTED: dict[str, dict[str, Callable[[Store, Mapping[str, Any]], Any]]] = {
         "default_from_email": lambda store, row: f"notifications@{row['name']}",
     },
     "res.company": {"alias_domain_id": lambda store, row: _domain(store, row, "alias_domain")},
+    "res.users": {"share": lambda store, row: not row["internal"]},
     "mail.notification": {"failure_type": lambda store, row: "mail_bounce" if row["status"] == "bounce" else False},
     "mail.message": {"attachment_ids": lambda store, row: store.attachments_of(row["id"])},
     **{model: {"display_name": lambda store, row: row["name"]} for model in MODELS},
@@ -194,6 +203,23 @@ def model_of(name: str) -> Model:
     if name not in TABLES:
         raise Fault(2, f"Object {name} doesn't exist")
     return TABLES[name]
+
+
+_TYPES = ((sa.Boolean, "boolean"), (sa.DateTime, "datetime"), (sa.Integer, "integer"))
+
+
+def fields_of(name: str) -> dict[str, dict[str, str]]:
+    """Return the fields of a model and their types, as Odoo's fields_get; ``message_ids`` where it takes mail."""
+    model = model_of(name)
+    found = {field: {"type": _type_of(model.column(field))} for field in model.columns if "." not in field}
+    if name in MODELS:
+        found |= {field: {"type": "char"} for field in MODELS[name].fields - found.keys()}
+        found["message_ids"] = {"type": "one2many"}
+    return found
+
+
+def _type_of(column: Any) -> str:
+    return next((word for kind, word in _TYPES if isinstance(column.type, kind)), "char")
 
 
 def search_condition(model: Model, domain: Sequence[Any], active_test: bool = True) -> Any:

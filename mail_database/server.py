@@ -246,6 +246,12 @@ def _read(store: Store, model: str, ids: Any, fields: Sequence[str] = ()) -> lis
     return models.rows(store, model, _of_ids(model, ids), fields)
 
 
+def _fields_get(store: Store, model: str, names: Sequence[str] = (), attributes: Sequence[str] = ()) -> Any:
+    """Return what the model's fields are, or some of them; of their attributes there is only the type."""
+    found = models.fields_of(model)
+    return {name: found[name] for name in names or found if name in found}
+
+
 def _create(store: Store, model: str, values: Any) -> Any:
     if isinstance(values, list):
         return [_create(store, model, each) for each in values]
@@ -287,6 +293,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "search_read": _search_read,
     "search_count": _search_count,
     "read": _read,
+    "fields_get": _fields_get,
     "create": _create,
     "write": _write,
     "unlink": _unlink,

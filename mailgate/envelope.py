@@ -79,7 +79,11 @@ def spool(source: IO[bytes], max_size: int) -> Raw:
         file.write(chunk)
         if file.tell() > max_size:
             break
-    return spooled(file)
+    try:
+        return spooled(file)
+    except Ended:
+        file.close()
+        raise
 
 
 def spool_folder(environ: Mapping[str, str]) -> str | None:
@@ -164,11 +168,13 @@ def _header_recipients(head: bytes) -> Iterable[str]:
         listed = name in MTA_FIELDS and '"' not in value
         found.setdefault(name, []).append(",".join(value.split()) if listed else value)
     # one after the other: what is not closed in one field would swallow the next
-    addresses = [address for name in RECIPIENT_FIELDS for value in found.get(name, []) for address in _addresses(value)]
+    addresses = [
+        address for name in RECIPIENT_FIELDS for value in found.get(name, []) for address in addresses_of(value)
+    ]
     return dict.fromkeys(address for address in addresses if "@" in address)
 
 
-def _addresses(value: str) -> list[str]:
+def addresses_of(value: str) -> list[str]:
     """Return the addresses of a header field."""
     from email.utils import getaddresses
 

@@ -80,10 +80,10 @@ def of_another_model(client: Client, model: str, addresses: Iterable[str]) -> se
 def answers_a_notice(head: bytes) -> bool:
     """Tell whether a person answers a notice of the database's: nobody is told that such mail is dropped."""
     values = (unfold(field) for name, field in fields(head) if name in (b"references", b"in-reply-to"))
-    return any(map(names_a_notice, values)) and not _is_automatic(head)
+    return any(map(names_a_notice, values)) and not is_automatic(head)
 
 
-def _is_automatic(head: bytes) -> bool:
+def is_automatic(head: bytes) -> bool:
     """Tell whether a machine or a list has sent a message, as it says."""
     return any(
         name.startswith(MACHINE_FIELDS) and unfold(field).partition(b";")[0].strip().lower() not in SAYS_NOTHING
@@ -104,7 +104,7 @@ def _may_be_bounce(head: bytes, special: frozenset[str], matches: Iterable[Match
     ``special`` has the catchall and bounce addresses.
     """
     recipients = (split_address(address.lower()) for match in matches for address in match.addresses)
-    if _is_automatic(head) or any(has(special, *recipient) for recipient in recipients):
+    if is_automatic(head) or any(has(special, *recipient) for recipient in recipients):
         return True
     for name, field in fields(head):
         value = os.fsdecode(unfold(field)).lower()

@@ -105,6 +105,7 @@ class Job(NamedTuple):
     addresses: Addresses
     claim: Callable[..., AbstractContextManager[journal.Claim]]
     on_answer: Callable[[], None]
+    keep: Callable[[str, bytes, Raw, str], None]
     until: float  # monotonic seconds
     held: str = ""  # the file that is released
 
@@ -119,13 +120,16 @@ def deliver(
     addresses: Addresses | None = None,
     claim: Callable[..., AbstractContextManager[journal.Claim]] = journal.claim,
     on_answer: Callable[[], None] = lambda: None,
+    keep: Callable[[str, bytes, Raw, str], None] = hold.store,
+    watch: Callable[[str, list[Match], Raw, str | None], None] = watched.keep,
     held: str = "",
 ) -> Verdict:
     """Take a message to its ending, and note in ``facts`` what the log tells of it.
 
-    ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), and ``on_answer`` when
-    the database has answered. ``held`` is the file of a held message that is released: it stays where it is, whatever
-    the ending. Raises nothing but what a signal raises.
+    ``addresses`` decide in place of the settings' own, ``claim`` is called for journal.claim(), ``keep`` for
+    hold.store(), ``watch`` for watched.keep(), and ``on_answer`` when the database has answered. ``held`` is the file
+    of a held message that is released: it stays where it is, whatever the ending. Raises nothing but what a signal
+    raises.
     """
     facts.model = settings.model
     deciding = addresses or settings.addresses
@@ -139,9 +143,9 @@ def deliver(
         facts.message_id = (os.fsdecode(ancestry.own_id(raw.head())) if planned.instead else "") or planned.message_id
         if not planned.choices[0]:
             return Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
-        watched.keep(settings.hold, planned.matches, raw, envelope.sender)
+        watch(settings.hold, planned.matches, raw, envelope.sender)
         until = time.monotonic() + settings.patience
-        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, until, held), planned)
+        return _ending(Job(settings, client, envelope, facts, deciding, claim, on_answer, keep, until, held), planned)
     except Ended as ended:
         return ended.verdict
     except Exception as error:  # our own bug, or a full disk
@@ -380,7 +384,7 @@ def _held(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdict) -> 
     """Keep a message that the database can't take for the postmaster; the journal knows where before it is there."""
     path, replaced = hold.new_path(job.settings.hold, planned.raw, job.envelope.sender), claimed.held
     claimed.end(verdict, path)
-    hold.store(path, planned.added, planned.raw, replaced)
+    job.keep(path, planned.added, planned.raw, replaced)
     verdict = verdict._replace(cause=f"{verdict.cause}{hold.KEPT_AS}{path}")
     claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: it is kept already
     return verdict

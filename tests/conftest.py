@@ -32,6 +32,7 @@ SECONDS = {
     "test_journal.py": 110,
     "test_admin_held.py": 150,
     "test_bytes.py": 100,
+    "test_admin_explain.py": 90,
     "test_mail_database_cases.py": 80,
     "test_kills.py": 110,
     "test_endings.py": 60,

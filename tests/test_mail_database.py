@@ -534,6 +534,26 @@ def test_searches_find_what_they_say(basic: Server) -> None:
     assert basic.call("crm.lead", "search", [("name", "ilike", "MAIL")]) == [second]
 
 
+def test_a_model_tells_its_fields_and_whether_it_takes_mail(basic: Server) -> None:
+    found = basic.call("crm.lead", "fields_get", [], ["type"])
+    assert found["active"] == {"type": "boolean"}
+    assert found["team_id"] == {"type": "char"}
+    assert "message_ids" in found
+    assert basic.call("mail.alias", "fields_get", ["alias_name", "message_ids"]) == {"alias_name": {"type": "char"}}
+    with pytest.raises(xmlrpc.client.Fault, match=r"Object res\.country doesn't exist"):
+        basic.call("res.country", "fields_get")
+
+
+def test_who_follows_and_who_is_a_user_can_be_asked(basic: Server) -> None:
+    lead = basic.deliver(mail(1))
+    basic.call("mail.followers", "create", {"res_model": "crm.lead", "res_id": lead, "partner_id": 3})
+    followed = [("res_model", "=", "crm.lead"), ("res_id", "=", lead)]
+    assert [row["partner_id"] for row in basic.search("mail.followers", followed, "partner_id")] == [3]
+    assert basic.search("res.users", [("partner_id", "=", 3)], "login", "share") == [
+        {"id": 2, "login": "admin", "share": False}
+    ]
+
+
 def test_a_fallback_record_that_is_not_there_is_a_new_one(basic: Server) -> None:
     lead = basic.deliver(mail(1, "nowhere@mydatabase.example"), "crm.lead", thread_id=999)
     assert basic.call("crm.lead", "search", []) == [lead]

@@ -3,16 +3,14 @@
 import json
 import re
 import xmlrpc.client
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.oracle_player import dump, play, serving
+from support.oracle_player import dump, play, serving, sql
 from support.stores import NewStore, stores_with
 
-from mail_database.store import key_of, open_database
-from mail_database.tables import now
+from mail_database.store import open_database
 
 ORACLE = Path(__file__).parent / "oracle"
 CASES = {case["number"]: case for case in json.loads((ORACLE / "cases.json").read_text())}
@@ -159,29 +157,6 @@ DIFFERENT: dict[int, tuple[str, list[Any]]] = {
     932: (KEPT, [False]),
 }
 
-OUR_WORDS = {
-    "update mail_alias set alias_force_thread_id=777": "update aliases set thread_id=777",
-    "delete from crm_lead where": "delete from records where model='crm.lead' and",
-    "update ir_mail_server set smtp_port=9": "",
-    "ir_config_parameter": "parameters",
-    "update mail_message set model=null,res_id=null": "update messages set model=null,thread_id=null",
-}
-
-
-def sql(number: int, statement: str) -> str:
-    """Return a change that was made behind Odoo's back, in the words of our tables; "" for what we don't have."""
-    minutes = re.search(r"interval '(\d+) minutes'", statement)
-    if minutes:
-        return f"update records set created = '{now() - timedelta(minutes=int(minutes[1]))}' where id > 3"
-    new_id = re.search(r"set message_id='(<[^']*>)'", statement)
-    if new_id:
-        change = f"message_id = '{new_id[1]}', message_key = '{key_of(new_id[1])}'"
-        return f"update messages set {change} where message_id = '<odoo-public-1@example.com>'"
-    for theirs, ours in OUR_WORDS.items():
-        statement = statement.replace(theirs, ours)
-    return statement
-
-
 new_world = stores_with(WORLD)  # in which every case begins
 
 
@@ -219,7 +194,7 @@ def test_a_case(new_world: NewStore, number: int) -> None:
         with serving(engine) as url, xmlrpc.client.ServerProxy(f"{url}/xmlrpc/2/object") as proxy:
             for step in CASES[number]["steps"]:
                 if step["op"] == "sql":
-                    statement = sql(number, step["sql"])
+                    statement = sql(step["sql"])
                     if statement:
                         play(engine, proxy, {"op": "sql", "sql": statement})
                     continue

@@ -18,6 +18,7 @@ from mailgate.admin import (
     addresses,
     audit,
     check,
+    explain,
     held,
     postmaster,
     redirections,
@@ -35,8 +36,9 @@ from mailgate.outcome import Ended
 COMMANDS = (
     today.COMMAND,
     trace.COMMAND,
-    audit.COMMAND,
+    explain.COMMAND,
     check.COMMAND,
+    audit.COMMAND,
     held.COMMAND,
     addresses.COMMAND,
     redirections.COMMAND,

@@ -38,6 +38,7 @@ __all__ = [
     "can_write",
     "claim",
     "known",
+    "look",
     "note_attempt",
     "text_of",
 ]
@@ -166,9 +167,7 @@ def claim(
     if not settings.journal:
         yield Claim()
         return
-    digest = _digest_of_message(settings, delivery.message_id)
-    for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
-    key = _digest(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
+    digest, key = _digest_of_message(settings, delivery.message_id), _key(settings, delivery)
     store = _store(settings, report)
 
     claimed = Claim(
@@ -197,19 +196,39 @@ def claim(
             raise
 
 
-def known(settings: Settings, message_id: str) -> Claim:
-    """Return what the journal knows of a message, without the right to deliver it; nothing while another has that.
+@contextlib.contextmanager
+def look(settings: Settings, delivery: Delivery, until: float = 0.0) -> Iterator[Claim]:
+    """Give what claim() would give of a message, and neither lock nor write anything. Raises Ended as it does."""
+    row = _row(settings, delivery.message_id)
+    claimed = _claimed(row)
+    claimed.answer = _answer(row, _key(settings, delivery), settings.read_timeout, delivery.content)
+    yield claimed
 
-    Raises Ended.
-    """
+
+def known(settings: Settings, message_id: str) -> Claim:
+    """Return what the journal knows of a message, without the right to deliver it. Raises Ended."""
+    return _claimed(_row(settings, message_id))
+
+
+def _claimed(row: Row | None) -> Claim:
     claimed = Claim()
-    if settings.journal:
-        store, digest = _store(settings, lambda text: None), _digest_of_message(settings, message_id)
-        with contextlib.suppress(Taken), _usable(), store.lock(digest, time.monotonic()):
-            row = store.read(digest)
-            if row:
-                _remember(claimed, row)
+    if row:
+        _remember(claimed, row)
     return claimed
+
+
+def _row(settings: Settings, message_id: str) -> Row | None:
+    """Return a message's row, which another delivery may be writing. Raises Ended."""
+    if not settings.journal:
+        return None
+    with _usable():
+        return _store(settings, lambda text: None).read(_digest_of_message(settings, message_id))
+
+
+def _key(settings: Settings, delivery: Delivery) -> bytes | None:
+    """Return what tells this delivery from others of the same message, None where it can't be told."""
+    for_whom = delivery.added.replace(b"\r", b"")  # by way of the service, lines have the ends of SMTP
+    return _digest(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
 
 
 def _digest(text: str, more: bytes = b"") -> bytes:

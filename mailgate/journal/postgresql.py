@@ -130,7 +130,7 @@ class Postgresql:
         self.access = (url, password)
         self.claim = os.urandom(16)
         self.seen: bytes | None = None  # whose the row is, as far as this claim knows
-        self.session: _Session
+        self.session: _Session | None = None  # that has the lock
 
     @contextlib.contextmanager
     def lock(self, digest: bytes, until: float) -> Iterator[None]:
@@ -141,11 +141,19 @@ class Postgresql:
             yield
         finally:
             _give_back(self.access, self.session, number)
+            self.session = None
 
     def read(self, digest: bytes) -> Row | None:
         """Return a message's row. Raises as Store.read()."""
-        with _usable():
-            found = self.session.execute(SELECT, {"digest": digest}).fetchone()
+
+        def ask(session: _Session) -> Any:
+            return session.execute(SELECT, {"digest": digest}).fetchone()
+
+        if self.session:
+            with _usable():
+                found = ask(self.session)
+        else:
+            found = self._with_session(ask)
         if not found:
             return None
         self.seen, seen_age, begun_age, *values = found
@@ -158,7 +166,7 @@ class Postgresql:
         try:
             self._write(statement, row)
         except Unusable:
-            if not self.session.closed:
+            if self.session and not self.session.closed:
                 raise
             self._regain(digest)
             self._write(statement, row)
@@ -190,6 +198,7 @@ class Postgresql:
                 _give_back(self.access, session)
 
     def _write(self, statement: str, row: Mapping[str, Any]) -> None:
+        assert self.session
         with _usable():
             written = self.session.execute(statement, {**row, "session": self.session.name})
         if not written.rowcount:

@@ -83,7 +83,7 @@ class Store(Protocol):
         """Hold a message's lock, for which is waited until the monotonic clock says so. Raises Taken."""
 
     def read(self, digest: bytes) -> Row | None:
-        """Return a message's row, None where there is none."""
+        """Return a message's row, None where there is none; also without its lock."""
 
     def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
         """Write a message's row; ``is_begun`` notes that a call may run from now on.

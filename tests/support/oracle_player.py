@@ -5,6 +5,7 @@ import threading
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from waitress.server import create_server
 
 from mail_database import world
 from mail_database.server import access, application
-from mail_database.store import transaction
+from mail_database.store import key_of, transaction
+from mail_database.tables import now
 
 MESSAGES = Path(__file__).parents[1] / "oracle" / "messages"
 MARK = re.compile(r"<[^<>]*-loop-detection-bounce-email@[^<>]*>")
@@ -151,3 +153,26 @@ def play(engine: sa.Engine, proxy: xmlrpc.client.ServerProxy, step: dict[str, An
     else:
         call(proxy, step["model"], step["method"], step["args"], step["kwargs"])
     return {}
+
+
+OUR_WORDS = {
+    "update mail_alias set alias_force_thread_id=777": "update aliases set thread_id=777",
+    "delete from crm_lead where": "delete from records where model='crm.lead' and",
+    "update ir_mail_server set smtp_port=9": "",
+    "ir_config_parameter": "parameters",
+    "update mail_message set model=null,res_id=null": "update messages set model=null,thread_id=null",
+}
+
+
+def sql(statement: str) -> str:
+    """Return a change that was made behind Odoo's back, in the words of our tables; "" for what we don't have."""
+    minutes = re.search(r"interval '(\d+) minutes'", statement)
+    if minutes:
+        return f"update records set created = '{now() - timedelta(minutes=int(minutes[1]))}' where id > 3"
+    new_id = re.search(r"set message_id='(<[^']*>)'", statement)
+    if new_id:
+        change = f"message_id = '{new_id[1]}', message_key = '{key_of(new_id[1])}'"
+        return f"update messages set {change} where message_id = '<odoo-public-1@example.com>'"
+    for theirs, ours in OUR_WORDS.items():
+        statement = statement.replace(theirs, ours)
+    return statement
