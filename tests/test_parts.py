@@ -78,6 +78,10 @@ def play(endpoint: Endpoint, folder: Path, plays: Sequence[str | bytes], deliver
         ([LOST], ["info", "support", "info"], "info support"),
         ([CUT, TAKES, http(500)], ["info", "support", "support", "info"], "info support"),
         ([CUT, CUT], ["info", "support", "support", "info"], "info support"),
+        # one that the database may have, and then surely does not take
+        ([CUT, http(503)], ["info", "info", "support", "info"], "info support"),
+        ([CUT, http(404)], ["info", "info", "support", "info"], "info support"),
+        ([CUT, BROKEN], ["info", "info", "support", "info"], "info support"),
         ([CUT, LOST], ["info", "support", "support", "info"], "info support"),
         ([TAKES, CUT], ["info", "support help", "support", "support help"], "help info support"),
         ([TAKES, TAKES, CUT], ["info", "support help", "help support", "help"], "help info support"),

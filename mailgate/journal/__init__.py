@@ -7,7 +7,7 @@ message twice"). So who delivers a message has its lock, and its row says what t
     begun     the database may have been working on the message since then: until READ_TIMEOUT after it, nobody
               delivers it
     ending    where it is final (FOR_GOOD), the database's answer to the delivery that ``delivery`` stands for
-    neither   the database does not have the message
+    neither   the last call has not reached the database; where there are recipients, an earlier one may have
 
 A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DAYS after the message was seen last.
 """
@@ -184,15 +184,20 @@ def _store(settings: Settings, report: Callable[[str], None]) -> Store:
 
 
 def _remember(claimed: Claim, row: Row) -> None:
-    """Take over what the row says; what ended clearly, and not for good, the database has not got."""
+    """Take over what the row says.
+
+    What ended clearly, and not for good, the database has not got from that call; where there are recipients, it may
+    have it from an earlier one.
+    """
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    claimed.is_noted = claimed.was_ambiguous or claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
+    is_final = claimed.ending in {outcome.name for outcome in FOR_GOOD}
+    claimed.is_noted = claimed.was_ambiguous or is_final or bool(served)
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
     if claimed.is_noted:
-        claimed.date = row.values["date"]
-        claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
+        claimed.date, claimed.served = row.values["date"], served
 
 
 def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
