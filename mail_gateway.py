@@ -26,6 +26,7 @@ must end as 75 too. Each function imports what it needs, for an import is most o
 import _signal as signal  # type: ignore[import-not-found]  # mypy has no stub of it
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from mailgate.outcome import Verdict
 
 EX_TEMPFAIL = 75  # sysexits.h
+TICK_SECONDS = 1.0  # a signal that comes just before a call of the system begins to wait is taken at the next tick
 SAY_WITHIN_SECONDS = 10.0  # for our line and the log: a log that blocks must not spoil the status
 
-# Each would end the process in a way that some MTA takes for a permanent failure, except SIGALRM: our deadline.
+# Each would end the process in a way that some MTA takes for a permanent failure, except SIGALRM: our tick.
 SIGNALS = {
     getattr(signal, name): name
     for name in ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGALRM")
@@ -63,9 +65,16 @@ class Stopped(BaseException):
         self.name = SIGNALS[number]
 
 
-def stop(number: int, frame: object) -> None:
-    """Take a signal."""
-    raise Stopped(number)
+def stop_at_signals(deadline: float) -> None:
+    """Have signals end the run, and a tick that does so from ``deadline`` on, by the monotonic clock."""
+
+    def stop(number: int, frame: object) -> None:
+        if number != signal.SIGALRM or time.monotonic() >= deadline:
+            raise Stopped(number)
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
 
 
 def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Verdict | None":
@@ -114,7 +123,6 @@ def main(argv: "list[str]") -> int:
     It is longer than other functions: all the ways in which a run may end stand in one place.
     """
     import stat
-    import time
 
     from mailgate import __version__
     from mailgate.arguments import Usage, check, parse_arguments
@@ -178,9 +186,7 @@ def run() -> None:
         from mailgate.handover import hand_over
 
         sys.stderr = None  # the MTA would take a library's warning for our line
-        for number in SIGNALS:
-            signal.signal(number, stop)
-        signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+        stop_at_signals(time.monotonic() + DEADLINE)
         answered = hand_over(sys.argv[1:], os.environ)
         if answered:
             ignore_signals()

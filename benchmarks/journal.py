@@ -98,9 +98,10 @@ def filled(folder: Path, rows: int) -> Settings:
     with contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
         (row,) = connection.execute("select * from message").fetchall()
         marks = ", ".join("?" * len(row))
-        others = ((os.urandom(DIGEST_BYTES), *row[1:]) for _ in range(rows))
+        others = ((None, os.urandom(DIGEST_BYTES), *row[2:]) for _ in range(rows))
         connection.executemany(f"insert into message values ({marks})", others)
         connection.commit()
+        connection.execute("pragma wal_checkpoint(truncate)")  # a single large transaction, which no delivery is
     return settings
 
 

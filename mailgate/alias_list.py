@@ -82,13 +82,13 @@ def left_out(addresses: Addresses, listed: Addresses) -> list[str]:
     return [address for address in sorted(named) if not is_ours(addresses, Recipient(address))]
 
 
-def settle(client: Client, addresses: Addresses, matches: list[Match]) -> list[Match]:
+def settle(client: Client, addresses: Addresses, matches: list[Match], is_new: bool = True) -> list[Match]:
     """Return the matches without doubt about which address it is, as far as the database says.
 
-    For a message to one recipient its refusal would say so; one to several is not refused for one of them.
+    For a new message to one recipient its refusal would say so; one to several is not refused for one of them.
     """
     in_doubt = [each.recipient for each in matches if len(each.addresses) > 1]
-    if not in_doubt or sum(bool(each.rule) for each in matches) < 2:
+    if not in_doubt or (is_new and sum(bool(each.rule) for each in matches) < 2):
         return matches
     try:
         known = merged(addresses, ask(client, addresses, in_doubt))

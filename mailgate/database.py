@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache, cached_property
 from typing import Any
 
-from mailgate import __version__
+from mailgate import DEADLINE, __version__
 from mailgate.envelope import PIECE_BYTES, Raw
 from mailgate.judge import MAX_ANSWER_BYTES, NOT_TAKEN, Reply, user_id_of, value_of
 from mailgate.outcome import Ended, Outcome
 from mailgate.settings import Settings
 
+QUESTION_SECONDS = 15.0  # that the answer to a question may take: a message may need several of them
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 
 
@@ -18,16 +19,16 @@ class Body:
     """The body of a request, made anew by ``pieces`` for each try; ``is_leaving`` tells whether any of it has left.
 
     requests sends what has a length and can be iterated as it comes, with a Content-Length; it begins when there is
-    a connection, with TLS where that is used. ``on_leaving`` is called then, and again when all of it has left: a proxy
-    may pass it on only now. Between two pieces of a large message there is a pause of ``large_pause`` seconds, for a
-    service that has other messages to send.
+    a connection, with TLS where that is used. ``on_leaving`` is called then, and again, with True, when all of it has
+    left: a proxy may pass it on only now. Between two pieces of a large message there is a pause of ``large_pause``
+    seconds, for a service that has other messages to send.
     """
 
     def __init__(
         self,
         size: int,
         pieces: Callable[[], Iterable[bytes]],
-        on_leaving: Callable[[], None] = lambda: None,
+        on_leaving: Callable[[bool], None] = lambda has_left: None,
         large_pause: float = 0.0,
     ) -> None:
         self.size, self.pieces, self.on_leaving, self.large_pause = size, pieces, on_leaving, large_pause
@@ -38,12 +39,12 @@ class Body:
 
     def __iter__(self) -> Iterator[bytes]:
         self.is_leaving = True
-        self.on_leaving()
+        self.on_leaving(False)
         for number, piece in enumerate(_joined(self.pieces())):
             if number and self.large_pause:
                 time.sleep(self.large_pause)
             yield piece
-        self.on_leaving()
+        self.on_leaving(True)
 
 
 def _body(call: str) -> Body:
@@ -51,7 +52,7 @@ def _body(call: str) -> Body:
     return Body(len(data), lambda: [data])
 
 
-def _message_body(call: str, added: bytes, raw: Raw, on_leaving: Callable[[], None], large_pause: float) -> Body:
+def _message_body(call: str, added: bytes, raw: Raw, on_leaving: Callable[[bool], None], large_pause: float) -> Body:
     """Return the body of a call that has an empty message: with this one, in base64, in its place."""
     from itertools import chain
 
@@ -119,12 +120,12 @@ class Client:
         """Where the certificate authorities are that are trusted."""
         return self.settings.ca_file or _system_ca()
 
-    def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[], None]) -> Reply:
+    def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[bool], None]) -> Reply:
         """Send ``added`` and the message to message_process and return what answers.
 
-        ``on_leaving`` is called each time before the message leaves, and when it has left. Failures that surely never
-        reached the database are retried until the monotonic clock says ``until``. Raises Ended when there is no
-        answer, when it is ambiguous whether the database has the message, and when the login fails.
+        ``on_leaving`` is called each time before the message leaves, and with True when it has left. Failures that
+        surely never reached the database are retried until the monotonic clock says ``until``. Raises Ended when there
+        is no answer, when it is ambiguous whether the database has the message, and when the login fails.
         """
         from xmlrpc.client import Binary
 
@@ -134,13 +135,14 @@ class Client:
 
     def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any], until: float) -> object:
         """Return what a method of a model returns. Raises Ended."""
-        return value_of(self._send("object", _body(self._call(model, method, arguments, options, until)), until))
+        call = self._call(model, method, arguments, options, until)
+        return value_of(self._send("object", _body(call), until, QUESTION_SECONDS))
 
     def version(self, until: float) -> object:
         """Return what the server says of its version. Raises Ended."""
         from xmlrpc.client import dumps
 
-        return value_of(self._send("common", _body(dumps((), "version")), until))
+        return value_of(self._send("common", _body(dumps((), "version")), until, QUESTION_SECONDS))
 
     def reads_all_shapes(self) -> bool:
         """Tell whether the server says that any header is read in linear time, as mail_database does; no Odoo does."""
@@ -170,8 +172,10 @@ class Client:
             self.known_until = time.monotonic() + USER_ID_SECONDS
         return self.user_id
 
-    def _send(self, service: str, body: Body, until: float) -> Reply:
-        reply = _patiently(lambda: _send(self, f"{self.settings.url}/xmlrpc/2/{service}", body), until, self.retrying)
+    def _send(self, service: str, body: Body, until: float, longest: float = DEADLINE) -> Reply:
+        """Return the answer, for which is waited READ_TIMEOUT, and ``longest`` at most. Raises Ended."""
+        url, read_timeout = f"{self.settings.url}/xmlrpc/2/{service}", min(self.settings.read_timeout, longest)
+        reply = _patiently(lambda: _send(self, url, body, read_timeout), until, self.retrying)
         if reply.status == 200:
             self.replied_at = time.monotonic()
         return reply
@@ -198,7 +202,7 @@ def _prepared(url: str) -> Any:
     return Request("POST", url, headers).prepare()
 
 
-def _send(client: Client, url: str, body: Body) -> Reply:
+def _send(client: Client, url: str, body: Body, read_timeout: float) -> Reply:
     """Send one request and return the answer. Raises Unreached or Ended.
 
     What the library raises is of many kinds, and more with each version. What counts is whether the request had begun
@@ -211,7 +215,7 @@ def _send(client: Client, url: str, body: Body) -> Reply:
         # Without a session: no proxies and no netrc of the environment, no cookies, no redirects; the settings say all.
         with client.adapter.send(
             request,
-            timeout=(client.settings.connect_timeout, client.settings.read_timeout),
+            timeout=(client.settings.connect_timeout, read_timeout),
             verify=client.authorities,
             stream=True,  # so that no more of the answer is read than _reply reads
         ) as response:

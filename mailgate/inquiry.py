@@ -8,7 +8,7 @@ sender was told; or the message answers a notice of the database, which nobody r
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from mailgate.addresses import Addresses, Match
@@ -20,6 +20,8 @@ NOT_SEEN = "the database says that it knows the message, but has it on no record
 
 # What stands in References or In-Reply-To of an answer to a notice of Odoo's.
 _NOTICE = re.compile(rb"-loop-detection-bounce-email@")
+
+MAX_DOMAINS = 1000  # of a database, that are looked at
 
 # What only a machine's or a list's mail has (RFC 3834, 3.1.7 and 5; RFC 2369), and the values that say nothing.
 MACHINE_FIELDS = (b"auto-submitted", b"x-auto", b"list-", b"feedback-id", b"precedence", b"x-precedence")
@@ -47,26 +49,33 @@ def of_false(
         known = of_known(client, message_id)
         if known:
             return known
-        if sender == "" or _may_be_bounce(head, addresses, matches) or _may_be_notice(client, matches):
+        special = addresses.catchall | addresses.bounce
+        if sender == "" or _may_be_bounce(head, special, matches) or _may_be_notice(client, matches):
+            return Verdict(Outcome.ACCEPTED)
+        if not addresses.alias_domains and _may_be_bounce(head, _special(client), matches):
             return Verdict(Outcome.ACCEPTED)
     except Ended as ended:  # it has taken the message; what became of it, it does not say
         return Verdict(Outcome.ACCEPTED, f"not known of which kind: {ended.verdict.cause}")
     return Verdict(Outcome.IN_PROGRESS, NOT_SEEN)
 
 
-def of_another_model(client: Client, ancestors: list[str], addresses: Iterable[str]) -> set[str]:
-    """Return which addresses are aliases for another kind of record than that on whose thread an answer belongs.
+def record_of(client: Client, message_ids: Iterable[str]) -> tuple[str, int] | None:
+    """Return model and id of the record on which the newest of these messages is, None for none. Raises Ended."""
+    known = list(filter(str.isprintable, message_ids))  # what is not can't be asked for
+    options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
+    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
+    model, record_id = (newest[0].get("model"), newest[0].get("res_id")) if newest else (None, None)
+    return (str(model), record_id) if model and record_id and type(record_id) is int else None
+
+
+def of_another_model(client: Client, model: str, addresses: Iterable[str]) -> set[str]:
+    """Return which addresses are aliases for another kind of record than ``model``, that of an answer's thread.
 
     With one of these among its recipients, the database makes a forward of an answer, and its thread gets nothing
     (docs/odoo.md, "Answers and threads"). Raises Ended.
     """
-    options = {"fields": ["id", "model", "res_id"], "order": "id desc", "limit": 1}
-    known = list(filter(str.isprintable, ancestors))  # what is not can't be asked for
-    newest = _rows(client, "mail.message", [["message_id", "in", known]], options)
-    if not newest or not newest[0].get("model") or not newest[0].get("res_id"):
-        return set()
     names = _local_parts(addresses)
-    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", newest[0]["model"]]]
+    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", model]]
     found = _rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
     return {canonical_address(str(row.get("alias_full_name"))) for row in found}
 
@@ -85,9 +94,18 @@ def _is_automatic(head: bytes) -> bool:
     )
 
 
-def _may_be_bounce(head: bytes, addresses: Addresses, matches: Iterable[Match]) -> bool:
-    """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice."""
-    special = addresses.catchall | addresses.bounce
+def _special(client: Client) -> set[str]:
+    """Return the database's catchall and bounce addresses, for settings that name no alias domain. Raises Ended."""
+    fields = ["catchall_email", "bounce_email"]
+    rows = _rows(client, "mail.alias.domain", [], {"fields": fields, "limit": MAX_DOMAINS})
+    return {canonical_address(str(row[name])) for row in rows for name in fields if row.get(name)}
+
+
+def _may_be_bounce(head: bytes, special: Collection[str], matches: Iterable[Match]) -> bool:
+    """Tell whether the database may take a message for a bounce, or for one that is to be answered by a notice.
+
+    ``special`` has the catchall and bounce addresses.
+    """
     if _is_automatic(head) or any(address.lower() in special for match in matches for address in match.addresses):
         return True
     for name, field in fields(head):

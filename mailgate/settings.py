@@ -66,8 +66,8 @@ VARIABLES = {
     "METRICS": Variable(values.socket_address),
 }
 
-# Names of earlier versions, which still count where the new one is not set.
-OLD_NAMES = {"STATE": "JOURNAL"}
+# JOURNAL's name in earlier versions. It counts where the new one is not set, if its folder has nothing of theirs.
+OLD_NAME = "STATE"
 
 
 class Settings(NamedTuple):
@@ -122,7 +122,7 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     Raises Ended(SETTINGS) that names every variable which is wrong, missing or unreadable, and no secret.
     """
     built, wrong = _converted(variables)
-    if not built.get("journal") and "JOURNAL" not in wrong and os.path.exists(OLD_STATE):
+    if not built.get("journal") and not wrong.keys() & {"JOURNAL", OLD_NAME} and os.path.exists(OLD_STATE):
         wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
     if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
         wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
@@ -143,8 +143,14 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
     """Return the value of each variable, or its default, by its name in Settings, and what is wrong with it."""
     built: dict[str, Any] = {}
     wrong: dict[str, str] = {}
-    old = {new: variables[name] for name, new in OLD_NAMES.items() if name in variables}
-    variables = old | dict(variables)
+    if OLD_NAME in variables and "JOURNAL" not in variables:
+        if _is_of_earlier_version(variables[OLD_NAME]):
+            wrong[OLD_NAME] = (
+                f"names a folder of an earlier version: make another one for the journal, name it in {PREFIX}JOURNAL, "
+                f"and remove {PREFIX}{OLD_NAME}"
+            )
+        else:
+            variables = {"JOURNAL": variables[OLD_NAME], **variables}
     if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
         variables = {"JOURNAL": JOURNAL, **variables}
     if os.access(HOLD, os.W_OK | os.X_OK):
@@ -158,6 +164,12 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
             if built[name.lower()] is REQUIRED:
                 wrong[name] = "is missing"
     return built, wrong
+
+
+def _is_of_earlier_version(folder: str) -> bool:
+    """Tell whether an earlier version kept its notes in a folder: 256 folders, named by a byte each."""
+    is_readable = os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+    return is_readable and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
 
 
 def _contradictions(built: Mapping[str, Any]) -> dict[str, str]:
@@ -201,7 +213,7 @@ def _settings_file(path: str) -> tuple[dict[str, str], list[str]]:
         for binding in bindings
         if binding.error or (binding.key and (binding.value is None or _is_misspelt(binding.key)))
     ]
-    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in {*VARIABLES, *OLD_NAMES}})
+    unknown = sorted({name for name in ours if name.removeprefix(PREFIX) not in {*VARIABLES, OLD_NAME}})
     twice = sorted({name for name in ours if ours.count(name) > 1})
     wrong = {
         values.PUBLIC: is_public and found.get(PREFIX + "PASSWORD"),

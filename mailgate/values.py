@@ -148,7 +148,9 @@ def is_public(file: IO[bytes]) -> bool:
 
 
 def folder(value: str) -> str:
-    """Return the path of a folder that we can write, and nobody else."""
+    """Return the absolute path of a folder that we can write, and nobody else."""
+    if not os.path.isabs(value):  # in which folder we are called is the MTA's to say
+        raise ValueError("must be an absolute path")
     if not (os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK)):
         raise ValueError(f"is not a folder that can be written: {value}")
     descriptor = os.open(value, os.O_RDONLY | os.O_DIRECTORY)
@@ -239,9 +241,9 @@ def users(value: str) -> frozenset[str]:
 
 
 def days(value: str) -> int:
-    """Return a number of days."""
-    if not (value.isascii() and value.isdigit()) or not 0 < int(value) <= 3650:
-        raise ValueError("must be a number of days from 1 to 3650")
+    """Return a number of days, no less than a mail server keeps mail in its queue (Exim: 8)."""
+    if not (value.isascii() and value.isdigit()) or not 8 <= int(value) <= 3650:
+        raise ValueError("must be a number of days from 8 to 3650")
     return int(value)
 
 

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes
-from mailgate.addresses import Addresses, Match, choices, is_ours, match
+from mailgate.addresses import BOUNCE, CATCHALL, Addresses, Match, choices, is_ours, match
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Raw, Recipient
+from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
 from mailgate.judge import judge
 from mailgate.log import Facts, error_text, quoted
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -20,6 +20,8 @@ from mailgate.settings import Settings
 
 # Ambiguous tries in a row after which the database is asked whether it has the message, before it is given it again.
 ASKS_AFTER_TRIES = 2
+PARTS_SECONDS = 300.0  # for the calls of a message, but the last of them; a whole run has DEADLINE
+FOR_NO_RECORD = (CATCHALL, BOUNCE)  # rules
 TO_BE_WAITED_FOR = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN, Outcome.DATABASE_ERROR)
 
 
@@ -122,46 +124,71 @@ def deliver(
         return Verdict(Outcome.FAILED, error_text(error))
 
 
-def _ending(job: Job, planned: Plan) -> Verdict:
+def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     """Return the ending of a message under the plan's id, and of its parts under theirs.
 
     A message that the journal knows under another Date is another one, and goes under an id of its own. So does each
-    recipient whom the call with this id has not served, or is not to serve.
+    recipient whom the call with this id has not served, or is not to serve. ``is_last`` says that nothing comes after
+    it.
     """
     date = ancestry.date(planned.raw.head())
-    delivery = journal.Delivery(planned.message_id, job.facts.queue_id, planned.added, job.envelope.sender, date)
+    delivery = journal.Delivery(
+        planned.message_id,
+        job.facts.queue_id,
+        planned.added,
+        job.envelope.sender,
+        date,
+        lambda: message.digest(planned.raw),
+    )
     with job.claim(job.settings, delivery, job.until) as claimed:
-        if None not in (claimed.date, date) and claimed.date != date:
-            other = ancestry.derived_id(planned.message_id, str(date))
-            return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other))
-        mine, apart = _split(job, planned, claimed)
+        is_another = None not in (claimed.date, date) and claimed.date != date
+        mine, apart = ([], {}) if is_another else _split(job, planned, claimed)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
-        verdicts = [_of_call(job, whole, claimed, is_last=not apart)] if mine else []
+        verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
+    if is_another:
+        other = ancestry.derived_id(planned.message_id, str(date))
+        return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other), is_last)
     if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):
-        verdicts += _of_parts(job, planned, apart)
-    temporary = [verdict for verdict in verdicts if verdict.outcome.is_temporary]
-    served = [verdict for verdict in verdicts if verdict.outcome in journal.FOR_GOOD]
-    return [*temporary, *served, *verdicts][0]
+        verdicts += _of_parts(job, planned, apart, is_last)
+    return _overall(verdicts)
 
 
-def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], list[Match]]:
-    """Return the recipients whom a call with the plan's id serves, and those who need one of their own.
+def _overall(verdicts: list[Verdict]) -> Verdict:
+    """Return the ending that counts, and the causes of all: what waits, what a person has to see, what was served."""
+
+    def rank(verdict: Verdict) -> tuple[bool, bool, bool]:
+        outcome = verdict.outcome
+        return not outcome.is_temporary, outcome is not Outcome.HELD, outcome not in journal.FOR_GOOD
+
+    return min(verdicts, key=rank)._replace(cause="; ".join(verdict.cause for verdict in verdicts if verdict.cause))
+
+
+def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], dict[str, list[Match]]]:
+    """Return the recipients whom a call with the plan's id serves, and the others, by what their own calls are named.
 
     Where the journal has noted a call with this id, it serves those of that call, and no others: the database has the
     message already, or may have it. Where it has not, an answer is kept apart from the aliases for another kind of
     record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
+    A copy for the catchall or bounce address would make a notice or a bounce of what is on a record: it has no call.
     """
-    matches = [each for each in planned.matches if each.rule]
-    if claimed.is_noted and not claimed.served:  # whom that call served is not known
-        return matches, []
-    apart = claimed.served if claimed.is_noted else _forwarding(job, planned)
+    served, ancestors = claimed.served, ancestry.ancestors(planned.raw.head())
+    apart_at_first = frozenset() if served else _forwarding(job, planned)
+    mine: list[Match] = []
+    apart: dict[str, list[Match]] = {}
+    for each in filter(lambda match: match.rule, planned.matches):
+        names = _names(each)
+        if names[0] not in served and not served.isdisjoint(names):  # one of its addresses, which may be another's
+            (settled,) = alias_list.settle(job.client, job.addresses, [each], is_new=False)
+            each, names = settled, _names(settled)
+        is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
+        is_mine = is_mine or (bool(served) and each.rule in FOR_NO_RECORD and not ancestors)
+        (mine if is_mine else apart.setdefault(names[0], [])).append(each)
+    return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
 
-    def is_there(each: Match) -> bool:
-        return any(journal.text_of(address.lower()) in apart for address in each.addresses)
 
-    found = [each for each in matches if is_there(each)]
-    others = [each for each in matches if not is_there(each)]
-    return (found, others) if claimed.is_noted else (others, found)
+def _names(each: Match) -> list[str]:
+    """Return a recipient's addresses as the journal has them."""
+    return [journal.text_of(address.lower()) for address in each.addresses]
 
 
 def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
@@ -172,23 +199,60 @@ def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
     if not ancestors or len(planned.recipients) < 2 or not hidden:
         return frozenset()
     try:
-        found = inquiry.of_another_model(job.client, ancestors, hidden)
+        thread = inquiry.record_of(job.client, ancestors)
+        found = inquiry.of_another_model(job.client, thread[0], hidden) if thread else set()
     except Ended:
         return frozenset()
     return frozenset() if found >= {*planned.recipients} else frozenset(found)
 
 
-def _of_parts(job: Job, planned: Plan, apart: list[Match]) -> list[Verdict]:
-    """Return the endings of a message for recipients with a call each, under an id made of the message's and theirs.
+def _with_thread(
+    job: Job, planned: Plan, mine: list[Match], apart: dict[str, list[Match]]
+) -> tuple[list[Match], dict[str, list[Match]]]:
+    """Return the same for an answer, which is to be on its thread once, and not once for each recipient.
 
-    Their copy names no recipient in its header: the database has served those, and would serve them again.
+    It belongs there for all but aliases for another kind of record. So the plan's call serves these recipients too,
+    where it has put the message on the thread, or will; where it has made a forward, another one serves them together.
+    """
+    ancestors = ancestry.ancestors(planned.raw.head())
+    ours = [address for each in mine for address in each.addresses]
+    try:
+        thread = inquiry.record_of(job.client, ancestors) if ancestors else None
+        if not thread:
+            return mine, apart
+        forwards = inquiry.of_another_model(job.client, thread[0], [*apart, *ours])
+        place = inquiry.record_of(job.client, [planned.message_id])
+    except Ended:  # the database does not say
+        return mine, apart
+    together = [each for name, matches in apart.items() if name not in forwards for each in matches]
+    others = {name: matches for name, matches in apart.items() if name in forwards}
+    if place == thread or (not place and forwards.isdisjoint(map(canonical_address, ours))):
+        return mine + together, others
+    return mine, others | ({f"{thread[0]},{thread[1]}": together} if together else {})
+
+
+def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: bool) -> list[Verdict]:
+    """Return the endings of a message for recipients with calls of their own, under ids made of its id and names.
+
+    Their copy names no recipient in its header: the database has served those, and would serve them again. Nobody's
+    call is begun after PARTS_SECONDS: there may be thousands, and the next try goes on where this one ends.
     """
     copy = message.without_recipients(planned.raw)
+    until = job.until - job.settings.patience + PARTS_SECONDS
     try:
-        verdicts = []
-        for each in apart:
-            instead = ancestry.derived_id(planned.message_id, journal.text_of(each.addresses[0].lower()))
-            verdicts.append(_ending(job, _planned([each], job.envelope, copy, instead)))
+        verdicts: list[Verdict] = []
+        for number, (name, matches) in enumerate(apart.items(), 1):
+            if verdicts and time.monotonic() >= until:
+                verdicts.append(Verdict(Outcome.BUSY, f"{len(apart) - len(verdicts)} other recipients must wait"))
+                break
+            instead = ancestry.derived_id(planned.message_id, name)
+            part = _planned(matches, job.envelope, copy, instead)
+            try:
+                verdict = _ending(job, part, is_last and number == len(apart))
+            except Ended as ended:
+                verdict = ended.verdict
+            told = " ".join(filter(None, (verdict.outcome.name.lower(), str(verdict.record_id or ""), verdict.cause)))
+            verdicts.append(verdict._replace(cause=f"{name} apart: {told}"))
     finally:
         copy.file.close()
     return verdicts

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from support.disk import disk  # noqa: F401 a fixture
 from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
@@ -30,7 +31,9 @@ SECONDS = {
     "test_journal.py": 110,
     "test_bytes.py": 100,
     "test_mail_database_cases.py": 80,
+    "test_kills.py": 110,
     "test_endings.py": 60,
+    "test_disk.py": 45,
     "test_lmtp_abuse.py": 60,
     "test_routing.py": 45,
     "test_journal_postgresql.py": 45,

@@ -44,13 +44,16 @@ class Way:
         self.name, self.gateway, self.database, self.service = name, gateway, database, service
         self.count = 0
 
-    def deliver(self, recipients: str, to: str = "list@lists.test", more: bytes = DATE, id: str = "1") -> list[str]:
+    def deliver(
+        self, recipients: str, to: str = "list@lists.test", more: bytes = DATE, id: str = "1", original: str = ""
+    ) -> list[str]:
         """Deliver a message with this id, and return the models of the records that this has made."""
         self.count += 1
         before = self._records()
         options = [f"--queue-id=4ZkXq9{self.count}", "--sender=ann@outside.test"]
         if self.service:
             options.append(f"--service={self.service.address}")
+        options += [f"--original-recipient={name}@example.com" for name in original.split()]
         addresses = [f"{name}@example.com" for name in recipients.split()]
         message = f"From: Ann <ann@outside.test>\nTo: {to}\nMessage-ID: <{id}.{self.name}@outside.test>\n".encode()
         result = self.gateway.run(*options, "--", *addresses, message=message + more + b"Subject: x\n\nwords\n")
@@ -96,6 +99,14 @@ def test_a_copy_in_bcc_that_comes_later_makes_nothing_twice(way: Way) -> None:
     assert way.deliver("info support", "info@example.com") == []
 
 
+@pytest.mark.parametrize("special", ["catchall", "bounce"])
+def test_a_copy_to_catchall_or_bounce_of_what_is_on_a_record_is_told_to_nobody(way: Way, special: str) -> None:
+    assert way.deliver("info", id=special) == ["crm.lead"]
+    before = way.database.dump()["notices"]
+    assert way.deliver(special, id=special) == []
+    assert way.database.dump()["notices"] == before
+
+
 def test_another_date_is_another_message(way: Way) -> None:
     assert way.deliver("info") == ["crm.lead"]
     assert way.deliver("info", more=LATER) == ["crm.lead"]
@@ -138,6 +149,48 @@ def test_an_answer_with_an_alias_of_its_own_kind_in_bcc_is_on_its_thread_once(wa
     before = len(way.database.dump()["messages"])
     assert way.deliver("catchall jobs", "catchall@example.com", answer, id="answer") == []
     assert len(way.database.dump()["messages"]) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "made"),
+    [
+        (["catchall", "jobs", "info jobs catchall"], [1, 0, 0]),
+        (["catchall", "jobs support", "help support info"], [1, 1, 1]),
+        (["support", "catchall jobs", "info", "jobs help"], [1, 1, 0, 1]),
+    ],
+)
+def test_an_answer_is_on_its_thread_once_whoever_gets_a_copy_of_it(
+    way: Way, deliveries: list[str], made: list[int]
+) -> None:
+    """An alias of the thread's own kind makes no record of an answer, but would have it there once more."""
+    assert way.deliver("info", id="first") == ["crm.lead"]
+    answer = f"In-Reply-To: <first.{way.name}@outside.test>\n".encode() + LATER
+    counts = []
+    for recipients in deliveries:
+        before = len(way.database.dump()["messages"])
+        way.deliver(recipients, "catchall@example.com", answer, id="answer")
+        counts.append(len(way.database.dump()["messages"]) - before)
+    assert counts == made
+
+
+@pytest.mark.parametrize("name", ["catchall", "bounce"])
+def test_the_database_s_own_addresses_are_known_to_settings_without_a_domain(
+    database: Server, tmp_path: Path, name: str
+) -> None:
+    gateway = Gateway(tmp_path, URL=database.url, PASSWORD=PASSWORD, LOGIN="2", ALIAS_DOMAINS=None)
+    message = f"From: Ann <ann@outside.test>\nMessage-ID: <{os.urandom(8).hex()}@outside.test>\n\nwords\n".encode()
+    result = gateway.run("--sender=ann@outside.test", "--", f"{name}@example.com", message=message)
+    assert result.ending == (0, "2.0.0", "accepted")
+    assert not result.facts["cause"]
+
+
+def test_a_redirected_address_in_the_header_has_not_been_served(way: Way) -> None:
+    """The header names what it was. Whether that or the new one is the database's, the database alone can tell."""
+    header = "info@example.com, contact@example.com, help@example.com"
+    assert way.deliver("info", header) == ["crm.lead", "project.task"]
+    assert way.deliver("jobs", header, original="contact") == ["crm.lead"]
+    assert way.deliver("jobs", header, original="contact") == []
+    assert way.deliver("new", header, original="help") == []
 
 
 def test_the_journal_has_whom_the_database_has_served(way: Way) -> None:

@@ -333,9 +333,7 @@ def test_a_person_at_a_terminal_is_told(arguments: list[str], status: int, text:
     assert text in finished.stdout + finished.stderr
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
 @pytest.mark.parametrize("ignored", [False, True])  # Exim starts what it runs with some signals ignored
 def test_a_signal_keeps_the_mail_in_the_queue(
     gateway: Gateway, endpoint: Endpoint, number: signal.Signals, ignored: bool
@@ -355,7 +353,7 @@ def test_a_signal_keeps_the_mail_in_the_queue(
     )
     out, _ = process.communicate(b"a: b\n\n", timeout=60)
     assert process.returncode == 75
-    assert out.startswith(b"4.4.2 " if number is signal.SIGALRM else b"4.3.0 ")
+    assert out.startswith(b"4.3.0 ")
     assert number.name in gateway.log.read_text()
 
 

@@ -424,7 +424,7 @@ def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
     assert len(endpoint.messages) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_the_service_works_leaves_the_mail_in_the_queue(
     gateway: Gateway, service: Service, endpoint: Endpoint, number: signal.Signals
 ) -> None:

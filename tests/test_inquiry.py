@@ -1,12 +1,14 @@
 """What an answer means that has several meanings, and what becomes of a message that nobody answers."""
 
+import shutil
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.endpoint import Answer, Endpoint, Request, cut, fault, http, returns
-from support.gateway import Gateway
+from support.endpoint import Answer, Endpoint, Request, cut, fault, hang, http, returns
+from support.gateway import ENVIRONMENT, PROGRAM, Gateway
 from support.journal import age
 
 LOOP = fault(1, "TypeError: cannot marshal None unless allow_none is enabled")
@@ -81,6 +83,22 @@ def test_a_database_that_can_not_be_asked_is_believed(gateway: Gateway, endpoint
     endpoint.answers = [returns(False)]
     endpoint.inquiry = inquiry
     assert deliver(gateway) == "accepted"
+
+
+def test_a_question_waits_not_as_long_as_a_delivery(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
+    """A message may need several, and a run has a deadline."""
+    program = tmp_path / "program"
+    program.mkdir()
+    shutil.copytree(PROGRAM.parent / "mailgate", program / "mailgate")
+    path = program / "mailgate" / "database.py"
+    assert "QUESTION_SECONDS = 15.0" in path.read_text()
+    path.write_text(path.read_text().replace("QUESTION_SECONDS = 15.0", "QUESTION_SECONDS = 0.5"))
+    shutil.copy(PROGRAM, program)
+    endpoint.answers, endpoint.inquiry = [returns(False)], hang
+    command = gateway.command("info@example.com", READ_TIMEOUT=200)
+    command[1] = str(program / PROGRAM.name)
+    subprocess.run(command, input=mail(), env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL, timeout=100)
+    assert "outcome=accepted" in gateway.log.read_text()
 
 
 def test_what_is_nowhere_waits_is_asked_for_once_more_and_is_held(gateway: Gateway, endpoint: Endpoint) -> None:

@@ -1,53 +1,203 @@
 """kill -9 between every two steps of a delivery: the next try ends right, and the database has the message once."""
 
-import shutil
-import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from support.endpoint import Endpoint, Request, fault, returns
-from support.gateway import ENVIRONMENT, PROGRAM, Gateway
+from support.endpoint import Endpoint, fault
+from support.gateway import ENVIRONMENT, Gateway, changed
 from support.journal import age, new_database
+from support.records import PARENT, Records
+from support.service import Service, running
 
-MESSAGE = b"From: Ann <ann@outside.test>\nMessage-ID: <1@outside.test>\nSubject: hello\n\nwords\n"
+from mailgate.outcome import Outcome
+
+HEAD = (
+    b"Received: from mx.test by mx.example.com (Postfix) with ESMTP id 4XyZ\n"
+    b"From: Ann <ann@outside.test>\nTo: info@example.com\nMessage-ID: <1@outside.test>\nSubject: hello\n"
+)
+MESSAGE = HEAD + b"\nwords\n"
+# With an alias of another model in Bcc: a call for the thread, then one for the alias.
+ANSWER = HEAD + f"References: {PARENT}\n\nwords\n".encode()
+SENDER = "ann@outside.test"
 READ_TIMEOUT = 150
-
-# Where the process is killed: the file, what is in it, and whether before or after it; then whether the database has
-# the message by then, and whether the next try has to wait.
-STEPS = [
-    ("walk.py", "plan", "before", False, False),
-    ("walk.py", "plan", "after", False, False),
-    ("journal/sqlite.py", "_locked", "after", False, False),
-    ("journal/sqlite.py", "Sqlite.read", "before", False, False),
-    ("journal/sqlite.py", "Sqlite.read", "after", False, False),
-    ("walk.py", "_called", "before", False, False),
-    ("database.py", "Client._user_id", "after", False, False),
-    ("journal/__init__.py", "Claim.note_begun", "before", False, False),
-    ("journal/__init__.py", "Claim.note_begun", "after", False, True),
-    ("database.py", "_reply", "before", True, True),
-    ("database.py", "_reply", "after", True, True),
-    ("walk.py", "judge", "after", True, True),
-    ("journal/__init__.py", "Claim.end", "before", True, True),
-    ("journal/__init__.py", "Claim.end", "after", True, False),
-    ("walk.py", "deliver", "after", True, False),
-    ("log.py", "Log.message", "before", True, False),
-    ("log.py", "Log.message", "after", True, False),
-]
+ENDINGS = {outcome.line for outcome in (Outcome.DELIVERED, Outcome.KNOWN)}
 
 KILLED = """
 
-def _killed(work, when):
+def _killed(work, when, number):
+    count = 0
     def run(*arguments, **named):
         import os
-        if when == "before":
+        nonlocal count
+        count += 1
+        if count == number and when == "before":
             os.kill(os.getpid(), 9)
         found = work(*arguments, **named)
-        os.kill(os.getpid(), 9)
+        if count == number:
+            os.kill(os.getpid(), 9)
         return found
     return run
 
+
+{name} = _killed({name}, {when!r}, {number})
 """
+
+
+class Step(NamedTuple):
+    """Where the process is killed: before or after a function, when it is called for the n-th time.
+
+    ``records`` is how many the database has by then, ``waits`` whether the next try has to wait. The store's functions
+    are those of SQLite's; the other's have the same names.
+    """
+
+    file: str
+    name: str
+    when: str
+    records: int = 0
+    waits: bool = False
+    number: int = 1
+
+    @property
+    def id(self) -> str:
+        """Its name as a test's."""
+        return f"{self.when} {self.name} {self.number}"
+
+    def changed(self, folder: Path, is_server: bool) -> Path:
+        """Return a copy of the program that is killed there."""
+        file, name = self.file, self.name
+        if is_server and file == "journal/sqlite.py":
+            file, name = "journal/postgresql.py", {"_locked": "Postgresql._locked"}.get(name, name)
+            name = name.replace("Sqlite", "Postgresql")
+        return changed(folder / "copy", {file: KILLED.format(name=name, when=self.when, number=self.number)})
+
+
+# A message for one recipient.
+STEPS = [
+    Step("settings.py", "build", "after"),
+    Step("envelope.py", "spool", "after"),
+    Step("alias_list.py", "settle", "after"),
+    Step("walk.py", "plan", "before"),
+    Step("walk.py", "plan", "after"),
+    Step("walk.py", "_ending", "before"),
+    Step("journal/sqlite.py", "_locked", "before"),
+    Step("journal/sqlite.py", "_locked", "after"),
+    Step("journal/sqlite.py", "Sqlite.read", "before"),
+    Step("journal/sqlite.py", "_migrate", "before"),
+    Step("journal/sqlite.py", "_migrate", "after"),
+    Step("journal/sqlite.py", "Sqlite.read", "after"),
+    Step("journal/__init__.py", "_answer", "after"),
+    Step("walk.py", "_split", "before"),
+    Step("walk.py", "_split", "after"),
+    Step("walk.py", "_of_call", "before"),
+    Step("walk.py", "_called", "before"),
+    Step("walk.py", "_unasked", "after"),
+    Step("database.py", "Client._user_id", "after"),
+    Step("database.py", "_message_body", "after"),
+    Step("database.py", "_send", "before"),
+    Step("journal/__init__.py", "Claim.note_begun", "before"),
+    Step("journal/sqlite.py", "Sqlite.write", "before"),
+    Step("journal/sqlite.py", "Sqlite.write", "after", waits=True),
+    Step("journal/__init__.py", "Claim.note_begun", "after", waits=True),
+    Step("database.py", "_joined", "before", waits=True),
+    Step("database.py", "_reply", "before", 1, waits=True),
+    Step("database.py", "_reply", "after", 1, waits=True),
+    Step("database.py", "_send", "after", 1, waits=True),
+    Step("walk.py", "judge", "before", 1, waits=True),
+    Step("walk.py", "judge", "after", 1, waits=True),
+    Step("walk.py", "_understood", "before", 1, waits=True),
+    Step("walk.py", "_understood", "after", 1, waits=True),
+    Step("walk.py", "_called", "after", 1, waits=True),
+    Step("journal/__init__.py", "Claim.end", "before", 1, waits=True),
+    Step("journal/sqlite.py", "Sqlite.write", "before", 1, waits=True, number=2),
+    Step("journal/sqlite.py", "Sqlite.write", "after", 1, number=2),
+    Step("journal/__init__.py", "Claim.end", "after", 1),
+    Step("walk.py", "_of_call", "after", 1),
+    Step("walk.py", "_ending", "after", 1),
+    Step("walk.py", "deliver", "after", 1),
+    Step("log.py", "Log.message", "before", 1),
+    Step("log.py", "Log.message", "after", 1),
+]
+# An answer, and its part for the alias.
+PARTS = [
+    Step("walk.py", "_forwarding", "before"),
+    Step("inquiry.py", "of_another_model", "before"),
+    Step("database.py", "_reply", "after"),  # where its thread is
+    Step("database.py", "_reply", "after", number=2),  # of which model the alias is
+    Step("walk.py", "_forwarding", "after"),
+    Step("walk.py", "_split", "after"),
+    Step("walk.py", "_planned", "after", number=2),
+    Step("walk.py", "_of_call", "before"),
+    Step("journal/sqlite.py", "Sqlite.write", "before"),
+    Step("journal/sqlite.py", "Sqlite.write", "after", waits=True),
+    Step("database.py", "_reply", "before", 1, waits=True, number=3),
+    Step("journal/sqlite.py", "Sqlite.write", "before", 1, waits=True, number=2),
+    Step("journal/sqlite.py", "Sqlite.write", "after", 1, number=2),
+    Step("walk.py", "_of_call", "after", 1),
+    Step("walk.py", "_of_parts", "before", 1),
+    Step("walk.py", "_ending", "before", 1, number=2),
+    Step("journal/sqlite.py", "_locked", "after", 1, number=2),
+    Step("journal/sqlite.py", "Sqlite.read", "after", 1, number=2),
+    Step("walk.py", "_split", "after", 1, number=2),
+    Step("walk.py", "_called", "before", 1, number=2),
+    Step("journal/sqlite.py", "Sqlite.write", "before", 1, number=3),
+    Step("journal/sqlite.py", "Sqlite.write", "after", 1, waits=True, number=3),
+    Step("database.py", "_reply", "before", 2, waits=True, number=4),
+    Step("walk.py", "judge", "after", 2, waits=True, number=2),
+    Step("journal/sqlite.py", "Sqlite.write", "before", 2, waits=True, number=4),
+    Step("journal/sqlite.py", "Sqlite.write", "after", 2, number=4),
+    Step("walk.py", "_of_call", "after", 2, number=2),
+    Step("walk.py", "_of_parts", "after", 2),
+    Step("walk.py", "deliver", "after", 2),
+]
+# A message that the database has, and says only False.
+KNOWN = [
+    Step("walk.py", "_understood", "before", 1, waits=True),
+    Step("inquiry.py", "of_false", "before", 1, waits=True),
+    Step("inquiry.py", "of_known", "before", 1, waits=True),
+    Step("inquiry.py", "of_known", "after", 1, waits=True),
+    Step("inquiry.py", "of_false", "after", 1, waits=True),
+    Step("walk.py", "_understood", "after", 1, waits=True),
+    Step("journal/__init__.py", "Claim.end", "before", 1, waits=True),
+    Step("journal/__init__.py", "Claim.end", "after", 1),
+]
+# One that the database can't digest.
+HELD = [
+    Step("walk.py", "judge", "after"),
+    Step("walk.py", "_held", "before"),
+    Step("hold.py", "new_path", "before"),
+    Step("hold.py", "new_path", "after"),
+    Step("journal/__init__.py", "Claim.end", "before"),
+    Step("journal/__init__.py", "Claim.end", "after"),
+    Step("hold.py", "store", "before"),
+    Step("hold.py", "_sync_folder", "before"),
+    Step("hold.py", "_sync_folder", "before", number=2),
+    Step("hold.py", "_sync_folder", "after", number=2),
+    Step("hold.py", "store", "after"),
+    Step("journal/__init__.py", "Claim.end", "before", number=2),
+    Step("journal/__init__.py", "Claim.end", "after", number=2),
+    Step("walk.py", "_held", "after"),
+    Step("log.py", "Log.message", "before"),
+]
+# By the service, which has the same walk; its own steps are around it.
+SERVICE = [
+    Step("service/workers.py", "Workers._start", "before"),
+    Step("service/delivery.py", "_Delivery.walk", "before"),
+    Step("walk.py", "_called", "before"),
+    Step("journal/__init__.py", "Claim.note_begun", "after", waits=True),
+    Step("walk.py", "judge", "before", 1, waits=True),
+    Step("walk.py", "_of_parts", "before", 1),
+    Step("walk.py", "judge", "before", 2, waits=True, number=2),
+    Step("walk.py", "deliver", "after", 2),
+    Step("service/delivery.py", "_Delivery.walk", "after", 2),
+    Step("service/delivery.py", "_Delivery.replies", "before", 2),
+]
+
+
+def rows(steps: list[Step]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("step", steps, ids=[step.id for step in steps])
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -57,91 +207,113 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]:
     return new_database(request.getfixturevalue("journal_server"), tmp_path) if is_server else {}
 
 
-class Database:
-    """An answer that makes a record of each message that it has not yet, and knows the others."""
-
-    def __init__(self) -> None:
-        self.records: list[bytes] = []
-
-    def __call__(self, connection: socket.socket, request: Request) -> None:
-        if b"message_process" not in request.body:
-            rows = [{"id": 1, "model": "crm.lead", "res_id": 7}] if self.records else []
-            connection.sendall(returns(rows))
-            return
-        is_new = not self.records
-        self.records += [request.message] * is_new
-        connection.sendall(returns(7 if is_new else False))
+@pytest.fixture
+def gateway(endpoint: Endpoint, tmp_path: Path, place: dict[str, object]) -> Gateway:
+    (tmp_path / "held").mkdir()
+    return Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, HOLD=tmp_path / "held", **place)
 
 
-@pytest.mark.parametrize(("file", "name", "when", "has_it", "waits"), STEPS)
-def test_the_next_try_ends_right(
-    endpoint: Endpoint,
-    tmp_path: Path,
-    place: dict[str, object],
-    file: str,
-    name: str,
-    when: str,
-    has_it: bool,
-    waits: bool,
-) -> None:
-    if place and file == "journal/sqlite.py":
-        file, name = "journal/postgresql.py", f"Postgresql.{name.removeprefix('Sqlite.')}"
-    database = Database()
-    endpoint.answers = [database]
-    endpoint.inquiry = database
-    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, **place)
-    kill(gateway, file, name, when)
-    assert len(database.records) == has_it
+def arguments(*recipients: str) -> list[str]:
+    return ["--queue-id=4XyZ", f"--sender={SENDER}", *recipients]
 
-    outcomes = []
-    for _ in range(2):
-        result = gateway.run("--queue-id=4XyZ", "--sender=ann@outside.test", "info@example.com", message=MESSAGE)
-        outcomes.append(result.facts["outcome"])
-        if result.status == 0:
+
+def kill(gateway: Gateway, step: Step, message: bytes, *recipients: str) -> None:
+    """Run a copy of the program that is killed at this step."""
+    program, gateway.program = gateway.program, step.changed(gateway.folder, "://" in str(gateway.settings["JOURNAL"]))
+    command = gateway.command(*arguments(*recipients))
+    killed = subprocess.run(command, input=message, capture_output=True, env=ENVIRONMENT, check=False)
+    assert killed.returncode == -9
+    gateway.program = program
+
+
+def tries(journal: object, deliver: Callable[[], str]) -> list[str]:
+    """Return what each try is told, until one is the last; after each there goes the hold-off by."""
+    lines = []
+    for _ in range(4):
+        lines.append(deliver())
+        if not lines[-1].startswith("4"):
             break
-        age(gateway.settings["JOURNAL"], READ_TIMEOUT)
-    assert outcomes[:-1] == ["in_progress"] * waits
-    assert outcomes[-1] in ("delivered", "known")
-    assert len(database.records) == 1
+        age(journal, READ_TIMEOUT)
+    return lines
+
+
+def check(step: Step, lines: list[str]) -> None:
+    """Compare what the tries were told with what the step has to say of it."""
+    assert lines[:-1] == [Outcome.IN_PROGRESS.line] * step.waits
+    assert lines[-1] in ENDINGS
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "when"),
-    [
-        ("walk.py", "_held", "before"),
-        ("hold.py", "store", "before"),
-        ("hold.py", "_sync_folder", "before"),
-        ("hold.py", "store", "after"),
-        ("walk.py", "_held", "after"),
-    ],
+    ("step", "message"),
+    [pytest.param(step, MESSAGE, id=step.id) for step in STEPS]
+    + [pytest.param(step, ANSWER, id=f"{step.id}, parts") for step in PARTS],
 )
-def test_what_is_held_is_held_once(
-    endpoint: Endpoint, tmp_path: Path, place: dict[str, object], file: str, name: str, when: str
-) -> None:
+def test_the_next_try_ends_right(endpoint: Endpoint, gateway: Gateway, step: Step, message: bytes) -> None:
+    database = Records(endpoint)
+    recipients = ["info@example.com"] if message == MESSAGE else ["info@example.com", "support@example.com"]
+    kill(gateway, step, message, *recipients)
+    assert len(database.messages) == step.records
+    check(
+        step,
+        tries(
+            gateway.settings["JOURNAL"],
+            lambda: gateway.run(*arguments(*recipients), message=message).out.decode().rstrip(),
+        ),
+    )
+    assert len(database.messages) == len(recipients)
+    assert all(b"\nX-Served-To: " in part for part in list(database.messages.values())[1:])
+
+
+@rows(KNOWN)
+def test_what_the_database_has_is_known_at_the_next_try(endpoint: Endpoint, gateway: Gateway, step: Step) -> None:
+    database = Records(endpoint)
+    database.messages["<1@outside.test>"] = b"it came by another way"
+    kill(gateway, step, MESSAGE, "info@example.com")
+    check(
+        step,
+        tries(
+            gateway.settings["JOURNAL"],
+            lambda: gateway.run(*arguments("info@example.com"), message=MESSAGE).out.decode().rstrip(),
+        ),
+    )
+    assert len(database.messages) == 1
+
+
+@rows(HELD)
+def test_what_is_held_is_held_once(endpoint: Endpoint, gateway: Gateway, step: Step) -> None:
     endpoint.answers = [fault(2, "x")]
-    hold = tmp_path / "held"
-    hold.mkdir()
-    gateway = Gateway(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, HOLD=hold, **place)
-    kill(gateway, file, name, when)
-    for _ in range(2):
-        result = gateway.run("--queue-id=4XyZ", "--sender=ann@outside.test", "info@example.com", message=MESSAGE)
-        if result.status == 0:
-            break
-        age(gateway.settings["JOURNAL"], READ_TIMEOUT)
-    assert result.status == 0
-    (path,) = hold.glob("new/*")
+    kill(gateway, step, MESSAGE, "info@example.com")
+    lines = tries(
+        gateway.settings["JOURNAL"],
+        lambda: gateway.run(*arguments("info@example.com"), message=MESSAGE).out.decode().rstrip(),
+    )
+    assert lines[-1] in (Outcome.HELD.line, Outcome.ACCEPTED.line)
+    (path,) = (gateway.folder / "held").glob("new/*")
     assert path.read_bytes() == endpoint.messages[0]
 
 
-def kill(gateway: Gateway, file: str, name: str, when: str) -> None:
-    """Run a copy of the program that is killed before or after this function of it."""
-    program = gateway.folder / "copy" / "mail_gateway.py"
-    program.parent.mkdir()
-    shutil.copy(PROGRAM, program)
-    shutil.copytree(PROGRAM.parent / "mailgate", program.parent / "mailgate")
-    with (program.parent / "mailgate" / file).open("a") as source:
-        source.write(f"{KILLED}\n{name} = _killed({name}, {when!r})\n")
-    command = gateway.command("--queue-id=4XyZ", "--sender=ann@outside.test", "info@example.com")
-    command[1] = str(program)
-    killed = subprocess.run(command, input=MESSAGE, capture_output=True, env=ENVIRONMENT, check=False)
-    assert killed.returncode == -9
+@rows(SERVICE)
+def test_after_the_service_was_killed_the_next_try_ends_right(
+    endpoint: Endpoint, tmp_path: Path, place: dict[str, object], step: Step
+) -> None:
+    database = Records(endpoint)
+    service = Service(tmp_path, URL=endpoint.url, PATIENCE=0, READ_TIMEOUT=READ_TIMEOUT, **place)
+    message = ANSWER.replace(b"\n", b"\r\n")
+    service.root, root = step.changed(tmp_path, bool(place)).parent, service.root
+    service.start()
+    with service.client() as client:
+        client.begin("info@example.com", "support@example.com", sender=SENDER)
+        assert client.data(message, 2) == ["", ""]
+    assert service.process
+    assert service.process.wait(60) == -9
+    assert len(database.messages) == step.records
+
+    service.root = root
+    with running(service), service.client() as client:
+
+        def deliver() -> str:
+            (line,) = {*client.deliver(message, "info@example.com", "support@example.com", sender=SENDER)}
+            return line.partition(" ")[2]
+
+        check(step, tries(service.settings["JOURNAL"], deliver))
+    assert len(database.messages) == 2

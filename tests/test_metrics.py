@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from support.disk import Disk
 from support.endpoint import Answer, Endpoint, cut, fault, returns
 from support.endpoint import http as answers_http
 from support.mta import free_port, wait_until
@@ -288,6 +289,16 @@ def test_what_is_mended_is_ready_again(monitored: Monitored) -> None:
         monitored.wait_until_not_ready(SETTINGS_WRONG)
         service.write_settings()
         service.send_signal(signal.SIGHUP)
+        monitored.wait_until_ready()
+
+
+def test_a_journal_without_space_is_not_ready(monitored: Monitored, disk: Disk) -> None:
+    monitored.service.settings["JOURNAL"] = disk.folder("journal")
+    with running(monitored.service):
+        monitored.wait_until_ready()
+        disk.fill()
+        monitored.wait_until_not_ready(STATE_UNWRITABLE)
+        disk.free()
         monitored.wait_until_ready()
 
 

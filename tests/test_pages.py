@@ -17,6 +17,7 @@ LINES = {
     "docs/install.md": 90,
     "docs/settings.md": 100,
     "docs/endings.md": 120,
+    "docs/journal.md": 40,
     "docs/several-hosts.md": 50,
     "docs/service.md": 100,
     "docs/flow.md": 120,

@@ -12,6 +12,7 @@ from support.gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
 
 from mailgate import DEADLINE
 from mailgate.addresses import Addresses
+from mailgate.journal.sqlite import FILE, LOCK
 from mailgate.outcome import Ended, Outcome
 from mailgate.settings import MAX_SIZE, VARIABLES, Secret, build, read
 
@@ -58,14 +59,24 @@ def test_the_defaults() -> None:
 
 
 def test_a_name_of_an_earlier_version_still_counts(tmp_path: Path) -> None:
-    path = tmp_path / "settings.env"
-    path.write_text(f"MAIL_GATEWAY_STATE={tmp_path}\n")
+    """Of the journal, unless its folder has what that version kept there, which nobody reads any more."""
+    path, old, other = tmp_path / "settings.env", tmp_path / "state", tmp_path / "journal"
+    path.write_text(f"MAIL_GATEWAY_STATE={old}\n")
     path.chmod(0o600)
-    variables, wrong = read({}, str(path))
-    assert build(REQUIRED | variables, wrong).journal == str(tmp_path)
-    other = tmp_path / "journal"
+    old.mkdir()
     other.mkdir()
-    assert build(REQUIRED | variables | {"JOURNAL": str(other)}, wrong).journal == str(other)
+    variables, wrong_file = read({}, str(path))
+    assert build(REQUIRED | variables, wrong_file).journal == str(old)
+    (old / FILE).touch()
+    (old / LOCK).touch()
+    assert build(REQUIRED | variables, wrong_file).journal == str(old)
+    (old / "0f").mkdir()
+    assert wrong(**variables) == (
+        "MAIL_GATEWAY_STATE names a folder of an earlier version: make another one for the journal, name it in "
+        "MAIL_GATEWAY_JOURNAL, and remove MAIL_GATEWAY_STATE"
+    )
+    assert build(REQUIRED | variables | {"JOURNAL": str(other)}, wrong_file).journal == str(other)
+    assert "MAIL_GATEWAY_JOURNAL is not a folder" in wrong(STATE=str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +167,9 @@ def test_the_default_waits_end_before_the_deadline_and_that_before_the_mta() -> 
         ("CA_FILE", "/"),
         ("HOLD", "/no/such/folder"),
         ("HOLD", "/etc/passwd"),
+        ("HOLD", "."),
         ("JOURNAL", "/no/such/folder"),
+        ("JOURNAL", "."),  # another one for the service and for each MTA
         ("JOURNAL", "postgresql://"),
         ("JOURNAL", "postgresql://mail_gateway@journal.example.com"),
         ("JOURNAL", "postgresql://mail_gateway@journal.example.com/"),

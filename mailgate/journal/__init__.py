@@ -7,7 +7,10 @@ message twice"). So who delivers a message has its lock, and its row says what t
     begun     the database may have been working on the message since then: until READ_TIMEOUT after it, nobody
               delivers it
     ending    where it is final (FOR_GOOD), the database's answer to the delivery that ``delivery`` stands for
-    neither   the last call has not reached the database; where there are recipients, an earlier one may have
+    neither   that delivery has left nothing in the database
+
+``recipients`` has whom the database has served under this id, or may have served, by any delivery so far: without one
+of these, it does not have the message.
 
 A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DAYS after the message was seen last.
 """
@@ -37,14 +40,15 @@ DAY_SECONDS = 24 * 3600.0
 
 def text_of(value: str) -> str:
     """Return a text as the journal keeps it: bytes that are no UTF-8 are spelled out."""
-    return os.fsencode(value).decode("utf-8", "backslashreplace")
+    return value if value.isascii() else os.fsencode(value).decode("utf-8", "backslashreplace")
 
 
 class Delivery(NamedTuple):
     """What the journal has to know of a delivery.
 
     ``added``, the fields in front of the message, says for whom it is; with the queue id it tells the MTA's next try
-    from another delivery of the same message, which the database is asked about.
+    from another delivery of the same message, which the database is asked about. ``content`` gives a digest of the
+    message itself: anybody can send another one with its id.
     """
 
     message_id: str
@@ -52,6 +56,7 @@ class Delivery(NamedTuple):
     added: bytes
     sender: str | None = None
     date: int | None = None  # seconds since 1970
+    content: Callable[[], bytes] = bytes
 
 
 class Claim:
@@ -59,28 +64,44 @@ class Claim:
 
     answer: Verdict | None = None
     was_ambiguous = False  # the last try: it may have taken the database long, and may do so again
-    is_noted = False  # the database has the message, or may have it
     ending = ""  # the name of the last one
     tries = 0  # in a row after which nobody knew whether the database has the message
-    served: frozenset[str] = frozenset()  # recipients of the call that is noted
-    date: int | None = None  # of the message that is noted, in seconds since 1970
+    served: frozenset[str] = frozenset()  # recipients whom the database has served, or may have; none: it has it not
+    date: int | None = None  # of the message that has served them, in seconds since 1970
     held = ""  # the file in which it is held
     _begun = 0.0  # monotonic seconds; 0 is not
 
-    def __init__(self, note: Callable[..., None] = lambda values, is_begun: None) -> None:
-        """``note`` writes to the message's row, as Store.write(); without a journal nothing is written."""
-        self._note = note
+    def __init__(
+        self,
+        note: Callable[..., None] = lambda values, is_begun: None,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """``note`` writes to the message's row, as Store.write(); without a journal nothing is written.
+
+        ``report`` is told of what could not be written, and did not have to be.
+        """
+        self._note, self._report = note, report
         self._serving: frozenset[str] = frozenset()
 
     def serves(self, *recipients: str) -> None:
         """Take whom the call that comes now serves."""
         self._serving = frozenset(text_of(recipient.lower()) for recipient in recipients)
 
-    def note_begun(self) -> None:
-        """Note that from here on the database may be working on the message. Raises Ended(FAILED)."""
-        if time.monotonic() - self._begun >= AT_ONCE_SECONDS:
-            self._note({"ending": None, "tries": self.tries + 1, **self._served_with()}, is_begun=True)
-            self._begun = time.monotonic()
+    def note_begun(self, has_left: bool = False) -> None:
+        """Note that from here on the database may be working on the message. Raises Ended(FAILED).
+
+        If it ``has_left``, nothing is raised: the answer is waited for in any case.
+        """
+        if time.monotonic() - self._begun < AT_ONCE_SECONDS:
+            return
+        try:
+            recipients = _lines(self.served | self._serving)
+            self._note({"ending": None, "tries": self.tries + 1, "recipients": recipients}, is_begun=True)
+        except Ended as ended:
+            if not has_left:
+                raise
+            self._report(f"{ended.verdict.cause}; not noted that this has left")
+        self._begun = time.monotonic()
 
     def end(self, verdict: Verdict, held: str = "") -> None:
         """Note how the call ended, if there was one, what was found out since, and the file in which it is held."""
@@ -92,17 +113,27 @@ class Claim:
         values = {"ending": verdict.outcome.name, "record_id": verdict.record_id, "cause": cause}
         if held:
             values["held"] = held
-        if is_final:
-            values |= {"tries": 0, **self._served_with()}
-        elif verdict.outcome not in AMBIGUOUS:
-            values |= {"tries": 0, "recipients": "\n".join(sorted(self.served))}
-        with contextlib.suppress(Ended):  # it has ended so, whatever becomes of the note
+        if verdict.outcome not in AMBIGUOUS:
+            values |= {"tries": 0, "recipients": _lines(self._served_after(verdict.outcome))}
+        try:
             # up to now an ambiguous one may have begun: a busy server takes calls late
             self._note(values, is_begun=verdict.outcome in AMBIGUOUS)
+        except Ended as ended:  # it has ended so, whatever becomes of the note
+            self._report(f"{ended.verdict.cause}; not noted that this is {verdict.outcome.name.lower()}")
 
-    def _served_with(self) -> dict[str, str]:
-        """Return the recipients that have been served when the database has this delivery."""
-        return {"recipients": "\n".join(sorted(self.served | self._serving))}
+    def _served_after(self, outcome: Outcome) -> frozenset[str]:
+        """Return who has been served, now that it is known what became of the call.
+
+        Where it has made the record, the calls before it have made none. Where the database had the message already,
+        this call has served nobody: only if no call is noted, it was one for the same recipients, as far as we know.
+        """
+        if outcome is Outcome.DELIVERED:
+            return self._serving
+        return self.served or (self._serving if outcome in FOR_GOOD else frozenset())
+
+
+def _lines(recipients: frozenset[str]) -> str:
+    return "\n".join(sorted(recipients))
 
 
 @contextlib.contextmanager
@@ -111,9 +142,10 @@ def claim(
 ) -> Iterator[Claim]:
     """Give the right to deliver this message to its database, which nobody else then has.
 
-    ``report`` is told of a journal that is set aside. Raises Taken when another delivery does not end before ``until``
-    (of the monotonic clock) and within WAIT_SECONDS, Ended(IN_PROGRESS) when the database may still be working on an
-    earlier one, Ended(SETTINGS) for what an operator has to mend, and Ended(FAILED) when the journal can't be used.
+    ``report`` is told of a journal that is set aside or was taken away, and of what could not be noted. Raises Taken
+    when another delivery does not end before ``until`` (of the monotonic clock) and within WAIT_SECONDS,
+    Ended(IN_PROGRESS) when the database may still be working on an earlier one, Ended(SETTINGS) for what an operator
+    has to mend, and Ended(FAILED) when the journal can't be used.
     """
     if not settings.journal:
         yield Claim()
@@ -129,11 +161,15 @@ def claim(
     key = digest_of(f"{delivery.queue_id}\0{settings.model}\0", for_whom) if delivery.queue_id else None
     store = _store(settings, report)
 
-    claimed = Claim(lambda values, is_begun: note(values, is_begun))
+    claimed = Claim(
+        lambda values, is_begun: note(values, is_begun), lambda text: report(f"{text}: {delivery.message_id}")
+    )
 
     def note(values: dict[str, Any], is_begun: bool) -> None:
         known = {"queue_id": delivery.queue_id, "delivery": key, "model": settings.model}
         date = delivery.date if claimed.date is None else claimed.date
+        if values.get("ending") == Outcome.HELD.name:
+            values = values | {"content": delivery.content()}
         known |= {"sender": delivery.sender, "date": date} | values
         written = {name: text_of(value) if isinstance(value, str) else value for name, value in known.items()}
         purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
@@ -147,7 +183,7 @@ def claim(
             row = store.read(digest)
             if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
                 store.write(digest, {}, is_begun=True)
-            claimed.answer = _answer(row, key, settings.read_timeout)
+            claimed.answer = _answer(row, key, settings.read_timeout, delivery.content)
             if row:
                 _remember(claimed, row)
             try:
@@ -161,8 +197,9 @@ def claim(
 
 def can_write(settings: Settings) -> bool:
     """Tell whether the journal can be written, as far as a look tells, or a lock of a server; without one it is so."""
-    if "://" not in settings.journal:
-        return not settings.journal or os.access(settings.journal, os.W_OK | os.X_OK)
+    folder = settings.journal
+    if "://" not in folder:
+        return not folder or (os.access(folder, os.W_OK | os.X_OK) and os.statvfs(folder).f_bavail > 0)
     try:
         with _store(settings, lambda text: None).lock(bytes(DIGEST_BYTES), until=0.0):
             return True
@@ -184,23 +221,19 @@ def _store(settings: Settings, report: Callable[[str], None]) -> Store:
 
 
 def _remember(claimed: Claim, row: Row) -> None:
-    """Take over what the row says.
-
-    What ended clearly, and not for good, the database has not got from that call; where there are recipients, it may
-    have it from an earlier one.
-    """
+    """Take over what the row says."""
     claimed.was_ambiguous = row.begun_age is not None
     claimed.ending, claimed.held = row.values["ending"] or "", row.values["held"] or ""
-    served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
-    is_final = claimed.ending in {outcome.name for outcome in FOR_GOOD}
-    claimed.is_noted = claimed.was_ambiguous or is_final or bool(served)
+    claimed.served = frozenset((row.values["recipients"] or "").split("\n")) - {""}
     if claimed.was_ambiguous:
         claimed.tries = row.values["tries"] or 0
-    if claimed.is_noted:
-        claimed.date, claimed.served = row.values["date"], served
+    if claimed.served:
+        claimed.date = row.values["date"]
 
 
-def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Verdict | None:
+def _answer(
+    row: Row | None, delivery: bytes | None, read_timeout: float, content: Callable[[], bytes]
+) -> Verdict | None:
     """Return what the database has answered to a delivery. Raises Ended(IN_PROGRESS)."""
     if not row:
         return None
@@ -214,7 +247,8 @@ def _answer(row: Row | None, delivery: bytes | None, read_timeout: float) -> Ver
     if not delivery or not ending:
         return None
     # What is to be held is so for each delivery, but not for ever. (A moment to come: the clock was set back.)
-    is_held = ending is Outcome.HELD and abs(row.seen_age) < KEEP_HELD_SECONDS
+    is_fresh = ending is Outcome.HELD and abs(row.seen_age) < KEEP_HELD_SECONDS
+    is_held = is_fresh and row.values["content"] == content()
     if is_held or (ending is not Outcome.HELD and row.values["delivery"] == delivery):
         cause = row.values["cause"]
         before = f"{cause}; answered before" if cause else "answered before"

@@ -31,6 +31,7 @@ STATEMENT_SECONDS, LOCK_SECONDS = 4, 3  # the same for the server, which then sa
 REGAIN_SECONDS = 1.0  # that a new session waits for the lock of one that was lost: the server may not know it yet
 POOLED = "a pooler gives its statements to changing sessions; PgBouncer must be in session mode"
 MAX_IDLE_SESSIONS = 8  # that are kept for later
+RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first: or the purge looks at it
 
 # libpq's, where the URL says nothing else: a server that is gone is known to be so in seconds, not in hours. Journals
 # are written, so of several hosts the one counts that can be.
@@ -68,7 +69,7 @@ MIGRATIONS = (
             {", ".join(f"{name} {TYPES[kind]}" for name, kind in VALUES.items())}
         )
         """,
-        "create index message_seen_first on message (seen_first)",  # which is never written again
+        "create index message_seen_first on message (seen_first)",  # which is written once a day at most
     ),
 )
 SELECT = f"""
@@ -100,7 +101,9 @@ def upsert(names: tuple[str, ...], is_begun: bool, purges: bool) -> str:
         (f"with purged as ({PURGE}) " if purges else "")
         + f"insert into message (digest, seen_first, {', '.join(values)}) "
         + f"select %(digest)s, clock_timestamp(), {', '.join(values.values())} where {IS_OURS} "
-        + f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in values)}"
+        + f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in values)},"
+        + f" seen_first = case when message.seen_first < excluded.seen_first - interval '{RENEWED_SECONDS} s'"
+        + " then excluded.seen_first else message.seen_first end"
     )
 
 

@@ -19,6 +19,7 @@ VALUES = {
     "date": "integer",  # the message's Date, in seconds since 1970
     "tries": "integer",  # in a row after which nobody knew whether the database has the message
     "delivery": "blob",  # tells the MTA's next try from another delivery; null without a queue id
+    "content": "blob",  # digest of a message that could not be held
     "held": "text",  # the file in which it is held
     "ending": "text",  # the name of an Outcome
     "model": "text",

@@ -27,34 +27,44 @@ from mailgate.journal.rows import PAUSE_SECONDS, PURGED_ROWS, VALUES, Row, Taken
 from mailgate.outcome import Ended, Outcome
 
 FILE, LOCK = "journal.sqlite3", "lock"
+SUFFIXES = ("", "-wal", "-shm")  # of the files that SQLite makes of it
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
+WAL_BYTES = 2**23  # twice its usual size: what a long backup has made it grow beyond that is given back
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
-RENEWED_SECONDS = 24 * 3600  # after which a row that is written again counts as seen first
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
+SETTINGS = (
+    "journal_mode = wal",
+    "synchronous = normal",
+    f"journal_size_limit = {WAL_BYTES}",
+    f"cache_size = -{CACHE_KIB}",
+)
 # Each makes the next version of the tables; "pragma user_version" says how many have been run.
 MIGRATIONS = (
     (
-        # digest: of URL, database and Message-ID. Times are seconds since 1970. begun_boot and begun_clock: the boot in
-        # which it was begun, and the seconds of its clock, for wall time may jump.
+        # id: rows stand in the order in which they came. digest: of URL, database and Message-ID. Times are seconds
+        # since 1970. begun_boot and begun_clock: the boot in which it was begun, and the seconds of its clock, for wall
+        # time may jump.
         f"""
         create table message (
-            digest blob primary key, seen_first real not null, seen_last real not null,
+            id integer primary key, digest blob not null unique, seen_first real not null, seen_last real not null,
             begun real, begun_boot text, begun_clock real,
             {", ".join(f"{name} {kind}" for name, kind in VALUES.items())}
-        ) without rowid
+        )
         """,
-        "create index message_seen_first on message (seen_first)",  # which is never written again
     ),
 )
 SELECT = f"select seen_last, begun, begun_boot, begun_clock, {', '.join(VALUES)} from message where digest = ?"
-# Of the oldest rows a few are looked at. One in which a call may be running stays while this boot is young, whatever
-# the wall clock says.
-PURGE = f"""
-    delete from message where digest in (
-        select digest from (select * from message where seen_first < ?1 order by seen_first limit {10 * PURGED_ROWS})
-        where seen_last < ?1 and (begun is null or begun_boot <> ?2 or begun_clock < ?3) limit {PURGED_ROWS}
-    )
+# The rows that stand first go, except those in which a call may be running: they stay while this boot is young,
+# whatever the wall clock says. Where none goes, those that were taken up again, or whose clock was wrong, are put
+# behind all others, so that they are not in the way.
+_FIRST = f"id in (select id from message order by id limit {PURGED_ROWS})"
+PURGE = (
+    f"delete from message where {_FIRST} and seen_last < ? and (begun is null or begun_boot <> ? or begun_clock < ?)"
+)
+MOVE = f"""
+    update message set id = id + 1 + (select max(id) from message) - (select min(id) from message)
+    where {_FIRST} and seen_first not between ? and ?
 """
 
 
@@ -64,14 +74,12 @@ def upsert(names: tuple[str, ...]) -> str:
     columns = ("digest", "seen_first", *names)
     return (
         f"insert into message ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "
-        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)},"
-        # a row that is taken up again does not stand in the way of the purge
-        f" seen_first = iif(seen_first < excluded.seen_first - {RENEWED_SECONDS}, excluded.seen_first, seen_first)"
+        f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in names)}"
     )
 
 
 class Sqlite:
-    """The store in a folder; ``report`` is told of a journal that is set aside."""
+    """The store in a folder; ``report`` is told of a journal that is set aside, or was taken away."""
 
     def __init__(self, folder: str, report: Callable[[str], None]) -> None:
         self.path, self.lock_path, self.report = os.path.join(folder, FILE), os.path.join(folder, LOCK), report
@@ -109,15 +117,10 @@ class Sqlite:
         statement = upsert(("seen_last", "begun", "begun_boot", "begun_clock", *values))
 
         def write(connection: Any) -> None:
-            connection.execute("begin immediate")
-            try:
-                connection.execute(statement, row)
-                if purge_age:
-                    connection.execute(PURGE, [now.wall - purge_age, now.boot, now.clock - purge_age])
-                connection.execute("commit")
-            except BaseException:  # a signal, too
-                connection.rollback()
-                raise
+            connection.execute(statement, row)
+            oldest = now.wall - purge_age
+            if purge_age and not connection.execute(PURGE, [oldest, now.boot, now.clock - purge_age]).rowcount:
+                connection.execute(MOVE, [oldest, now.wall])
 
         self._run(write)
 
@@ -126,12 +129,12 @@ class Sqlite:
 
         def run() -> Any:
             try:
-                return work(_connection(self.path))
+                return work(_connection(self.path, self.report))
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:  # its subclasses are for a full disk, a lock, a mode
                     raise
                 self._set_aside(error)
-                return work(_connection(self.path))
+                return work(_connection(self.path, self.report))
 
         return _usable(run, self.path)
 
@@ -142,7 +145,7 @@ class Sqlite:
         try:
             if damaged and damaged.is_there:
                 name = f"{self.path}.damaged-{time.time():.0f}"
-                for suffix in ("", "-wal", "-shm"):
+                for suffix in SUFFIXES:
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(self.path + suffix, name + suffix)
                 self.report(
@@ -256,17 +259,23 @@ def _open(path: str) -> int:
     return descriptor
 
 
-def _connection(path: str) -> Any:
-    """Return this thread's connection to the journal. Raises sqlite3.Error, OSError and Ended(SETTINGS)."""
+def _connection(path: str, report: Callable[[str], None]) -> Any:
+    """Return this thread's connection to the journal. Raises sqlite3.Error, OSError and Ended(SETTINGS).
+
+    ``report`` is told of a journal that somebody has taken away since the last time.
+    """
     file = _kept.files.get(path)
     if file and file.is_there:
         return file.connection
+    if file:
+        del _kept.files[path]
+        report(f"journal was taken away, with what it knew: another one takes its place: {path}")
     with _opening:
         status = _made(path)
-        connection = sqlite3.connect(path, BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         _kept.files[path] = _File(path, status, connection)
         try:
-            for setting in ("journal_mode = wal", "synchronous = normal", f"cache_size = -{CACHE_KIB}"):
+            for setting in SETTINGS:
                 connection.execute(f"pragma {setting}")
             _migrate(connection, path)
         except BaseException as error:
@@ -284,11 +293,23 @@ def _made(path: str) -> os.stat_result:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    for suffix in SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            _check(path + suffix)
+    return os.lstat(path)
+
+
+def _check(path: str) -> None:
+    """Raise Ended(SETTINGS) for a file that is not ours alone, and FileNotFoundError for none.
+
+    One of root's, such as one that comes from a backup, could not be opened either: the folder is ours.
+    """
     status = os.lstat(path)
-    wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else trusted.complaint(status)
+    wrong = "belongs to another user" if status.st_uid != os.geteuid() else trusted.complaint(status)
+    if stat.S_ISLNK(status.st_mode):
+        wrong = "is a symbolic link"
     if wrong:
         raise Ended(Outcome.SETTINGS, f"journal {wrong}: {path}")
-    return status
 
 
 def _migrate(connection: Any, path: str) -> None:

@@ -128,6 +128,7 @@ class Endpoint:
         self.version: Answer = returns({"server_version_info": [16, 0]})  # which has no alias list for the service
         self.inquiry: Answer = fault(4, "not allowed")  # to where it has a message, and whose mail an alias takes
         self.requests: list[Request] = []
+        self.on_head: Callable[[int], None] = lambda size: None  # when a request's header has come, not its body
         self.connections = 0
         self.closed = threading.Semaphore(0)  # released by each connection at its end
         self._listener = socket.create_server(("127.0.0.1", port), backlog=50)
@@ -175,7 +176,7 @@ class Endpoint:
             try:
                 if self._tls:
                     connection = closing.enter_context(self._tls.wrap_socket(connection, server_side=True))
-                while request := _read(connection):
+                while request := _read(connection, self.on_head):
                     self.requests.append(request)
                     answer = self._answer(request)
                     if callable(answer):
@@ -188,7 +189,7 @@ class Endpoint:
                 pass
 
 
-def _read(connection: socket.socket) -> Request | None:
+def _read(connection: socket.socket, on_head: Callable[[int], None]) -> Request | None:
     data = bytearray()
     while b"\r\n\r\n" not in data:
         received = connection.recv(65536)
@@ -198,8 +199,9 @@ def _read(connection: socket.socket) -> Request | None:
     head, _, rest = bytes(data).partition(b"\r\n\r\n")
     first, *fields = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-    body = bytearray(rest)
-    while len(body) < int(headers["content-length"]):
+    body, size = bytearray(rest), int(headers["content-length"])
+    on_head(size)
+    while len(body) < size:
         received = connection.recv(65536)
         if not received:
             return None

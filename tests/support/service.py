@@ -105,6 +105,7 @@ class Service:
         self.log = folder / "service.log"
         self.env_file = folder / "service.env"
         self.address = folder / "lmtp.sock"
+        self.root = ROOT  # of the program
         own = {"JOURNAL": folder / "service-journal", "LOG": self.log, "LMTP": self.address}
         self.settings = SETTINGS | own | settings
         if "://" not in str(self.settings["JOURNAL"]):
@@ -127,7 +128,7 @@ class Service:
         self.write_settings(**settings)
         before = self.text().count(READY)
         self.process = subprocess.Popen(
-            self.command, env=self.environ, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=self.descriptors
+            self.command, env=self.environ, cwd=self.root, stdin=subprocess.DEVNULL, pass_fds=self.descriptors
         )
         self.wait_for(READY, before + 1)
 
