@@ -168,6 +168,7 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
         mine, apart = ([], {}) if other else _split(job, planned, claimed)
         job.facts.posted_as += [planned.message_id] * bool(mine)
         whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
+        whole = _with_noted(job, whole, claimed)
         verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
     if other:
         return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other), is_last)
@@ -230,6 +231,21 @@ def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match]
         is_mine = is_mine or (bool(served) and each.rule in FOR_NO_RECORD and not ancestors)
         (mine if is_mine else apart.setdefault(names[0], [])).append(each)
     return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
+
+
+def _with_noted(job: Job, planned: Plan, claimed: journal.Claim) -> Plan:
+    """Return a plan whose call is for all for whom a call with its id may have been.
+
+    Which of these calls the database has is not known: so each must have been for all, or one would be lost.
+    """
+    if not claimed.served or claimed.ending in {outcome.name for outcome in journal.FOR_GOOD}:
+        return planned
+    found = [
+        [*choice, *sorted(claimed.served - {journal.text_of(address.lower()) for address in choice})]
+        for choice in planned.choices
+    ]
+    added, _ = message.prepare(planned.raw, job.envelope.sender, found[0], planned.instead)
+    return planned._replace(choices=found, added=added)
 
 
 def _names(each: Match) -> list[str]:

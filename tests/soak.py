@@ -1,35 +1,36 @@
 """The soak: thousands of messages through Postfix while everything fails at random, and an account of every one.
 
-usage: soak.py [--database NUMBER] [--odoo NUMBER] [--hosts NUMBER]
+usage: soak.py [--database NUMBER] [--odoo NUMBER] [--hosts NUMBER] [--hosts-odoo NUMBER] [--apart NUMBER]
 
-5,000 messages go into mail_database and 500 into a real Odoo 19, if not said otherwise (0 leaves one out), by the pipe,
-and as many by LMTP. Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and
-gateway processes are killed, or the service is. Then the faults end, the queue is flushed, and every message is looked
-for. Then 2,000 messages arrive at two hosts at the same moment, which have one journal in PostgreSQL; the services, the
-Postfixes and the journal's server are killed meanwhile. A tenth as many do so with a real Odoo 19 behind.
-The tables are written into docs/soak.md.
-Needs root, Postfix, and for Odoo what tests/support/odoo needs. Exits with 1 when a message is not as it must be.
+How many messages go into mail_database and a real Odoo 19, by the pipe and as many by LMTP; by two hosts with one
+journal into the trials' own database and Odoo; and by two hosts with a journal each (0 leaves one out).
+
+Meanwhile the proxy in front fails in eight ways, the database server is restarted or killed, and gateway processes are
+killed, or the service is. At the two hosts each message arrives at the same moment, in part for another alias, and the
+services, the Postfixes and the journal's server are killed. Then the faults end, the queues are flushed, and every
+message is looked for, outside and in the journal: both must agree. The tables are written into docs/soak.md.
+Needs root, Postfix, PostgreSQL, and for Odoo what tests/support/odoo needs. Exits with 1 when a message is not as it
+must be, or when two hosts with a journal each double nothing.
 """
 
 import argparse
 import json
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from support.accounts import DISAGREE, UNTOLD, account
 from support.endpoint import http
 from support.mail_database_server import Server, command
 from support.mta import LMTP, PIPE, ROOT, Postfix, free_port
 from support.odoo.server import Odoo
 from support.postgresql import PostgreSQL
-from support.smtp_sink import Sink, sink
+from support.smtp_sink import sink
 from support.trials import (
     RIGHT,
     WRONG,
@@ -40,14 +41,13 @@ from support.trials import (
     cut_after,
     cut_before,
     cut_within,
-    ending_of,
     hangs,
     passes,
     proxy_gives_up,
     settings_for,
     too_late,
 )
-from support.two_hosts import Hosts, rows
+from support.two_hosts import Hosts
 
 REPORT = ROOT / "docs" / "soak.md"
 INFO, JOBS, CATCHALL = "info@example.com", "jobs@example.com", "catchall@example.com"
@@ -71,6 +71,17 @@ KINDS = {
     "of 200 KB": (5, Mail(body=b"Hello\r\n" + (b"0123456789" * 7 + b"\r\n") * 2_800)),
     "of 3 MB": (2, Mail(body=b"Hello\r\n" + (b"0123456789" * 7 + b"\r\n") * 42_000)),
     "to an unknown address": (6, Mail(("nobody@example.com",), to=HIDDEN, records=(), bounces=1)),
+}
+
+# What comes in at both of two hosts at the same moment, of a hundred.
+APART = Mail((INFO,), to=HIDDEN, elsewhere=(JOBS,), records=("info", "jobs"))
+AT_BOTH = {
+    "to an alias": (20, Mail()),
+    "to an alias that only the envelope names": (20, Mail(to=HIDDEN)),
+    "to two aliases": (20, Mail((INFO, JOBS), to=HIDDEN, records=("info", "jobs"))),
+    "for another alias at each host, named by the envelope alone": (20, APART),
+    "for another alias at each host, both named by To": (10, APART._replace(to=f"{INFO}, {JOBS}")),
+    "for another alias at each host, one of them named by To": (10, APART._replace(to=INFO)),
 }
 
 
@@ -147,7 +158,7 @@ def soak(
         mta = Postfix(bounces.server_address[1], way)
         try:
             mta.settings(**settings_for(database))
-            database.fault = fails
+            database.fault = database.questions = fails
             senders = [threading.Thread(target=send_all) for _ in range(SENDERS)]
             for sender in senders:
                 sender.start()
@@ -159,36 +170,18 @@ def soak(
                 print(f"\r{len(waiting)} to come, {len(mta.queue())} in the queue  ", end="", flush=True)
             for sender in senders:
                 sender.join()
-            database.fault = passes
+            database.fault = database.questions = passes
             while mta.queue() and time.monotonic() < began + LIMIT:
                 mta.flush()
                 time.sleep(2)
                 print(f"\r{len(mta.queue())} in the queue  ", end="", flush=True)
             print()
-            endings = account(mta, database, bounces, mails)
+            endings = account([mta], database, bounces, mails, str(mta.folder / "var/journal"))
             endings[OVERLAPPED] += database.overlaps
             return endings, kinds, happened, time.monotonic() - began
         finally:
             mta.stop()
             mta.remove()
-
-
-def account(mta: Postfix, database: Behind, bounces: Sink, mails: list[tuple[int, Mail]]) -> Counter[str]:
-    """Return how many of the messages ended in which way."""
-    found = database.everything()
-    told = Counter(recipient for _, recipients, _ in bounces.mails for recipient in recipients)
-    queued = mta.queued_senders()
-    endings: Counter[str] = Counter()
-    for number, mail in mails:
-        sender, _, message = mail.envelope(number)
-        records = found.get(number, [])
-        exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
-        counts = Counter(alias for alias, _ in records) + Counter(bounce=told[sender])
-        ending = "still queued" if sender in queued else ending_of(mail, counts, exact)
-        endings[ending] += 1
-        if ending in WRONG:
-            print(f"message {number}: {ending}: {mail._replace(body=b'')} {counts}", file=sys.stderr)
-    return endings
 
 
 def into_mail_database(way: str, count: int) -> tuple:
@@ -247,8 +240,8 @@ def into_odoo(way: str, count: int) -> tuple:
         server.purge()
 
 
-def by_two_hosts(database: Database, count: int) -> tuple:
-    """Soak two hosts with one journal, in front of a database where calls that overlap make doubles."""
+def by_two_hosts(database: Database, count: int, server: PostgreSQL | None) -> tuple:
+    """Soak two hosts, with one journal on this server or each with its own."""
     faults = {name: row for name, row in FAULTS.items() if row[1] is not works_on} | {"504": (2, proxy_gives_up)}
     happened: Counter[str] = Counter()
 
@@ -257,51 +250,45 @@ def by_two_hosts(database: Database, count: int) -> tuple:
         happened[f"the proxy: {name}"] += 1
         fault(database, connection, request)
 
-    kinds: Counter[str] = Counter()
-    mails = []
-    for _ in range(count):
-        kind = random.choice(["to an alias", "to an alias that only the envelope names", "to two aliases"])
-        kinds[kind] += 1
-        mails.append(KINDS[kind][1])
+    chosen = [pick(AT_BOTH) for _ in range(count)]
     began = time.monotonic()
-    server = PostgreSQL(free_port())
-    try:
-        with sink() as bounces:
-            hosts = Hosts(database, bounces, server)
-            try:
-                endings, accidents = hosts.play(mails, LIMIT, fault=fails)
-                print(f"endings in the journal: {dict(rows(hosts))}")
-                endings["not in the journal"] = count - rows(hosts).total()
-                endings[OVERLAPPED] += database.overlaps
-            finally:
-                hosts.remove()
-    finally:
-        server.remove()
-    return endings, kinds, happened + accidents, time.monotonic() - began
+    with sink() as bounces:
+        hosts = Hosts(database, bounces, server)
+        try:
+            endings, accidents = hosts.play([mail for _, mail in chosen], LIMIT, fault=fails)
+        finally:
+            hosts.remove()
+    endings[OVERLAPPED] += database.overlaps
+    return endings, Counter(kind for kind, _ in chosen), happened + accidents, time.monotonic() - began
 
 
-def by_two_hosts_into_own(count: int) -> tuple:
-    """Soak them with the trials' own database."""
+def by_two_hosts_into_own(count: int, journal_server: PostgreSQL | None) -> tuple:
+    """Soak them with the trials' own database, in which calls that overlap make doubles."""
     database = Database()
     database.seconds = 0.1
     try:
-        return by_two_hosts(database, count)
+        return by_two_hosts(database, count, journal_server)
     finally:
         database.close()
 
 
-def by_two_hosts_into_odoo(count: int) -> tuple:
+def by_two_hosts_into_odoo(count: int, journal_server: PostgreSQL) -> tuple:
     """Soak them with a real Odoo 19."""
     server = Odoo()
     try:
         server.add_aliases()
         database = Behind(server)
         try:
-            return by_two_hosts(database, count)
+            return by_two_hosts(database, count, journal_server)
         finally:
             database.close()
     finally:
         server.purge()
+
+
+HOSTS_APART = "two hosts, a journal each"
+BECAME = ("delivered once", "bounced", "held", *WRONG[:-1])
+SEEN = (OVERLAPPED, DISAGREE, UNTOLD)
 
 
 def table(results: dict[str, tuple]) -> str:
@@ -309,41 +296,62 @@ def table(results: dict[str, tuple]) -> str:
     lines = []
     for title, place in [("what came in", 1), ("what went wrong meanwhile", 2), ("what became of the messages", 0)]:
         lines += ["", f"| {title} | {' | '.join(results)} |", "|---|" + "--:|" * len(results)]
-        names = {name: None for result in results.values() for name in sorted(result[place])}
-        if not place:
-            names = dict.fromkeys((*RIGHT[:2], *WRONG[:5], OVERLAPPED))
+        found = [result[place] for result in results.values()]
+        names = BECAME if not place else sorted({name for counts in found for name in counts})
         for name in names:
-            lines.append(f"| {name} | {' | '.join(str(result[place][name]) for result in results.values())} |")
-        if place != 2:  # overlaps are none when all is right
-            lines.append(f"| all | {' | '.join(str(result[place].total()) for result in results.values())} |")
+            lines.append(f"| {name} | {' | '.join(str(counts[name]) for counts in found)} |")
+        if place != 2:
+            totals = (sum(counts[name] for name in names) for counts in found)
+            lines.append(f"| all | {' | '.join(map(str, totals))} |")
+        for name in SEEN if not place else ():
+            lines.append(f"| {name} | {' | '.join(str(counts[name]) for counts in found)} |")
     lines.append(f"| minutes | {' | '.join(f'{result[3] / 60:.0f}' for result in results.values())} |")
     return "\n".join(lines[1:]) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", type=int, default=5000, metavar="NUMBER")
-    parser.add_argument("--odoo", type=int, default=500, metavar="NUMBER")
-    parser.add_argument("--hosts", type=int, default=2000, metavar="NUMBER")
+    numbers = {"database": 5000, "odoo": 500, "hosts": 2000, "hosts-odoo": 2000, "apart": 200}
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=number, metavar="NUMBER")
     options = parser.parse_args()
-    results: dict[str, Any] = {}
-    for name, soak_it, count in [
-        ("mail_database", into_mail_database, options.database),
-        ("Odoo 19", into_odoo, options.odoo),
-    ]:
-        results |= {f"{name}, {way}": soak_it(way, count) for way in (PIPE, LMTP) if count}
-    for name, soak_both, count in [
-        ("two hosts", by_two_hosts_into_own, options.hosts),
-        ("two hosts, Odoo 19", by_two_hosts_into_odoo, options.hosts // 10),
-    ]:
-        if count:
-            results[name] = soak_both(count)
+    journal_server = PostgreSQL(free_port())
+    try:
+        results = run(options, journal_server)
+    finally:
+        journal_server.remove()
     tables = table(results)
     print(tables)
-    if (options.database, options.odoo, options.hosts) == (5000, 500, 2000):
+    if all(getattr(options, name.replace("-", "_")) == number for name, number in numbers.items()):
         head, _, _ = REPORT.read_text().partition("| what came in")
         REPORT.write_text(head + tables)
-    return int(any((+endings).keys() - set(RIGHT) for endings, *_ in results.values()))
+    return int(not all(is_right(name, endings) for name, (endings, *_) in results.items()))
+
+
+def run(options: argparse.Namespace, journal_server: PostgreSQL) -> dict[str, tuple]:
+    """Return the results of each part, by its name; they are printed as they come."""
+    parts = {
+        f"mail_database, {PIPE}": (options.database, lambda count: into_mail_database(PIPE, count)),
+        f"mail_database, {LMTP}": (options.database, lambda count: into_mail_database(LMTP, count)),
+        f"Odoo 19, {PIPE}": (options.odoo, lambda count: into_odoo(PIPE, count)),
+        f"Odoo 19, {LMTP}": (options.odoo, lambda count: into_odoo(LMTP, count)),
+        "two hosts": (options.hosts, lambda count: by_two_hosts_into_own(count, journal_server)),
+        "two hosts, Odoo 19": (options.hosts_odoo, lambda count: by_two_hosts_into_odoo(count, journal_server)),
+        HOSTS_APART: (options.apart, lambda count: by_two_hosts_into_own(count, None)),
+    }
+    results = {}
+    for name, (count, play) in parts.items():
+        if count:
+            results[name] = play(count)
+            print(table({name: results[name]}), flush=True)
+    return results
+
+
+def is_right(name: str, endings: Counter[str]) -> bool:
+    """Tell whether a part went as it must: of two hosts with a journal each, that is to double."""
+    if name == HOSTS_APART:
+        return endings["doubled"] > 0
+    return (+endings).keys() <= set(RIGHT)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,13 @@ def play(endpoint: Endpoint, folder: Path, plays: Sequence[str | bytes], deliver
         ([LOST], ["info", "support", "info"], "info support"),
         ([CUT, TAKES, http(500)], ["info", "support", "support", "info"], "info support"),
         ([CUT, CUT], ["info", "support", "support", "info"], "info support"),
+        # two calls in a row without an answer, for others: whichever the database has, it has all of them
+        ([LOST, CUT], ["info support", "info", "support", "info support"], "info support"),
+        ([LOST, LOST, CUT], ["info support", "support", "info", "support"], "info support"),
+        ([LOST, CUT], [f"info|{DATE}|To: info@example.com", f"support|{DATE}|To: info@example.com",
+                       f"info|{DATE}|To: info@example.com"], "info support"),
+        ([LOST, CUT], [f"support|{DATE}|To: info@example.com", f"info|{DATE}|To: info@example.com",
+                       f"support|{DATE}|To: info@example.com"], "info support"),
         ([CUT, LOST], ["info", "support", "support", "info"], "info support"),
         ([TAKES, CUT], ["info", "support help", "support", "support help"], "help info support"),
         ([TAKES, TAKES, CUT], ["info", "support help", "help support", "help"], "help info support"),

@@ -25,6 +25,10 @@ class Request(NamedTuple):
         return xmlrpc.client.loads(self.body, use_builtin_types=True)
 
     @property
+    def is_delivery(self) -> bool:
+        return b"<string>message_process</string>" in self.body
+
+    @property
     def message(self) -> bytes:
         """The message that message_process was given."""
         return self.call[0][5][1]
@@ -111,7 +115,9 @@ class Gate:
             time.sleep(0.01)
 
 
-INQUIRIES = (b"<string>mail.message</string>", b"<string>alias_contact</string>")
+INQUIRIES = tuple(
+    b"<string>%b</string>" % name for name in (b"mail.message", b"alias_contact", b"alias_model_id.model")
+)
 
 
 class Endpoint:
@@ -138,7 +144,7 @@ class Endpoint:
     @property
     def messages(self) -> list[bytes]:
         """The messages that message_process was given."""
-        return [request.message for request in self.requests if b"<string>message_process</string>" in request.body]
+        return [request.message for request in self.requests if request.is_delivery]
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # closed before

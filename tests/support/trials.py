@@ -52,6 +52,7 @@ class Mail(NamedTuple):
     bounces: int = 0
     notices: int = 0
     held: int = 0
+    elsewhere: tuple[str, ...] = ()  # the recipients at the second of two hosts, where they are others
 
     def envelope(self, number: int) -> tuple[str, tuple[str, ...], bytes]:
         """Return sender, recipients and the message, which has this number."""
@@ -62,8 +63,28 @@ class Mail(NamedTuple):
         return sender if self.sender is None else self.sender, self.recipients, message
 
 
+def head_of(message: bytes) -> bytes:
+    return message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+
+
+def named(message: bytes) -> set[str]:
+    """Return the addresses, in lower case, for which the database takes a message: those that its header names."""
+    fields = re.findall(rb"(?mi)^(?:Delivered-To|To|Cc):(.*(?:\n[ \t].*)*)$", head_of(message))
+    return {address.lower() for _, address in getaddresses([field.decode() for field in fields])}
+
+
+def number_of(message: bytes) -> int:
+    """Return the number of a message, also of one that goes under an id of the gateway's."""
+    found = re.search(rb"Message-ID: <(\d+)@outside\.test>", message)
+    return int(found[1]) if found else 0
+
+
 class Database:
-    """The server. ``fault`` says how it answers, from now on, in the place of ``process``."""
+    """The server.
+
+    ``fault`` says how it answers a call with a message, from now on, in the place of ``process``; ``questions`` how it
+    answers others.
+    """
 
     name, login, password = "mydatabase", "2", "s3cret"
     time_limit = 2  # seconds after which it surely works on no call any more
@@ -76,26 +97,28 @@ class Database:
         self.known: set[str] = set()
         self.seconds = 0.0  # that a call takes
         self.fault: Fault = passes
+        self.questions: Fault = passes
         self.start(0)
 
     def start(self, port: int) -> None:
         self.endpoint = Endpoint(port=port)
         self.endpoint.answers = [lambda connection, request: self.fault(self, connection, request)]
+        self.endpoint.inquiry = lambda connection, request: self.questions(self, connection, request)
 
     @property
     def url(self) -> str:
         return self.endpoint.url
 
     def process(self, request: Request) -> bytes:
-        """Take a message as Odoo does and return the answer."""
+        """Take a message as Odoo does, or answer a question, and return the answer."""
+        if not request.is_delivery:
+            return returns(self.answer(*request.call[0][3:6]))
         message = request.message
-        head = message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-        (message_id,) = re.findall(rb"(?mi)^Message-ID: (.*)$", head)
+        message_id = re.findall(rb"(?mi)^Message-ID: (.*)$", head_of(message))[0].decode()  # of several, the first
         if message_id in self.known:
             return returns(False)
         threading.Event().wait(self.seconds)
-        fields = re.findall(rb"(?mi)^(?:Delivered-To|To|Cc):(.*(?:\n[ \t].*)*)$", head)
-        addresses = {address.lower() for _, address in getaddresses([field.decode() for field in fields])}
+        addresses = named(message)
         if f"{NOTICED}@example.com" in addresses:
             self.notices.append(message)
             return returns(False)
@@ -106,16 +129,36 @@ class Database:
         self.records += [(alias, message) for alias in aliases]
         return returns(len(self.records))
 
+    def answer(self, model: str, method: str, arguments: list[Any]) -> list[dict[str, Any]]:
+        """Return the messages that have one of these ids, or the aliases of these names that differ from the others."""
+        (terms,) = arguments
+        (_, _, values), *more = terms
+        if model == "mail.message":
+            ids = {values} if isinstance(values, str) else {*values}
+            return [{"id": 1, "model": "crm.lead", "res_id": 1}] * bool(self.known & ids)
+        return [{"id": 1}] * (NOTICED in values and more[0][0] == "alias_contact")
+
     def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
         """Return the records that a message has made, and the number of notices about it."""
-        mark = b"Message-ID: <%d@outside.test>" % number
-        records = [(alias, message) for alias, message in self.records if mark in message]
-        return records, sum(mark in message for message in self.notices)
+        records = [(alias, message) for alias, message in self.records if number_of(message) == number]
+        return records, sum(number_of(message) == number for message in self.notices)
+
+    def everything(self) -> dict[int, list[tuple[str, bytes]]]:
+        """Return all messages that came in, by their numbers: the alias of each record, and the message."""
+        found: dict[int, list[tuple[str, bytes]]] = {}
+        for alias, message in self.records:
+            found.setdefault(number_of(message), []).append((alias, message))
+        return found
 
     @staticmethod
     def is_exact(records: list[tuple[str, bytes]], sent: bytes) -> bool:
-        """Tell whether the end of each message is what was sent, by way of a pipe (LF) or of LMTP (CRLF)."""
-        return all(message.endswith((sent, sent.replace(b"\n", b"\r\n"))) for _, message in records)
+        """Tell whether the end of each message is what was sent, by way of a pipe (LF) or of LMTP (CRLF).
+
+        In a copy for who has not been served, the fields of the recipients have other names.
+        """
+        sent = sent.replace(b"\n", b"\r\n")
+        texts = (re.sub(rb"\r?\n", b"\r\n", message) for _, message in records)
+        return all(text.replace(b"\r\nX-Served-", b"\r\n").endswith(sent) for text in texts)
 
     def close(self) -> None:
         self.endpoint.close()
@@ -135,6 +178,8 @@ class Behind(Database):
 
     def process(self, request: Request, seconds: float = 0) -> bytes:
         """Pass a call on, after so many seconds; overlapping ones for a message are counted, for they may be hidden."""
+        if not request.is_delivery:
+            return self.passed_on(request)
         found = re.search(rb"(?mi)^Message-ID: .*$", request.message)
         message_id = found[0] if found else b""
         with self.lock:
@@ -156,13 +201,14 @@ class Behind(Database):
 
     def everything(self) -> dict[int, list[tuple[str, bytes]]]:
         """Return all messages that came in, by their numbers: the alias of each record, and the text."""
-        domain = [("message_id", "like", "@outside.test>")]
+        domain = ["|", ("message_id", "like", "@outside.test>"), ("message_id", "like", "@mail-gateway.invalid>")]
         found: dict[int, list[tuple[str, bytes]]] = {}
         with self.ASKING:
-            messages = self.server.search("mail.message", domain, "message_id", "model", "body")
+            messages = self.server.search("mail.message", domain, "email_from", "model", "body")
         for message in messages:
             record = (self.MODELS[message["model"]], message["body"].encode())
-            found.setdefault(int(re.sub(r"\D", "", message["message_id"])), []).append(record)
+            (number,) = re.findall(r"ann(\d+)@", message["email_from"])
+            found.setdefault(int(number), []).append(record)
         return found
 
     def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
