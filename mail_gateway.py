@@ -85,7 +85,7 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
     import contextlib
     import functools
 
-    from mailgate import database, journal, settings, walk
+    from mailgate import database, journal, plan, settings, walk
     from mailgate.envelope import MAX_HEADER_BYTES, envelope_of, spool
     from mailgate.outcome import Ended, Outcome, Verdict
 
@@ -113,8 +113,8 @@ def read_and_deliver(arguments: "Arguments", facts: "Facts", log: "Log") -> "Ver
         claim = functools.partial(journal.claim, report=lambda text: log.event(text, "LOG_ERR"))
         client = database.Client(config)
         return walk.deliver(config, client, envelope, raw, facts, claim=claim, on_answer=ignore_signals)
-    planned = walk.plan(config.addresses, envelope, raw)
-    os.write(1, walk.explanation(planned))
+    planned = plan.plan(config.addresses, envelope, raw)
+    os.write(1, plan.explanation(planned))
     return None if planned.choices[0] else Verdict(Outcome.UNKNOWN_RECIPIENT, "no rule matches")
 
 

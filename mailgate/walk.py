@@ -1,7 +1,7 @@
 """The walk of one message: match, prepare, post, judge, hold.
 
 Whoever calls it (the pipe with its one message, the service with each of its own) has read the message and its
-envelope. ``plan()`` says what would be done, and touches nothing; ``deliver()`` does it.
+envelope. plan.py says what would be done, and touches nothing; parts.py, whom a call serves; ``deliver()`` does it.
 """
 
 import functools
@@ -11,88 +11,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from mailgate import alias_list, ancestry, hold, inquiry, journal, message, shapes, watched
-from mailgate.addresses import BOUNCE, CATCHALL, Addresses, Match, choices, is_ours, match
+from mailgate import alias_list, ancestry, hold, inquiry, journal, message, parts, shapes, watched
+from mailgate.addresses import Addresses, Match, is_ours, match
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Raw, Recipient, canonical_address
+from mailgate.envelope import Envelope, Raw, Recipient
 from mailgate.judge import judge
-from mailgate.log import Facts, error_text, quoted
+from mailgate.log import Facts, error_text
 from mailgate.outcome import Ended, Outcome, Verdict
+from mailgate.plan import Plan, plan, plan_again, plan_for
 from mailgate.settings import Settings
 
 # Ambiguous tries in a row after which the database is asked whether it has the message, before it is given it again.
 ASKS_AFTER_TRIES = 2
 PARTS_SECONDS = 300.0  # for the calls of a message, but the last of them; a whole run has DEADLINE
-FOR_NO_RECORD = (CATCHALL, BOUNCE)  # rules
 # Causes of what is held though the database has read it, and ignored it.
 ANSWERS_NOTICE = "it answers a notice of the database, which reads no answers"
 STOPPED_LOOP = "the database stopped a loop, and has told the sender"
 # Answers that the journal has to a held message are asked for again when it is released: it is to be delivered now.
 ASKED_AGAIN = (Outcome.HELD, Outcome.DROPPED)
 TO_BE_WAITED_FOR = (Outcome.NO_ANSWER, Outcome.CUT_OFF, Outcome.DATABASE_DOWN, Outcome.DATABASE_ERROR)
-
-
-class Plan(NamedTuple):
-    """What would be done with a message.
-
-    ``choices`` has the addresses to deliver to, best first; a later one counts where the database knows none of those
-    before it. ``added`` is what is put in front of the message for the first one. ``instead`` is an id in place of the
-    message's own.
-    """
-
-    matches: list[Match]
-    choices: list[list[str]]
-    raw: Raw
-    added: bytes
-    message_id: str
-    instead: bytes = b""
-
-    @property
-    def unmatched(self) -> list[str]:
-        """The recipients that no rule takes."""
-        return [each.recipient.address for each in self.matches if not each.rule]
-
-    @property
-    def recipients(self) -> tuple[str, ...]:
-        """The addresses to deliver to, as the journal has them."""
-        return tuple(journal.text_of(address.lower()) for address in self.choices[0])
-
-
-def plan(
-    addresses: Addresses, envelope: Envelope, raw: Raw, settle: Callable[[list[Match]], list[Match]] | None = None
-) -> Plan:
-    """Return what is to be done with a message: match and prepare.
-
-    ``settle`` may ask the database which of several addresses is meant (see alias_list.settle).
-    """
-    matches = match(addresses, envelope.recipients)
-    if settle:
-        matches = settle(matches)
-    return _planned(matches, envelope, raw)
-
-
-def _planned(matches: list[Match], envelope: Envelope, raw: Raw, instead: bytes = b"") -> Plan:
-    found = choices(matches)
-    return Plan(matches, found, raw, *message.prepare(raw, envelope.sender, found[0], instead), instead)
-
-
-def _planned_again(matches: list[Match], raw: Raw) -> Plan:
-    """Return what is to be done with a held message: it goes as it stands; only who is named nowhere is added."""
-    head = raw.head()
-    found, instead = choices(matches), ancestry.id_as_posted(head)
-    named = {address.lower() for address in message.delivered_to(head)}
-    lacking = [address for address in found[0] if address.lower() not in named]
-    return Plan(matches, found, raw, *message.prepare(raw, None, lacking, instead), instead)
-
-
-def explanation(planned: Plan) -> bytes:
-    """Return a plan for a person: a line for each recipient, then the fields that are put in front."""
-    lines = []
-    for found in planned.matches:
-        known_as = ", else as ".join(map(quoted, found.addresses))
-        text = f"delivered as {known_as} ({found.rule})" if found.rule else "no rule matches"
-        lines.append(f"{quoted(found.recipient.address)}: {text}\n")
-    return "".join(lines).encode() + planned.added
 
 
 class Job(NamedTuple):
@@ -136,7 +73,7 @@ def deliver(
     try:
         facts.describe(envelope, raw.head())
         if held:
-            planned = _planned_again(match(deciding, envelope.recipients), raw)
+            planned = plan_again(match(deciding, envelope.recipients), raw)
         else:
             planned = plan(deciding, envelope, raw, lambda found: alias_list.settle(client, deciding, found))
         facts.unmatched, facts.posted_as = planned.unmatched, []
@@ -165,13 +102,16 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     delivery = journal.Delivery(planned.message_id, name, planned.added, date, content)
     with job.claim(job.settings, delivery, job.until) as claimed:
         other = _other_id(job, planned, claimed, date)
-        mine, apart = ([], {}) if other else _split(job, planned, claimed)
+        mine: list[Match] = [*planned.matches] if job.held and not other else []
+        apart: dict[str, list[Match]] = {}
+        if not job.held and not other:
+            mine, apart = parts.split(job.client, job.addresses, planned, claimed.served)
         job.facts.posted_as += [planned.message_id] * bool(mine)
-        whole = planned if not apart else _planned(mine, job.envelope, planned.raw, planned.instead)
-        whole = _with_noted(job, whole, claimed)
+        whole = planned if not apart else plan_for(mine, job.envelope, planned.raw, planned.instead)
+        whole = whole if job.held else parts.with_noted(whole, claimed, job.envelope.sender)
         verdicts = [_of_call(job, whole, claimed, is_last and not apart)] if mine else []
     if other:
-        return _ending(job, _planned(planned.matches, job.envelope, planned.raw, other), is_last)
+        return _ending(job, plan_for(planned.matches, job.envelope, planned.raw, other), is_last)
     if apart and not any(verdict.outcome.is_temporary for verdict in verdicts):
         verdicts += _of_parts(job, planned, apart, is_last)
     return _overall(verdicts)
@@ -208,91 +148,6 @@ def _was_ignored(claimed: journal.Claim) -> bool:
     )
 
 
-def _split(job: Job, planned: Plan, claimed: journal.Claim) -> tuple[list[Match], dict[str, list[Match]]]:
-    """Return the recipients whom a call with the plan's id serves, and the others, by what their own calls are named.
-
-    Where the journal has noted a call with this id, it serves those of that call, and no others: the database has the
-    message already, or may have it. Where it has not, an answer is kept apart from the aliases for another kind of
-    record whom only the envelope names (a Bcc beside the address of the thread), for they would make a forward of it.
-    A copy for the catchall or bounce address would make a notice or a bounce of what is on a record: it has no call.
-    """
-    if job.held:
-        return [*planned.matches], {}
-    served, ancestors = claimed.served, ancestry.ancestors(planned.raw.head())
-    apart_at_first = frozenset() if served else _forwarding(job, planned)
-    mine: list[Match] = []
-    apart: dict[str, list[Match]] = {}
-    for each in filter(lambda match: match.rule, planned.matches):
-        names = _names(each)
-        if names[0] not in served and not served.isdisjoint(names):  # one of its addresses, which may be another's
-            (settled,) = alias_list.settle(job.client, job.addresses, [each], is_new=False)
-            each, names = settled, _names(settled)
-        is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
-        is_mine = is_mine or (bool(served) and each.rule in FOR_NO_RECORD and not ancestors)
-        (mine if is_mine else apart.setdefault(names[0], [])).append(each)
-    return _with_thread(job, planned, mine, apart) if served and apart else (mine, apart)
-
-
-def _with_noted(job: Job, planned: Plan, claimed: journal.Claim) -> Plan:
-    """Return a plan whose call is for all for whom a call with its id may have been.
-
-    Which of these calls the database has is not known: so each must have been for all, or one would be lost.
-    """
-    if not claimed.served or claimed.ending in {outcome.name for outcome in journal.FOR_GOOD}:
-        return planned
-    found = [
-        [*choice, *sorted(claimed.served - {journal.text_of(address.lower()) for address in choice})]
-        for choice in planned.choices
-    ]
-    added, _ = message.prepare(planned.raw, job.envelope.sender, found[0], planned.instead)
-    return planned._replace(choices=found, added=added)
-
-
-def _names(each: Match) -> list[str]:
-    """Return a recipient's addresses as the journal has them."""
-    return [journal.text_of(address.lower()) for address in each.addresses]
-
-
-def _forwarding(job: Job, planned: Plan) -> frozenset[str]:
-    """Return which recipients would make a forward of an answer; none if the database does not say."""
-    head = planned.raw.head()
-    ancestors = ancestry.ancestors(head)
-    hidden = {*planned.recipients} - message.names(head)
-    if not ancestors or len(planned.recipients) < 2 or not hidden:
-        return frozenset()
-    try:
-        thread = inquiry.record_of(job.client, ancestors)
-        found = inquiry.of_another_model(job.client, thread[0], hidden) if thread else set()
-    except Ended:
-        return frozenset()
-    return frozenset() if found >= {*planned.recipients} else frozenset(found)
-
-
-def _with_thread(
-    job: Job, planned: Plan, mine: list[Match], apart: dict[str, list[Match]]
-) -> tuple[list[Match], dict[str, list[Match]]]:
-    """Return the same for an answer, which is to be on its thread once, and not once for each recipient.
-
-    It belongs there for all but aliases for another kind of record. So the plan's call serves these recipients too,
-    where it has put the message on the thread, or will; where it has made a forward, another one serves them together.
-    """
-    ancestors = ancestry.ancestors(planned.raw.head())
-    ours = [address for each in mine for address in each.addresses]
-    try:
-        thread = inquiry.record_of(job.client, ancestors) if ancestors else None
-        if not thread:
-            return mine, apart
-        forwards = inquiry.of_another_model(job.client, thread[0], [*apart, *ours])
-        place = inquiry.record_of(job.client, [planned.message_id])
-    except Ended:  # the database does not say
-        return mine, apart
-    together = [each for name, matches in apart.items() if name not in forwards for each in matches]
-    others = {name: matches for name, matches in apart.items() if name in forwards}
-    if place == thread or (not place and forwards.isdisjoint(map(canonical_address, ours))):
-        return mine + together, others
-    return mine, others | ({f"{thread[0]},{thread[1]}": together} if together else {})
-
-
 def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: bool) -> list[Verdict]:
     """Return the endings of a message for recipients with calls of their own, under ids made of its id and names.
 
@@ -308,7 +163,7 @@ def _of_parts(job: Job, planned: Plan, apart: dict[str, list[Match]], is_last: b
                 verdicts.append(Verdict(Outcome.BUSY, f"{len(apart) - len(verdicts)} other recipients must wait"))
                 break
             instead = ancestry.derived_id(planned.message_id, name)
-            part = _planned(matches, job.envelope, copy, instead)
+            part = plan_for(matches, job.envelope, copy, instead)
             try:
                 verdict = _ending(job, part, is_last and number == len(apart))
             except Ended as ended:

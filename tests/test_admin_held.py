@@ -22,7 +22,7 @@ from support.mail_database_server import PASSWORD, ROOT, Server, served
 
 from mailgate import settings, walk
 from mailgate.database import Client
-from mailgate.envelope import Envelope, Recipient, spool
+from mailgate.envelope import Envelope, Raw, Recipient, spool
 from mailgate.log import Facts
 from mailgate.outcome import Outcome
 
@@ -85,7 +85,7 @@ class Desk:
         client = Client(config)
         for number in range(count):
             with spool(io.BytesIO(message(f"{name}-{number}", fields)), config.max_size).file as file:
-                raw = walk.Raw(file, 0, file.seek(0, os.SEEK_END))
+                raw = Raw(file, 0, file.seek(0, os.SEEK_END))
                 told = Facts(f"4Xy{number}")
                 verdict = walk.deliver(config, client, Envelope("ann@outside.test", (Recipient(to),)), raw, told)
                 assert verdict.outcome is Outcome.HELD, verdict
@@ -290,7 +290,7 @@ def test_an_answer_to_a_notice_is_released_without_the_notice(tmp_path: Path, en
 # --- whenever it ends -----------------------------------------------------------------------------------------------
 
 STEPS = [
-    ("walk.py", "_planned_again", "after"),
+    ("walk.py", "plan_again", "after"),
     ("journal/sqlite.py", "Sqlite.read", "after"),
     ("walk.py", "_other_id", "after"),
     ("journal/__init__.py", "Claim.note_begun", "before"),

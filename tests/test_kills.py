@@ -89,8 +89,8 @@ STEPS = [
     Step("journal/sqlite.py", "_migrate", "after"),
     Step("journal/sqlite.py", "Sqlite.read", "after"),
     Step("journal/__init__.py", "_answer", "after"),
-    Step("walk.py", "_split", "before"),
-    Step("walk.py", "_split", "after"),
+    Step("parts.py", "split", "before"),
+    Step("parts.py", "split", "after"),
     Step("walk.py", "_of_call", "before"),
     Step("walk.py", "_called", "before"),
     Step("walk.py", "_unasked", "after"),
@@ -122,13 +122,13 @@ STEPS = [
 ]
 # An answer, and its part for the alias.
 PARTS = [
-    Step("walk.py", "_forwarding", "before"),
+    Step("parts.py", "_forwarding", "before"),
     Step("inquiry.py", "of_another_model", "before"),
     Step("database.py", "_reply", "after"),  # where its thread is
     Step("database.py", "_reply", "after", number=2),  # of which model the alias is
-    Step("walk.py", "_forwarding", "after"),
-    Step("walk.py", "_split", "after"),
-    Step("walk.py", "_planned", "after", number=2),
+    Step("parts.py", "_forwarding", "after"),
+    Step("parts.py", "split", "after"),
+    Step("walk.py", "plan_for", "after", number=2),
     Step("walk.py", "_of_call", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "after", waits=True),
@@ -140,7 +140,7 @@ PARTS = [
     Step("walk.py", "_ending", "before", 1, number=2),
     Step("journal/sqlite.py", "_locked", "after", 1, number=2),
     Step("journal/sqlite.py", "Sqlite.read", "after", 1, number=2),
-    Step("walk.py", "_split", "after", 1, number=2),
+    Step("parts.py", "split", "after", 1, number=2),
     Step("walk.py", "_called", "before", 1, number=2),
     Step("journal/sqlite.py", "Sqlite.write", "before", 1, number=3),
     Step("journal/sqlite.py", "Sqlite.write", "after", 1, waits=True, number=3),

@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
-from mailgate import alias_list, ancestry, journal, shapes, walk
+from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
 from mailgate.admin.desk import Answer, Command, Desk, Usage
@@ -112,7 +112,7 @@ def explain(settings: Settings, source: IO[bytes], given: Arguments, now: float)
 def _explained(settings: Settings, envelope: Envelope, raw: Raw, now: float) -> Explained:
     client, head = _Foretelling(settings, now), raw.head()
     steps = _of_envelope(envelope, raw)
-    planned = walk.plan(
+    planned = plan.plan(
         settings.addresses, envelope, raw, lambda found: alias_list.settle(client, settings.addresses, found)
     )
     steps += of_matches(client, settings.addresses, planned.matches)
@@ -200,7 +200,7 @@ def nearest(client: Client, addresses: Addresses, address: str) -> str:
     return f"The nearest one is {found[0]}." if found else "None is spelled alike."
 
 
-def _of_journal(settings: Settings, planned: walk.Plan) -> list[Step]:
+def _of_journal(settings: Settings, planned: plan.Plan) -> list[Step]:
     if not settings.journal:
         return [Step("journal", "There is no journal (MAIL_GATEWAY_JOURNAL).")]
     date = ancestry.date(planned.raw.head())
