@@ -14,6 +14,9 @@ demo: $(VENV)/made ## Send six mails through the gateway into the embedded datab
 demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
 	$(VENV)/bin/python demo/picture.py
 
+admin-pages: $(VENV)/made-dev ## Write the desk's screens in docs/admin.md, its man page and its completions anew (a minute).
+	$(VENV)/bin/python tests/admin_page.py
+
 test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(FLAGS)
 
@@ -65,4 +68,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo demo-picture test test-odoo test-mta test-debian13 soak check bench install uninstall coverage clean
+.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-debian13 soak check bench install uninstall coverage clean

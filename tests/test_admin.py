@@ -1,5 +1,6 @@
 """The operator's desk: where a mail is, why it ended so, and what to do; and today's screen."""
 
+import argparse
 import json
 import re
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
-from support.mail_database_server import served
+from support.mail_database_server import ROOT, served
+
+from mailgate.admin.__main__ import COMMANDS
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
 
@@ -158,3 +161,14 @@ def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path
         assert "mail_gateway_audit_lost 2\n" in (tmp_path / "audit.prom").read_text()
         screen = desk.run("audit").lasting
         assert "the database has no message <delivered@outside.test>" in re.sub(r"\s+", " ", screen)
+
+
+@pytest.mark.parametrize("name", ["mail-gateway-admin.1", "mail-gateway-admin.bash", "_mail-gateway-admin"])
+def test_the_man_page_and_the_completions_have_each_command_and_option(name: str) -> None:
+    """``make admin-pages`` writes them."""
+    text = (ROOT / "docs" / "man" / name).read_text().replace("\\-", "-")
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser(add_help=False)
+        command.add_arguments(parser)
+        options = re.findall(r"--[a-z-]+", parser.format_help())
+        assert [word for word in (command.name, *options) if word not in text] == []

@@ -167,7 +167,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def set_up_with_postfix(set_up: SetUp, configuration: Path) -> SetUp:
     shutil.copytree(configuration, set_up.configuration)
-    set_up.options = ["--postfix-config", str(set_up.configuration)]
+    set_up.options = ["--mta-config", str(set_up.configuration)]
     for name in ("main.cf", "master.cf"):
         set_up.edit(name, str(configuration), str(set_up.configuration))
     set_up.edit("master.cf", "/opt/mail-gateway/mail_gateway.py", f"{ROOT}/mail_gateway.py")
@@ -428,7 +428,7 @@ def set_up_with_exim(set_up: SetUp) -> Iterator[SetUp]:
         config.write_text(EXIM_CONF.format(root=ROOT, user=getpass.getuser(), folder=folder))
         with open(set_up.configuration / DOMAINS, "a") as file:
             file.write("example.com\n")
-        set_up.options = ["--exim-config", str(config)]
+        set_up.options = ["--mta-config", str(config)]
         set_up.path = f"{ENVIRONMENT['PATH']}:{os.path.dirname(EXIM)}"
         yield set_up
 

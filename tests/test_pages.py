@@ -15,6 +15,7 @@ from mailgate.settings import HOLD, JOURNAL, REQUIRED, VARIABLES, read
 LINES = {
     "README.md": 120,
     "docs/install.md": 90,
+    "docs/admin.md": 420,
     "docs/settings.md": 100,
     "docs/endings.md": 120,
     "docs/journal.md": 40,

@@ -6,7 +6,7 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mailgate import journal
 from mailgate.admin import held, mta, records
@@ -46,16 +46,25 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--textfile", metavar="FILE", help="write the metrics there, for Prometheus' node_exporter")
 
 
-def _answer(desk: Desk, arguments: Namespace) -> Answer:
-    found = stories(desk, since_moment=since(arguments.since, desk.now))
+class Found(NamedTuple):
+    """How many messages were taken, how many are in which place, what is lost and why, what is doubled and where."""
+
+    taken: int
+    counts: Mapping[str, int]
+    lost: list[tuple[Story, str]]
+    doubled: list[tuple[str, list[Record]]]
+
+
+def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Found:
+    """Look for each message with a try since then. Raises Ended."""
+    found = stories(desk, since_moment=since_moment)
     ids = [name for story in found if PLACES.get(story.outcome) == "on records" for name in story.ids]
     by_id: dict[str, list[Record]] = {}
     for record in records.find(desk.client, ids):
         by_id.setdefault(record.message_id, []).append(record)
     kept = {file.message_id for file in held.files(desk.settings.hold)}
-    queue = mta.queue(arguments.mta_config)
+    queue = mta.queue(mta_config)
     queued = None if queue is None else {each.queue_id for each in queue}
-
     counts: Counter[str] = Counter()
     lost: list[tuple[Story, str]] = []
     for story in found:
@@ -63,18 +72,20 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
         counts[place] += not problem
         lost += [(story, problem)] * bool(problem)
     doubled = [(name, rows) for name, rows in by_id.items() if len(rows) > 1 and len(rows) > _expected(desk, name)]
+    return Found(len(found), counts, lost, doubled)
+
+
+def _answer(desk: Desk, arguments: Namespace) -> Answer:
+    found = find(desk, since(arguments.since, desk.now), arguments.mta_config)
     if arguments.textfile:
-        _write(arguments.textfile, METRICS.format(lost=len(lost), doubled=len(doubled), at=desk.now))
-    return Answer(
-        {
-            "taken": len(found),
-            "places": {place: counts[place] for place in SUMMARY},
-            "lost": [{"message_id": story.message_id, "why": why} for story, why in lost],
-            "doubled": [{"message_id": name, "records": [*map(records.facts, rows)]} for name, rows in doubled],
-        },
-        _screen(len(found), counts, lost, doubled),
-        is_good=not (lost or doubled),
-    )
+        _write(arguments.textfile, METRICS.format(lost=len(found.lost), doubled=len(found.doubled), at=desk.now))
+    facts = {
+        "taken": found.taken,
+        "places": {place: found.counts[place] for place in SUMMARY},
+        "lost": [{"message_id": story.message_id, "why": why} for story, why in found.lost],
+        "doubled": [{"message_id": name, "records": [*map(records.facts, rows)]} for name, rows in found.doubled],
+    }
+    return Answer(facts, _screen(*found), is_good=not (found.lost or found.doubled))
 
 
 def _place(

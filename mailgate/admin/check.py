@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from mailgate.admin import mta
 from mailgate.admin.checks import (
     BAD,
     GOOD,
@@ -77,10 +78,7 @@ def findings(site: Site) -> tuple[list[Line], list[str]]:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--postfix-config", metavar="FOLDER", help="Postfix's configuration, where it is another than usual"
-    )
-    parser.add_argument("--exim-config", metavar="FILE", help="Exim's configuration, where it is another than usual")
+    mta.add_config(parser)
     parser.add_argument(
         "--dns", metavar="SERVER", nargs="?", const="", help="ask the DNS, or this server of it, where mail goes"
     )

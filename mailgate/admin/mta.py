@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,9 +58,13 @@ def _journald(queue_ids: Sequence[str], first: float) -> list[str]:
 
 def add_config(parser: ArgumentParser) -> None:
     """Let a command be told of a mail server whose configuration is not in its usual place."""
-    parser.add_argument(
-        "--mta-config", metavar="PATH", help="Postfix's folder, or Exim's file, where it is not the usual"
-    )
+    parser.add_argument("--mta-config", metavar="PATH", type=_path, help="Postfix's folder, or Exim's file")
+
+
+def _path(text: str) -> str:
+    if not os.path.exists(text):
+        raise ArgumentTypeError(f"is not there: {text}")
+    return text
 
 
 def queue(config: str | None = None) -> list[Waiting] | None:

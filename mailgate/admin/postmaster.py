@@ -11,12 +11,14 @@ from email.policy import SMTP
 from typing import Any
 
 from mailgate.addresses import is_surely_ours
-from mailgate.admin import mta
+from mailgate.admin import audit, mta
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment
 from mailgate.admin.hold_folder import cause_of, files
 from mailgate.admin.screen import plain, words
+from mailgate.outcome import Ended
 
 LONG_SECONDS = 4 * 3600.0  # that mail may wait before he is told
+AUDITED_SECONDS = 7 * 86400.0  # back from now
 DAY_SECONDS = 20 * 3600.0  # in which he is told once; a daily timer is early at times
 STAMP = "postmaster"  # in the hold folder: its time says when he was told last
 MAX_LINES = 20  # of a kind
@@ -52,8 +54,21 @@ def waiting(desk: Desk) -> list[str]:
     ]
 
 
+def lost(desk: Desk) -> list[str]:
+    """Return what the audit finds lost or doubled, in lines; none while the database can't be asked."""
+    try:
+        found = audit.find(desk, desk.now - AUDITED_SECONDS)
+    except Ended:
+        return []
+    names = [*(story.message_id for story, _ in found.lost), *(name for name, _ in found.doubled)]
+    if not names:
+        return []
+    first = f"{len(found.lost)} messages are lost, {len(found.doubled)} doubled: mail-gateway-admin audit"
+    return [first, *(f"  {name}" for name in names[:MAX_LINES])]
+
+
 # What he is told of: each returns lines, none where all is good.
-CONCERNS: tuple[Callable[[Desk], list[str]], ...] = (held, waiting)
+CONCERNS: tuple[Callable[[Desk], list[str]], ...] = (lost, held, waiting)
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -104,7 +119,7 @@ def _mail(address: str, lines: list[str]) -> bytes:
 
 COMMAND = Command(
     "postmaster",
-    "Mail MAIL_GATEWAY_POSTMASTER, once a day at most, what is held or waits for long.",
+    "Mail MAIL_GATEWAY_POSTMASTER, once a day at most, what is lost, held or waits for long.",
     "mail-gateway-admin postmaster --dry-run",
     _add_arguments,
     _answer,

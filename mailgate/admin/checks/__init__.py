@@ -1,5 +1,6 @@
 """What `check` looks at: a room for each part of the set-up, and what all of its functions take and give."""
 
+import os
 import pwd
 import ssl
 import time
@@ -117,12 +118,24 @@ class Site:
     @cached_property
     def postfix(self) -> Postfix | None:
         """Postfix's configuration, where there is one."""
-        return find_postfix(self.arguments.postfix_config)
+        return find_postfix(self.postfix_config)
 
     @cached_property
     def exim(self) -> Exim | None:
         """Exim, where it is here."""
-        return find_exim(self.arguments.exim_config)
+        return find_exim(self.exim_config)
+
+    @property
+    def postfix_config(self) -> str | None:
+        """The folder of Postfix's configuration, where it is named."""
+        config: str | None = self.arguments.mta_config
+        return config if config and os.path.isdir(config) else None
+
+    @property
+    def exim_config(self) -> str | None:
+        """The file of Exim's configuration, where it is named."""
+        config: str | None = self.arguments.mta_config
+        return config if config and not os.path.isdir(config) else None
 
     def parameter(self, key: str) -> str:
         """Return a system parameter, "" where it is not set. Raises Ended."""

@@ -24,15 +24,15 @@ def _transport(exim: Exim) -> tuple[str, dict[str, str]]:
 def _exim(site: Site) -> Iterable[Finding]:
     if not site.exim:
         yield (
-            bad("There is no Exim here.", "--exim-config FILE.")
-            if site.arguments.exim_config
+            bad("There is no Exim here.", "--mta-config PATH.")
+            if site.exim_config
             else unknown("No Exim is on this host.")
         )
         return
     name, _ = _transport(site.exim)
     if name:
         yield good(f"Exim hands mail to the gateway, by its transport {name}.")
-    elif site.arguments.exim_config:
+    elif site.exim_config:
         yield bad("Exim has no router and transport that hand mail to the gateway.", SHIPPED)
     else:
         yield unknown("Exim is here, and hands no mail to the gateway.")

@@ -29,15 +29,15 @@ def _ours(postfix: Postfix) -> list[Service]:
 
 def _postfix(site: Site) -> Iterable[Finding]:
     if not site.postfix:
-        if site.arguments.postfix_config:
-            yield bad(f"No Postfix, or no main.cf in {site.arguments.postfix_config}.", "--postfix-config FOLDER.")
+        if site.postfix_config:
+            yield bad(f"No Postfix, or no main.cf in {site.postfix_config}.", "--mta-config PATH.")
         else:
             yield unknown("No Postfix is set up on this host.")
         return
     names = [service.name for service in _ours(site.postfix)]
     if names:
         yield good(f"Postfix in {site.postfix.config} has {named(names)}.")
-    elif site.arguments.postfix_config or "mail-gateway" in site.postfix.raw():
+    elif site.postfix_config or "mail-gateway" in site.postfix.raw():
         yield bad("Postfix's master.cf has no service that hands mail to the gateway.", CONFIGURE)
     else:
         yield unknown("Postfix is here, and hands no mail to the gateway: postfix/configure would put it in.")
