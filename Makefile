@@ -41,7 +41,7 @@ check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minu
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 8 minutes).
-	@status=0; for name in cpu memory service throughput database reading journal odoo; do \
+	@status=0; for name in cpu memory service throughput database reading journal desk odoo; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).
