@@ -406,10 +406,10 @@ def test_a_damaged_journal_is_set_aside(gateway: Gateway, endpoint: Endpoint, co
 @only_sqlite
 def test_a_journal_that_is_damaged_in_its_midst_is_set_aside(gateway: Gateway, endpoint: Endpoint) -> None:
     deliver(gateway)
-    row = (time.time(), "4XyZ", "x" * 200)
-    columns = "digest, seen_first, seen_last, queue_id, cause"
+    row = (time.time(), "x" * 200)
+    columns = "digest, seen_first, seen_last, cause"
     for _ in range(300):
-        execute(folder(gateway), f"insert into message ({columns}) values (randomblob(16), ?1, ?1, ?2, ?3)", *row)
+        execute(folder(gateway), f"insert into message ({columns}) values (randomblob(16), ?1, ?1, ?2)", *row)
     execute(folder(gateway), "pragma wal_checkpoint(truncate)")
     path = folder(gateway) / FILE
     data = bytearray(path.read_bytes())

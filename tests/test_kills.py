@@ -128,7 +128,7 @@ PARTS = [
     Step("database.py", "_reply", "after", number=2),  # of which model the alias is
     Step("parts.py", "_forwarding", "after"),
     Step("parts.py", "split", "after"),
-    Step("walk.py", "plan_for", "after", number=2),
+    Step("walk.py", "plan_for", "after"),
     Step("walk.py", "_of_call", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "after", waits=True),
