@@ -30,7 +30,7 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
-soak: $(VENV)/made ## Send 15,000 messages through Postfix while everything fails at random (as root; 20 minutes).
+soak: $(VENV)/made ## Send 15,000 messages through Postfix while everything fails at random (as root; 1 hour).
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
 check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minute).

@@ -3,7 +3,8 @@
 from collections import Counter
 
 import pytest
-from support.accounts import DISAGREE, UNTOLD, Row, difference_of
+from support.accounts import DISAGREE, UNTOLD, Row, difference_of, without
+from support.trials import Mail, ending_of
 
 INFO, JOBS = "info@example.com", "jobs@example.com"
 
@@ -41,3 +42,19 @@ def test_the_journal_and_the_outside_agree_or_not(rows: list[Row], found: dict[s
 
 def test_of_what_is_queued_the_journal_need_not_know_the_end() -> None:
     assert difference_of([Row("", (INFO,), "")], Counter(), is_queued=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("mail", "named", "found", "ending"),
+    [
+        (Mail(), "To: info@example.com", {"held": 1}, "held"),
+        (Mail(records=("info", "jobs")), "Delivered-To: <jobs@example.com>", {"info": 1, "held": 1}, "held"),
+        (Mail(records=("info", "jobs")), "Delivered-To: <jobs@example.com>", {"held": 1}, "partly delivered"),
+        (Mail(records=("info",)), "To: catchall@example.com", {"held": 1}, "held"),
+        (Mail(records=(), bounces=1), "Delivered-To: <nobody@example.com>", {"held": 1}, "held"),
+        (Mail(), "To: info@example.com", {"info": 1, "held": 1}, "doubled"),
+    ],
+)
+def test_of_what_is_held_there_is_no_record(mail: Mail, named: str, found: dict[str, int], ending: str) -> None:
+    held = [f"{named}\nX-Served-To: info@example.com\n\nwords\n".encode()]
+    assert ending_of(without(mail, held), Counter(found), exact=True) == ending

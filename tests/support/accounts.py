@@ -62,9 +62,14 @@ def account(
 
 
 def without(mail: Mail, held: list[bytes]) -> Mail:
-    """Return what must become of a message of which these copies are held: who they are for gets no record of it."""
+    """Return what must become of a message of which these copies are held: who they are for gets no record of it.
+
+    Whether the database knows these recipients was never answered, so that nothing bounces.
+    """
+    if not held:
+        return mail
     kept = record_counts(address for text in held for address in named(text))
-    return mail._replace(records=tuple((Counter(mail.records) - kept).elements()), held=len(held))
+    return mail._replace(records=tuple((Counter(mail.records) - kept).elements()), held=len(held), bounces=0)
 
 
 def rows_of(journal: str) -> dict[bytes, Row]:
