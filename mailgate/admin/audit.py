@@ -5,7 +5,7 @@ import socket
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mailgate import journal
@@ -88,9 +88,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     return Answer(facts, _screen(*found), is_good=not (found.lost or found.doubled))
 
 
-def _place(
-    story: Story, by_id: Mapping[str, list[Record]], kept: Iterable[str], queued: set[str] | None
-) -> tuple[str, str]:
+def _place(story: Story, by_id: Mapping[str, list[Record]], kept: set[str], queued: set[str] | None) -> tuple[str, str]:
     """Return where a message must be, and what is wrong with that, "" for nothing."""
     outcome, last = story.outcome, story.last
     if outcome.is_temporary:
@@ -99,7 +97,7 @@ def _place(
         is_there = last["queue_id"] in queued
         return WAITING, "" if is_there else f"{word(outcome)}, and it is in the queue no more: given up, or deleted"
     place = PLACES.get(outcome, REFUSED)
-    if place == "held" and story.message_id not in kept:
+    if place == "held" and kept.isdisjoint(story.ids):
         return place, "its file is not in the hold folder"
     missing = [name for name in story.ids if name not in by_id] if place == "on records" else []
     return place, f"the database has no message {', '.join(missing)}" if missing else ""
