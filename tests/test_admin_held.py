@@ -134,6 +134,13 @@ def test_what_is_held_is_delivered_once_and_its_file_goes(desk: Desk, database: 
     assert desk.run("held", "release", "--all") == Screen(0, "Nothing is held that this names.\n", "")
 
 
+def test_a_subject_that_nobody_can_decode_is_held_and_shown(desk: Desk) -> None:
+    mail = b"From: ann@outside.test\nMessage-ID: <1@outside.test>\nSubject: =?utf-8?b?a?=\n\nwords\n"
+    assert desk.gateway.run("broken@example.com", message=mail).ending == (0, "2.0.0", "held")
+    assert [row["subject"] for row in desk.facts("held", "list")["held"]] == ["=?utf-8?b?a?="]
+    assert desk.facts("trace", "outside.test")["messages"][0]["subject"] == "=?utf-8?b?a?="
+
+
 def test_a_sender_who_had_been_told_is_named(desk: Desk, database: Server) -> None:
     desk.send()
     mend_alias(database)
