@@ -141,6 +141,27 @@ def test_a_subject_that_nobody_can_decode_is_held_and_shown(desk: Desk) -> None:
     assert desk.facts("trace", "outside.test")["messages"][0]["subject"] == "=?utf-8?b?a?="
 
 
+def test_without_a_hold_folder_nothing_of_the_folder_at_hand_is_released(
+    desk: Desk, database: Server, tmp_path: Path
+) -> None:
+    own = tmp_path / "home" / "new" / "private.eml"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(message("private", "To: info@example.com\n"))
+    desk.gateway.command(HOLD=None)
+    for arguments in (["list"], ["release", "--all"], ["show", "private"], ["drop", "private", "--why", "x"]):
+        command, environ = desk.command("held", *arguments), ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, env=environ, cwd=tmp_path / "home", check=False)
+        text = b"mail-gateway-admin: there is no hold folder: MAIL_GATEWAY_HOLD is not set\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", text)
+    assert (own.exists(), subjects(database)) == (True, [])
+
+
+def test_a_hold_folder_that_can_not_be_read_is_not_an_empty_one(desk: Desk) -> None:
+    (desk.hold / "new").write_text("in the way of the folder")
+    screen = desk.run("held", "list")
+    assert screen == Screen(1, "", f"mail-gateway-admin: {desk.hold}/new can't be read: Not a directory\n")
+
+
 def test_a_sender_who_had_been_told_is_named(desk: Desk, database: Server) -> None:
     desk.send()
     mend_alias(database)
