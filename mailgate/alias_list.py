@@ -20,7 +20,9 @@ DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
 ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
 ALLOWED = "mail.catchall.domain.allowed"
 OLD_ALIAS_FIELDS = ("alias_name",)
-CATCHALL, BOUNCE, DOMAIN = "mail.catchall.alias", "mail.bounce.alias", "mail.catchall.domain"  # parameters before 17
+# Parameters before 17. The last one has the address of notifications, or its local-part.
+CATCHALL, BOUNCE, DOMAIN = "mail.catchall.alias", "mail.bounce.alias", "mail.catchall.domain"
+DEFAULT_FROM = "mail.default.from"
 FIRST_VERSION, FIRST_WITH_ALLOWED, FIRST_WITH_DOMAINS = 14, 15, 17
 
 Rows = list[dict[str, Any]]
@@ -157,15 +159,19 @@ def _old_addresses(client: Client, addresses: Addresses, number: int, aliases: R
     domains are the operator's to name, except the one in a parameter; from 15 on, that and the allowed ones bound where
     aliases are known, if both are set.
     """
-    keys = (CATCHALL, BOUNCE, DOMAIN, ALLOWED)
+    keys = (CATCHALL, BOUNCE, DOMAIN, ALLOWED, DEFAULT_FROM)
     rows = search(client, "ir.config_parameter", ("key", "value"), ("key", "in", keys))
     parameters = {row["key"]: str(row["value"] or "").strip().lower() for row in rows}
     own = _domains(parameters.get(DOMAIN))
     allowed = _domains(parameters.get(ALLOWED)) if own and number >= FIRST_WITH_ALLOWED else frozenset()
     catchall, bounce = ({f"{parameters[key]}@"} if parameters.get(key) else set() for key in (CATCHALL, BOUNCE))
+    domains = own if allowed else own | addresses.alias_domains
+    sender = parameters.get(DEFAULT_FROM, "")
+    senders = [sender] if "@" in sender else [f"{sender}@{domain}" for domain in domains if sender]
     return Addresses(
-        alias_domains=own if allowed else own | addresses.alias_domains,
+        alias_domains=domains,
         allowed_domains=allowed,
+        aliases=frozenset(map(canonical_address, senders)),
         local_parts=frozenset(str(row["alias_name"]).lower() for row in aliases if row["alias_name"]),
         catchall=frozenset(catchall),
         bounce=frozenset(bounce),

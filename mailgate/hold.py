@@ -136,11 +136,12 @@ def _readable(text: str) -> str:
 
 def decoded(value: str) -> str:
     """Return a field's value without encoded words (RFC 2047), as far as they can be read."""
+    from email.errors import HeaderParseError
     from email.header import decode_header, make_header
 
     try:
         return str(make_header(decode_header(value[: 16 * MAX_NAME_CHARACTERS])))
-    except (ValueError, LookupError):  # an unknown charset, a byte that is none of it
+    except (HeaderParseError, ValueError, LookupError):  # no base64, a byte that is none of its charset, no charset
         return value
 
 

@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
+from support.gateway import Gateway
 from support.mail_database_server import ROOT, served
 
 from mailgate.admin.__main__ import COMMANDS
@@ -102,6 +106,22 @@ def test_settings_that_can_not_be_used_are_named(desk: Desk) -> None:
     screen = desk.run("trace", "x", environ={"MAIL_GATEWAY_URL": "odoo"})
     assert (screen.status, screen.out) == (2, "")
     assert screen.err == "mail-gateway-admin: MAIL_GATEWAY_URL is not a URL like https://odoo.example.com\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize("name", ["JOURNAL", "STATE"])
+@pytest.mark.parametrize("user_id", [65534, 54321], ids=["nobody", "without a name"])
+def test_root_goes_on_as_the_owner_of_the_journal(name: str, user_id: int) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        folder.chmod(0o755)
+        gateway = Gateway(folder, URL="http://127.0.0.1:9", LOG="stderr")
+        gateway.command(**{"JOURNAL": None, name: folder / "journal"})
+        (folder / "journal").chmod(0o700)
+        os.chown(folder / "journal", user_id, 65534)
+        done = ask(gateway.env_file, "trace", "nothing")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert {file.stat().st_uid for file in (folder / "journal").iterdir()} == {user_id}
 
 
 def test_today_counts_what_ended_how(desk: Desk) -> None:

@@ -134,6 +134,34 @@ def test_what_is_held_is_delivered_once_and_its_file_goes(desk: Desk, database: 
     assert desk.run("held", "release", "--all") == Screen(0, "Nothing is held that this names.\n", "")
 
 
+def test_a_subject_that_nobody_can_decode_is_held_and_shown(desk: Desk) -> None:
+    mail = b"From: ann@outside.test\nMessage-ID: <1@outside.test>\nSubject: =?utf-8?b?a?=\n\nwords\n"
+    assert desk.gateway.run("broken@example.com", message=mail).ending == (0, "2.0.0", "held")
+    assert [row["subject"] for row in desk.facts("held", "list")["held"]] == ["=?utf-8?b?a?="]
+    assert desk.facts("trace", "outside.test")["messages"][0]["subject"] == "=?utf-8?b?a?="
+
+
+def test_without_a_hold_folder_nothing_of_the_folder_at_hand_is_released(
+    desk: Desk, database: Server, tmp_path: Path
+) -> None:
+    own = tmp_path / "home" / "new" / "private.eml"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(message("private", "To: info@example.com\n"))
+    desk.gateway.command(HOLD=None)
+    for arguments in (["list"], ["release", "--all"], ["show", "private"], ["drop", "private", "--why", "x"]):
+        command, environ = desk.command("held", *arguments), ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, env=environ, cwd=tmp_path / "home", check=False)
+        text = b"mail-gateway-admin: there is no hold folder: MAIL_GATEWAY_HOLD is not set\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, b"", text)
+    assert (own.exists(), subjects(database)) == (True, [])
+
+
+def test_a_hold_folder_that_can_not_be_read_is_not_an_empty_one(desk: Desk) -> None:
+    (desk.hold / "new").write_text("in the way of the folder")
+    screen = desk.run("held", "list")
+    assert screen == Screen(1, "", f"mail-gateway-admin: {desk.hold}/new can't be read: Not a directory\n")
+
+
 def test_a_sender_who_had_been_told_is_named(desk: Desk, database: Server) -> None:
     desk.send()
     mend_alias(database)

@@ -129,6 +129,18 @@ def test_before_17_an_address_is_refused_as_the_database_would(
         assert client.begin("new@example.com") == [KNOWN]
 
 
+@pytest.mark.parametrize("sender", ["Notifications", "notifications@example.com"])
+def test_before_17_the_address_of_notifications_takes_answers(tmp_path: Path, sender: str) -> None:
+    parameters = {"mail.catchall.domain": "example.com", "mail.default.from": sender}
+    with (
+        contextlib.closing(OldOdoo(16, ["info"], parameters)) as database,
+        running(service_before(tmp_path, database.url)) as service,
+        service.client() as client,
+    ):
+        service.wait_for("the alias list is read")
+        assert client.begin("notifications@example.com", "notifications@elsewhere.test") == [KNOWN, UNKNOWN]
+
+
 def test_before_17_a_list_without_its_parameters_is_none(tmp_path: Path) -> None:
     """It would refuse catchall and bounce: the settings decide, as without a list."""
     with contextlib.closing(OldOdoo(16, ["info"], {})) as database:

@@ -80,11 +80,18 @@ def become_owner(variables: Mapping[str, str]) -> None:
 
     The variables are those of the settings, which only that user can use. as_caller() is for what only root may do.
     """
-    owner = owner_of(variables.get("JOURNAL", settings.JOURNAL), variables.get("HOLD", settings.HOLD))
+    journal_folder = variables.get("JOURNAL") or variables.get(settings.OLD_NAME) or settings.JOURNAL
+    owner = owner_of(journal_folder, variables.get("HOLD", settings.HOLD))
     if os.geteuid() == 0 and owner and owner.st_uid:
-        user = pwd.getpwuid(owner.st_uid)
-        os.initgroups(user.pw_name, user.pw_gid)
-        os.setegid(user.pw_gid)
+        group = owner.st_gid
+        try:
+            user = pwd.getpwuid(owner.st_uid)
+        except KeyError:  # one without a name, as in a container
+            os.setgroups([group])
+        else:
+            group = user.pw_gid
+            os.initgroups(user.pw_name, group)
+        os.setegid(group)
         os.seteuid(owner.st_uid)
 
 

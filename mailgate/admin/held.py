@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mailgate.admin import by_hand, release
 from mailgate.admin.desk import Answer, Command, Desk, add_json, moment
-from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, named
+from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, folder_of, named
 from mailgate.admin.screen import pairs, plain, table, words
 from mailgate.envelope import MAX_HEADER_BYTES
 
@@ -29,7 +29,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _list(desk: Desk, arguments: Namespace) -> Answer:
-    found = files(desk.settings.hold)
+    found = files(folder_of(desk))
     causes = {file: cause_of(desk, file) for file in found}
     names = beginnings(file.name for file in found)
     rows = [(names[file.name], file.sender, file.subject, causes[file]) for file in found]

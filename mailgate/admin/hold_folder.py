@@ -1,12 +1,11 @@
 """What lies in the hold folder: each message, for whom it is held, and why."""
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mailgate import ancestry, journal
-from mailgate.admin.desk import Desk, Usage
+from mailgate.admin.desk import Desk, Failed, Usage
 from mailgate.envelope import MAX_HEADER_BYTES, fields, unfold
 from mailgate.hold import KEPT_AS, decoded
 
@@ -34,14 +33,33 @@ class File(NamedTuple):
 
 
 def files(folder: str) -> list[File]:
-    """Return the messages of a hold folder, the oldest first."""
+    """Return the messages of a hold folder, the oldest first; none where there is no folder. Raises Failed."""
     found = []
-    for part in ("new", "cur"):
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(os.path.join(folder, part)):
-                with contextlib.suppress(OSError):  # somebody took it away
-                    found.append(_file(entry.path))
+    for part in ("new", "cur") if folder else ():
+        for path in _paths(os.path.join(folder, part)):
+            try:
+                found.append(_file(path))
+            except (FileNotFoundError, IsADirectoryError):  # somebody took it away
+                continue
+            except OSError as error:
+                raise Failed(f"{path} can't be read: {error.strerror}") from None
     return sorted(found, key=lambda each: (each.since, each.path))
+
+
+def _paths(folder: str) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(folder)]
+    except FileNotFoundError:  # nothing has been held yet
+        return []
+    except OSError as error:
+        raise Failed(f"{folder} can't be read: {error.strerror}") from None
+
+
+def folder_of(desk: Desk) -> str:
+    """Return the hold folder. Raises Usage where there is none."""
+    if not desk.settings.hold:
+        raise Usage("there is no hold folder: MAIL_GATEWAY_HOLD is not set")
+    return desk.settings.hold
 
 
 def _file(path: str) -> File:
@@ -77,7 +95,7 @@ def cause_of(desk: Desk, file: File) -> str:
 
 def named(desk: Desk, name: str) -> File:
     """Return the held message whose file's name is or begins so. Raises Usage where there is not exactly one."""
-    found = [file for file in files(desk.settings.hold) if file.name.startswith(name)]
+    found = [file for file in files(folder_of(desk)) if file.name.startswith(name)]
     found = [file for file in found if file.name == name] or found
     if len(found) != 1:
         raise Usage(f"{len(found)} held messages have a name that begins with {name!r}")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from mailgate import ancestry, hold, message, walk
 from mailgate.addresses import is_ours
 from mailgate.admin.desk import Answer, Desk, Usage, log_of, moment
-from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, named, with_cause
+from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, folder_of, named, with_cause
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import counted, say, table, words
 from mailgate.arguments import Arguments
@@ -99,7 +99,7 @@ def _chosen(desk: Desk, arguments: Namespace) -> dict[File, str]:
     for address in arguments.recipient:
         if not is_ours(desk.settings.addresses, Recipient(address)):
             raise Usage(f"the database has no address {address}, by the settings")
-    found = [named(desk, arguments.name)] if arguments.name else files(desk.settings.hold)
+    found = [named(desk, arguments.name)] if arguments.name else files(folder_of(desk))
     causes = {file: cause_of(desk, file) for file in found}
     return {file: causes[file] for file in with_cause(causes, arguments.cause)}
 
