@@ -57,7 +57,7 @@ def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
     The database reads the first of several fields, and nothing behind the ``>``.
     """
     values = [unfold(field) for name, field in fields(head) if name == b"message-id"]
-    found = own_id(head) or b"<%b@%b>" % (_digest(raw, head), DOMAIN)
+    found = own_id(head) or b"<%b@%b>" % (digest(raw, head), DOMAIN)
     first = values[0] if values else b""
     return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
 
@@ -161,7 +161,7 @@ def _all_ids(values: list[bytes]) -> Iterable[bytes]:
     return (bracketed or [found for value in values for found in _BARE.findall(value)])[-MAX_IDS:]
 
 
-def _digest(raw: Raw, head: bytes) -> bytes:
+def digest(raw: Raw, head: bytes) -> bytes:
     """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
 
     Trace fields, names of ours, the kind of line ends, and whether the last line has one, don't count. Where the Date
@@ -170,7 +170,7 @@ def _digest(raw: Raw, head: bytes) -> bytes:
     """
     from hashlib import sha256
 
-    digest = sha256()
+    found = sha256()
     header_size = 0
     received = last = b""
     dates = []
@@ -185,18 +185,18 @@ def _digest(raw: Raw, head: bytes) -> bytes:
             or name.startswith(TRACE_PREFIXES)
             or (name == b"message-id" and _is_ours(unfold(field)))
         ):
-            digest.update(field.translate(None, b"\r"))
+            found.update(field.translate(None, b"\r"))
             last = field
     for chunk in raw.chunks(header_size):
-        digest.update(chunk.translate(None, b"\r"))
+        found.update(chunk.translate(None, b"\r"))
         last = chunk
     if not last.endswith(b"\n"):
-        digest.update(b"\n")
+        found.update(b"\n")
     sent = seconds_of(dates[0]) if dates else None
     taken = seconds_of(_COMMENT.sub(b"", received).rpartition(b";")[2])
     if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE_SECONDS):
-        digest.update(b" ".join(received.split()))
-    return digest.hexdigest().encode()
+        found.update(b" ".join(received.split()))
+    return found.hexdigest().encode()
 
 
 def seconds_of(date: bytes) -> float | None:

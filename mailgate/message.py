@@ -69,16 +69,6 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str], instead: byt
     return b"".join(field + line_end for field in lines), os.fsdecode(message_id)
 
 
-def digest(raw: Raw) -> bytes:
-    """Return a digest of a message, whatever ends its lines: those of SMTP, or of a file."""
-    from hashlib import sha256
-
-    found = sha256()
-    for chunk in raw.chunks():
-        found.update(chunk.replace(b"\r", b""))
-    return found.digest()
-
-
 def names(head: bytes) -> set[str]:
     """Return the addresses, in lower case, that the header surely names for every database.
 

@@ -96,9 +96,10 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     not served, or is not to serve; a held message stands as it was for its own call. ``is_last`` says that nothing
     comes after it.
     """
-    date = ancestry.date(planned.raw.head())
+    head = planned.raw.head()
+    date = ancestry.date(head)
     name = os.path.basename(job.held) or job.facts.queue_id
-    content = functools.partial(message.digest, planned.raw)
+    content = functools.partial(ancestry.digest, planned.raw, head)
     delivery = journal.Delivery(planned.message_id, name, planned.added, date, content)
     with job.claim(job.settings, delivery, job.until) as claimed:
         other = _other_id(job, planned, claimed, date)

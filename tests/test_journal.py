@@ -247,12 +247,15 @@ def test_another_delivery_of_the_same_message_is_asked_about(
 def test_what_can_not_be_held_is_asked_for_once_a_day(gateway: Gateway, endpoint: Endpoint, tmp_path: Path) -> None:
     """Each time, Odoo would mail the sender that his message could not be accepted."""
     endpoint.answers = [fault(1, "ValueError: Invalid field 'x' on model 'crm.lead'"), returns(7)]
-    assert [deliver(gateway), deliver(gateway, "--queue-id=another", "info@example.com")] == ["database_error"] * 2
+    message = b"Date: Mon, 30 Nov 2026 09:00:00 +0000\n" + MESSAGE
+    copy = b"Received: from a by mx.example.com with ESMTP id another; Mon, 30 Nov 2026 09:00:01 +0000\n" + message
+    assert deliver(gateway, message=message) == "database_error"
+    assert deliver(gateway, "--queue-id=another", "info@example.com", message=copy) == "database_error"
     age(gateway.settings["JOURNAL"], DAY / 2)
-    assert deliver(gateway) == "database_error"
+    assert deliver(gateway, message=message) == "database_error"
     assert len(endpoint.messages) == 1
     age(gateway.settings["JOURNAL"], DAY / 2)
-    assert deliver(gateway) == "delivered"
+    assert deliver(gateway, message=message) == "delivered"
 
 
 def test_another_message_with_the_id_of_what_can_not_be_held_is_asked_for(gateway: Gateway, endpoint: Endpoint) -> None:

@@ -104,6 +104,8 @@ def _detection(site: Site) -> Iterable[Finding]:
     listed = site.listed
     if not listed.local_parts:
         yield good("No alias has local-part based detection.")
+    elif not site.client.has_domains:
+        yield good("Before Odoo 17, an alias has no domain, and answers to its local-part.")
     elif not listed.allowed_domains:
         yield bad(
             f"Local-part based detection without {alias_list.ALLOWED}: mail for {named(sorted(listed.local_parts))} is "
