@@ -57,7 +57,7 @@ def message_id(raw: Raw, head: bytes) -> tuple[bytes, bool]:
     The database reads the first of several fields, and nothing behind the ``>``.
     """
     values = [unfold(field) for name, field in fields(head) if name == b"message-id"]
-    found = own_id(head) or b"<%b@%b>" % (digest(raw, head), DOMAIN)
+    found = own_id(head) or b"<%b@%b>" % (digest(raw, head, _arrival(head)), DOMAIN)
     first = values[0] if values else b""
     return found, first.startswith(found) and re.fullmatch(rb"[ -~]*", first) is not None
 
@@ -161,25 +161,18 @@ def _all_ids(values: list[bytes]) -> Iterable[bytes]:
     return (bracketed or [found for value in values for found in _BARE.findall(value)])[-MAX_IDS:]
 
 
-def digest(raw: Raw, head: bytes) -> bytes:
-    """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered.
+def digest(raw: Raw, head: bytes, more: bytes = b"") -> bytes:
+    """Return the SHA-256, in hexadecimal digits, of what is the same whenever this message is delivered, and of more.
 
-    Trace fields, names of ours, the kind of line ends, and whether the last line has one, don't count. Where the Date
-    can't be right, the field that the first host wrote when it received the message counts: a camera that sends the
-    same words twice sends two messages.
+    Trace fields, names of ours, the kind of line ends, and whether the last line has one, don't count.
     """
     from hashlib import sha256
 
     found = sha256()
     header_size = 0
-    received = last = b""
-    dates = []
+    last = b""
     for name, field in fields(head):
         header_size += len(field)
-        if name == b"received":
-            received = unfold(field)  # each host adds its own on top, so the last is the oldest
-        elif name == b"date":
-            dates.append(unfold(field))
         if not (
             name in TRACE_FIELDS
             or name.startswith(TRACE_PREFIXES)
@@ -192,11 +185,22 @@ def digest(raw: Raw, head: bytes) -> bytes:
         last = chunk
     if not last.endswith(b"\n"):
         found.update(b"\n")
+    found.update(more)
+    return found.hexdigest().encode()
+
+
+def _arrival(head: bytes) -> bytes:
+    """Return the field that the first host wrote when it received a message, if its Date can't be right.
+
+    A camera that sends the same words twice sends two messages.
+    """
+    dates = [unfold(field) for name, field in fields(head) if name == b"date"]
+    # each host adds its own on top, so the last is the oldest
+    received = [b"", *(unfold(field) for name, field in fields(head) if name == b"received")][-1]
     sent = seconds_of(dates[0]) if dates else None
     taken = seconds_of(_COMMENT.sub(b"", received).rpartition(b";")[2])
-    if sent is None or (taken is not None and abs(sent - taken) > PLAUSIBLE_SECONDS):
-        found.update(b" ".join(received.split()))
-    return found.hexdigest().encode()
+    is_right = sent is not None and (taken is None or abs(sent - taken) <= PLAUSIBLE_SECONDS)
+    return b"" if is_right else b" ".join(received.split())
 
 
 def seconds_of(date: bytes) -> float | None:
