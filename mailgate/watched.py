@@ -14,6 +14,7 @@ from mailgate.envelope import Raw, split_address
 from mailgate.outcome import Ended
 
 WATCH_SECONDS = 60.0  # for which a copy is made after somebody has watched
+MAX_COPIES = 20  # of mail that anybody can send
 USUAL = ("catchall", "bounce")  # where the settings name no domain, and so no such address
 
 
@@ -40,7 +41,9 @@ def keep(hold_folder: str, matches: list[Match], raw: Raw, sender: str | None) -
         return
     folder = folder_in(hold_folder)
     with contextlib.suppress(OSError, Ended):
-        if time.time() < os.stat(_until(folder)).st_mtime:
+        new = os.path.join(folder, "new")
+        count = len(os.listdir(new)) if os.path.isdir(new) else 0
+        if time.time() < os.stat(_until(folder)).st_mtime and count < MAX_COPIES:
             hold.store(hold.new_path(folder, raw, sender), b"", raw)
 
 

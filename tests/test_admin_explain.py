@@ -338,7 +338,7 @@ def test_of_a_version_that_it_does_not_know_it_tells_the_gateways_half(gateway: 
     gateway.settings["URL"] = endpoint.url
     said = run(gateway, "-", message=mail(), status=1)
     assert "info@example.com is delivered as info@example.com" in said
-    assert "a forecast can be made from Odoo 17 on, not of 16" in said
+    assert "a forecast can be made from Odoo 17 on, not of 13" in said
     assert "It would be given to the database, which decides." in said
     assert not any(b"message_process" in request.body for request in endpoint.requests)
 

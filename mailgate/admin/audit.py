@@ -58,7 +58,7 @@ class Found(NamedTuple):
 def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Found:
     """Look for each message with a try since then. Raises Ended."""
     found = stories(desk, since_moment=since_moment)
-    ids = [name for story in found if PLACES.get(story.outcome) == "on records" for name in story.ids]
+    ids = [name for story in found if PLACES.get(_outcome(story)) == "on records" for name in story.ids]
     by_id: dict[str, list[Record]] = {}
     for record in records.find(desk.client, ids):
         by_id.setdefault(record.message_id, []).append(record)
@@ -90,7 +90,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
 
 def _place(story: Story, by_id: Mapping[str, list[Record]], kept: set[str], queued: set[str] | None) -> tuple[str, str]:
     """Return where a message must be, and what is wrong with that, "" for nothing."""
-    outcome, last = story.outcome, story.last
+    outcome, last = _outcome(story), story.last
     if outcome.is_temporary:
         if queued is None or not last["queue_id"] or last["host"] not in ("", socket.gethostname()):
             return UNKNOWN, ""
@@ -101,6 +101,12 @@ def _place(story: Story, by_id: Mapping[str, list[Record]], kept: set[str], queu
         return place, "its file is not in the hold folder"
     missing = [name for name in story.ids if name not in by_id] if place == "on records" else []
     return place, f"the database has no message {', '.join(missing)}" if missing else ""
+
+
+def _outcome(story: Story) -> Outcome:
+    """Return the ending that counts: the last with which the message was taken, for anybody may send its id again."""
+    endings = (Outcome[each["ending"]] for each in reversed(story.attempts))
+    return next((outcome for outcome in endings if not outcome.exit_status), story.outcome)
 
 
 def _expected(desk: Desk, message_id: str) -> int:
