@@ -24,7 +24,7 @@ def split(
     A copy for the catchall or bounce address would make a notice or a bounce of what is on a record: it has no call.
     """
     ancestors = ancestry.ancestors(planned.raw.head())
-    apart_at_first = frozenset() if served else _forwarding(client, planned)
+    apart_at_first = frozenset() if served else _forwarding(client, planned, ancestors)
     mine: list[Match] = []
     apart: dict[str, list[Match]] = {}
     for each in filter(lambda match: match.rule, planned.matches):
@@ -35,7 +35,7 @@ def split(
         is_mine = not served.isdisjoint(names) if served else apart_at_first.isdisjoint(names)
         is_mine = is_mine or (bool(served) and each.rule in FOR_NO_RECORD and not ancestors)
         (mine if is_mine else apart.setdefault(names[0], [])).append(each)
-    return _with_thread(client, planned, mine, apart) if served and apart else (mine, apart)
+    return _with_thread(client, planned, ancestors, mine, apart) if served and apart else (mine, apart)
 
 
 def _names(each: Match) -> list[str]:
@@ -43,12 +43,12 @@ def _names(each: Match) -> list[str]:
     return [journal.text_of(address.lower()) for address in each.addresses]
 
 
-def _forwarding(client: Client, planned: Plan) -> frozenset[str]:
+def _forwarding(client: Client, planned: Plan, ancestors: list[str]) -> frozenset[str]:
     """Return which recipients would make a forward of an answer; none if the database does not say."""
-    head = planned.raw.head()
-    ancestors = ancestry.ancestors(head)
-    hidden = {*planned.recipients} - message.names(head)
-    if not ancestors or len(planned.recipients) < 2 or not hidden:
+    if not ancestors or len(planned.recipients) < 2:
+        return frozenset()
+    hidden = {*planned.recipients} - message.names(planned.raw.head())
+    if not hidden:
         return frozenset()
     try:
         thread = inquiry.record_of(client, ancestors)
@@ -59,17 +59,18 @@ def _forwarding(client: Client, planned: Plan) -> frozenset[str]:
 
 
 def _with_thread(
-    client: Client, planned: Plan, mine: list[Match], apart: dict[str, list[Match]]
+    client: Client, planned: Plan, ancestors: list[str], mine: list[Match], apart: dict[str, list[Match]]
 ) -> tuple[list[Match], dict[str, list[Match]]]:
     """Return the same for an answer, which is to be on its thread once, and not once for each recipient.
 
     It belongs there for all but aliases for another kind of record. So the plan's call serves these recipients too,
     where it has put the message on the thread, or will; where it has made a forward, another one serves them together.
     """
-    ancestors = ancestry.ancestors(planned.raw.head())
+    if not ancestors:
+        return mine, apart
     ours = [address for each in mine for address in each.addresses]
     try:
-        thread = inquiry.record_of(client, ancestors) if ancestors else None
+        thread = inquiry.record_of(client, ancestors)
         if not thread:
             return mine, apart
         forwards = inquiry.of_another_model(client, thread[0], [*apart, *ours])

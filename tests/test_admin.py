@@ -12,6 +12,7 @@ import pytest
 from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
 from support.gateway import Gateway
+from support.journal import execute
 from support.mail_database_server import ROOT, served
 
 from mailgate.admin.__main__ import COMMANDS
@@ -194,3 +195,16 @@ def test_the_man_page_and_the_completions_have_each_command_and_option(name: str
         command.add_arguments(parser)
         options = re.findall(r"--[a-z-]+", parser.format_help())
         assert [word for word in (command.name, *options) if word not in text] == []
+
+
+def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_of_its_call(tmp_path: Path) -> None:
+    """Another Date is another message, which is held under an id of its own."""
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        (held,) = (fate for fate in FATES if fate.name == "held")
+        desk.deliver(held, 0)
+        execute(desk.gateway.settings["JOURNAL"], "update attempt set at = at - 86400 * 8")
+        later = held.message(0).replace(b"Mon, 30 Nov 2026 09:00", b"Mon, 30 Nov 2026 10:00")
+        desk.gateway.run("--queue-id=4Xz", "--sender=ann@outside.test", held.to, message=later)
+        facts = json.loads(desk.run("audit", "--json").out)
+        assert (facts["places"]["held"], facts["lost"]) == (1, [])

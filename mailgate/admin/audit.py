@@ -1,16 +1,14 @@
 """audit: the proof that nothing was lost or doubled: what the journal says, looked for where it should be."""
 
-import os
 import socket
-import tempfile
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mailgate import journal
-from mailgate.admin import held, mta, records
-from mailgate.admin.desk import Answer, Command, Desk, as_caller, moment, since
+from mailgate.admin import files, hold_folder, mta, records
+from mailgate.admin.desk import Answer, Command, Desk, moment, since
 from mailgate.admin.meaning import word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import pairs, table, words
@@ -62,7 +60,7 @@ def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Foun
     by_id: dict[str, list[Record]] = {}
     for record in records.find(desk.client, ids):
         by_id.setdefault(record.message_id, []).append(record)
-    kept = {file.message_id for file in held.files(desk.settings.hold)}
+    kept = {name for file in hold_folder.files(desk.settings.hold) for name in (file.message_id, file.posted_id)}
     queue = mta.queue(mta_config)
     queued = None if queue is None else {each.queue_id for each in queue}
     counts: Counter[str] = Counter()
@@ -78,7 +76,8 @@ def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Foun
 def _answer(desk: Desk, arguments: Namespace) -> Answer:
     found = find(desk, since(arguments.since, desk.now), arguments.mta_config)
     if arguments.textfile:
-        _write(arguments.textfile, METRICS.format(lost=len(found.lost), doubled=len(found.doubled), at=desk.now))
+        metrics = METRICS.format(lost=len(found.lost), doubled=len(found.doubled), at=desk.now)
+        files.replace(arguments.textfile, metrics, mode=0o644)
     facts = {
         "taken": found.taken,
         "places": {place: found.counts[place] for place in SUMMARY},
@@ -132,16 +131,6 @@ def _screen(
         places = [(name, ", ".join(f"{row.model} {row.record_id}" for row in those)) for name, those in doubled]
         screen += ["", words("Doubled:", "bad"), table(["message", "records"], places)]
     return screen
-
-
-def _write(path: str, text: str) -> None:
-    """Put a file in its place in one step: a reader sees the old one or the new one. Raises OSError."""
-    folder = os.path.dirname(os.path.abspath(path))
-    with as_caller():
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        os.rename(file.name, path)
 
 
 COMMAND = Command(

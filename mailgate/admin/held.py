@@ -5,11 +5,9 @@ from pathlib import Path
 
 from mailgate.admin import by_hand, release
 from mailgate.admin.desk import Answer, Command, Desk, add_json, moment
-from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, folder_of, named
+from mailgate.admin.hold_folder import beginnings, cause_of, facts, files, folder_of, named
 from mailgate.admin.screen import pairs, plain, table, words
 from mailgate.envelope import MAX_HEADER_BYTES
-
-__all__ = ["COMMAND", "File", "cause_of", "facts", "files"]
 
 SHOWN_BYTES = 4096  # of a message's text
 

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from typing import Any
 
-from mailgate.admin import held, mta
+from mailgate.admin import hold_folder, mta
 from mailgate.admin.desk import Answer, Command, Desk, moment
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import table, words
@@ -31,13 +31,13 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     new = Counter(story.outcome for story in found if story.last["at"] >= midnight)
     old = Counter(story.outcome for story in found if story.last["at"] < midnight)
     queue = _with_our_reason(mta.queue(arguments.mta_config), found)
-    kept = held.files(desk.settings.hold)
+    kept = hold_folder.files(desk.settings.hold)
     failing = _failing(found)
     facts = {
         "today": {word(outcome): count for outcome, count in new.items()},
         "yesterday": {word(outcome): count for outcome, count in old.items()},
         "waiting": None if queue is None else [each._asdict() for each in queue],
-        "held": [held.facts(each) for each in kept],
+        "held": [hold_folder.facts(each) for each in kept],
         "failing": failing,
     }
     screen: list[Any] = [
@@ -87,7 +87,7 @@ def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:
     ]
 
 
-def _held(kept: list[held.File]) -> list[Any]:
+def _held(kept: list[hold_folder.File]) -> list[Any]:
     if not kept:
         return ["Held: nothing."]
     rows = [(moment(each.since)[:16], each.sender, each.subject) for each in kept]

@@ -47,7 +47,7 @@ def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story
     longest = max(terms, key=len, default="")
     found: dict[str, list[Attempt]] = {}
     for each in journal.attempts(desk.settings, longest, since_moment):
-        if _has(each, terms):
+        if not terms or _has(each, terms):
             found.setdefault(each["message_id"], []).append(each)
     made = [Story(message_id, attempts[::-1]) for message_id, attempts in found.items()]
     return [story for story in made if what and _is_named(story, what)] or made

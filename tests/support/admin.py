@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from support.gateway import ENVIRONMENT, coverage_environment
@@ -12,18 +14,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def ask(
-    env_file: Path, *words: object, python: str = sys.executable, folder: Path = ROOT
+    env_file: Path,
+    *words: object,
+    python: str = sys.executable,
+    folder: Path = ROOT,
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the desk in ``folder`` and return how it ended; what it prints has no password."""
     finished = subprocess.run(
         [python, "-m", "mailgate.admin", "--env-file", str(env_file), *map(str, words)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
         check=False,
         cwd=folder,
         stdin=subprocess.DEVNULL,
-        env=ENVIRONMENT | coverage_environment(),
+        env={**ENVIRONMENT, **coverage_environment(), **environ},
     )
     assert "s3cret" not in finished.stdout + finished.stderr
     return finished
