@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mailgate import inquiry
+from mailgate.admin import records
+from mailgate.admin.records import Record
 from mailgate.database import Client
 from mailgate.envelope import canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
@@ -75,15 +77,6 @@ class Alias(NamedTuple):
     defaults: dict[str, Any]
 
 
-class Known(NamedTuple):
-    """A message that the database has, and the record that it is on; ``model`` is "" where it is on none."""
-
-    row_id: int
-    message_id: str
-    model: str
-    record_id: int
-
-
 class Unforeseen(Ended):
     """Raised for a version of which no forecast can be made; the mail is none the worse for that."""
 
@@ -105,18 +98,10 @@ def habits_of(client: Client) -> Habits:
     return HABITS.get(number, HABITS[max(HABITS)])
 
 
-def known(client: Client, message_ids: Sequence[str]) -> list[Known]:
-    """Return the messages with one of these ids, newest first."""
-    wanted = [each for each in message_ids if each.isprintable()]
-    if not wanted:
-        return []
-    options = {"fields": ["id", "message_id", "model", "res_id"], "order": "id desc"}
-    found = inquiry.rows(client, "mail.message", [["message_id", "in", wanted]], options)
-    return [
-        Known(row["id"], str(row["message_id"]), row.get("model") or "", row.get("res_id") or 0)
-        for row in found
-        if row.get("message_id")
-    ]
+def known(client: Client, message_ids: Iterable[str]) -> list[Record]:
+    """Return where the messages with one of these ids are, newest first."""
+    found = records.find(client, filter(str.isprintable, message_ids))
+    return sorted(found, key=lambda each: -each.row_id)
 
 
 def domains(client: Client) -> list[Domain]:

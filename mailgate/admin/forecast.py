@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from xmlrpc.client import Fault
 
 from mailgate.admin import asking
-from mailgate.admin.asking import Alias, Domain, Habits, Known
+from mailgate.admin.asking import Alias, Domain, Habits
 from mailgate.admin.reading import MARK, Mail, Oddity
+from mailgate.admin.records import Record
 from mailgate.database import Client
 
 LOOP_MINUTES, LOOP_THRESHOLD = 120, 20  # where no parameter says otherwise
@@ -129,7 +130,7 @@ def _known(case: Case) -> Forecast | None:
     return None
 
 
-def _name(known: Known) -> str:
+def _name(known: Record) -> str:
     return f"{known.model} {known.record_id}" if known.model else "no record"
 
 
@@ -207,7 +208,7 @@ def _collecting(case: Case, domain: Domain) -> tuple[str, ...]:
     return (domain.catchall, domain.bounce) if case.habits.reads_reports else (domain.catchall,)
 
 
-def _parent(case: Case) -> Known | None:
+def _parent(case: Case) -> Record | None:
     """Return the message that this one answers, None where no record's thread is known by its ids."""
     mail, habits = case.mail, case.habits
     if habits.is_nearest_first:
@@ -239,7 +240,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _reply(case: Case, parent: Known, addressed: list[Alias]) -> Forecast:
+def _reply(case: Case, parent: Record, addressed: list[Alias]) -> Forecast:
     is_there = asking.exists(case.client, parent.model, parent.record_id)
     alias = next((alias for alias in addressed if alias.model == parent.model), None)
     if alias and not is_there and not case.habits.opens_for_lost:
