@@ -4,7 +4,6 @@ Whoever calls it (the pipe with its one message, the service with each of its ow
 envelope. plan.py says what would be done, and touches nothing; parts.py, whom a call serves; ``deliver()`` does it.
 """
 
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -96,11 +95,15 @@ def _ending(job: Job, planned: Plan, is_last: bool = True) -> Verdict:
     not served, or is not to serve; a held message stands as it was for its own call. ``is_last`` says that nothing
     comes after it.
     """
-    head = planned.raw.head()
-    date = ancestry.date(head)
+    date = ancestry.date(planned.raw.head())
     name = os.path.basename(job.held) or job.facts.queue_id
-    content = functools.partial(ancestry.digest, planned.raw, head)
-    delivery = journal.Delivery(planned.message_id, name, planned.added, date, content)
+    delivery = journal.Delivery(
+        planned.message_id,
+        name,
+        planned.added,
+        date,
+        lambda: ancestry.digest(planned.raw, planned.raw.head()),  # a header of a MiB is not kept meanwhile
+    )
     with job.claim(job.settings, delivery, job.until) as claimed:
         other = _other_id(job, planned, claimed, date)
         mine: list[Match] = [*planned.matches] if job.held and not other else []

@@ -17,8 +17,10 @@ from support.journal import age, execute, new_database
 from support.service import Service
 from support.service import running as serving
 
+from mailgate import journal
 from mailgate.journal.rows import PURGED_ROWS
 from mailgate.journal.sqlite import FILE, LOCK
+from mailgate.settings import build
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
 OPTIONS = ("--queue-id=4XyZ", "info@example.com")
@@ -594,3 +596,18 @@ def test_a_try_has_any_text(gateway: Gateway, endpoint: Endpoint) -> None:
     message = b"Message-ID: <1@outside.test>\nSubject: \xff\xfe \xc3\xa9 %\n\nx\n"
     deliver(gateway, "--sender=\udcff@outside.test", "info@example.com", message=message)
     assert tries(gateway, "subject", "sender") == [("\\xff\\xfe é %", "\\xff@outside.test")]
+
+
+def test_a_journal_that_a_service_has_left_is_not_open_any_more(tmp_path: Path) -> None:
+    """It may be told of another one, again and again."""
+    values = {"URL": "https://odoo.example.com", "DATABASE": "mydatabase", "LOGIN": "2", "PASSWORD": "secret"}
+
+    def open_files(count: int) -> int:
+        for number in range(count):
+            folder = tmp_path / f"{count}.{number}"
+            folder.mkdir(mode=0o700)
+            assert not journal.known(build(values | {"JOURNAL": str(folder)}), "<1@outside.test>").ending
+        return len(os.listdir("/proc/self/fd"))
+
+    one = open_files(1)
+    assert open_files(10) == one

@@ -165,7 +165,7 @@ class Sqlite:
 
     def _set_aside(self, error: Exception) -> None:
         """Rename a damaged journal, unless another process has done so already."""
-        damaged = _kept.files.pop(self.path, None)
+        damaged, _kept.file = _kept.file, None
         lock = _locked(self.lock_path, ASIDE_PLACE, fcntl.F_OFD_SETLKW)
         try:
             if damaged and damaged.is_there:
@@ -237,10 +237,9 @@ class _File(NamedTuple):
 
 
 class _Kept(threading.local):
-    """The files that this thread has open, by path."""
+    """The file that this thread has open: one, for a service that is told of another journal leaves the old one."""
 
-    def __init__(self) -> None:
-        self.files: dict[str, _File] = {}
+    file: _File | None = None
 
 
 _kept = _Kept()
@@ -289,23 +288,25 @@ def _connection(path: str, report: Callable[[str], None]) -> Any:
 
     ``report`` is told of a journal that somebody has taken away since the last time.
     """
-    file = _kept.files.get(path)
-    if file and file.is_there:
-        return file.connection
-    if file:
-        del _kept.files[path]
+    file = _kept.file
+    if file and file.path == path:
+        if file.is_there:
+            return file.connection
         report(f"journal was taken away, with what it knew: another one takes its place: {path}")
+    if file:
+        _kept.file = None
+        file.connection.close()
     with _opening:
         status = _made(path)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        _kept.files[path] = _File(path, status, connection)
+        _kept.file = _File(path, status, connection)
         try:
             for setting in SETTINGS:
                 connection.execute(f"pragma {setting}")
             _migrate(connection, path)
         except BaseException as error:
             if type(error) is not sqlite3.DatabaseError:  # which is for a damaged file, to be set aside
-                del _kept.files[path]
+                _kept.file = None
             raise
     return connection
 
