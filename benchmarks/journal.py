@@ -1,6 +1,7 @@
 """What the journal costs a delivery, when it is small and when it is large: ``python benchmarks/journal.py [ROWS]``.
 
-In SQLite, and in PostgreSQL where its programs are: there the CPU is ours, and that of our session in the server.
+In SQLite, and in PostgreSQL where its programs are: there the CPU is ours, and that of our session in the server. Then
+what it costs a process that a mail server starts for one message.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import measure
 import psycopg
 from page import Figure, Row, report
 
@@ -32,8 +34,9 @@ from mailgate.settings import Settings, build
 
 SMALL = 1_000  # rows
 ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
-GROWTH = Figure("journal: CPU of a claim with its notes, at {rows:,} rows / at 1,000", "at most", 1.3)
+GROWTH = Figure("journal: CPU of a claim with its notes and the try, at {rows:,} rows / at 1,000", "at most", 1.3)
 COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
+TRY_COST = Figure("journal: CPU of writing down the try, ms")
 ROW_BYTES = Figure("journal: bytes of a message, with its try", "at most", 400)
 SERVER_GROWTH = Figure(
     "journal in PostgreSQL: CPU of a claim, ours and the server's, at {rows:,} rows / at 1,000", "at most", 1.3
@@ -42,6 +45,9 @@ SERVER_OURS = Figure("journal in PostgreSQL: CPU of a claim with its notes, ours
 SERVER_WAIT = Figure("journal in PostgreSQL: time of a claim with its notes, server on this machine without fsync, ms")
 SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a message's row", "at most", 400)
 SERVER_TRY_BYTES = Figure("journal in PostgreSQL: bytes of the row of a try", "at most", 400)
+PIPE = Figure("journal: CPU of the pipe alone with it, ms more than without", "at most", 12)
+HANDOVER = Figure("journal: CPU of the pipe with `--service` with it / without", "at most", 1.05)
+RUNS = 30  # of a process, on each way
 SIZES = "select pg_total_relation_size('message'), pg_total_relation_size('attempt')"
 DATE = 1796032800  # seconds since 1970
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
@@ -49,7 +55,7 @@ ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 def main(rows: int = 1_000_000) -> int:
     """Measure both stores."""
-    return report(*in_sqlite(rows), *in_postgresql(rows), is_firm=False)
+    return report(*in_sqlite(rows), *in_postgresql(rows), *of_a_process(), is_firm=False)
 
 
 def in_sqlite(rows: int) -> list[Row]:
@@ -57,13 +63,14 @@ def in_sqlite(rows: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         small, large = (filled(Path(folder) / f"{count}", count) for count in (SMALL, rows))
         batch(small), batch(large)  # what is opened at first use
-        found = [(batch(small).ours, batch(large).ours) for _ in range(ROUNDS)]
+        found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
         size = sum(path.stat().st_size for path in Path(large.journal).iterdir() if path.name != LOCK)
-    few, many = (statistics.median(costs) * 1000 for costs in zip(*found, strict=True))
-    ratio = statistics.median(many / few for few, many in found)
+    few, many = (statistics.median(cost.ours for cost in costs) * 1000 for costs in zip(*found, strict=True))
+    ratio = statistics.median(many.ours / few.ours for few, many in found)
     return [
         GROWTH._replace(name=GROWTH.name.format(rows=rows)).row(ratio, f"{many:.3f} ms / {few:.3f} ms"),
-        COST.row(many),
+        COST.row(statistics.median(many.claim for _, many in found) * 1000),
+        TRY_COST.row(statistics.median(many.ours - many.claim for _, many in found) * 1000),
         ROW_BYTES.row(size / rows),
     ]
 
@@ -141,8 +148,12 @@ def settings_with(**journal: str) -> Settings:
 
 
 class Cost(NamedTuple):
-    """The seconds that a delivery takes of the journal: our CPU, ours and that of the server's session, all time."""
+    """The seconds that a delivery takes of the journal.
 
+    Our CPU without writing down the try, and with it; ours and that of the server's session; all time.
+    """
+
+    claim: float
     ours: float
     all: float
     wall: float
@@ -152,11 +163,10 @@ def batch(settings: Settings) -> Cost:
     """Return what a delivery takes of the journal."""
     sessions = [f"{session.info.backend_pid}" for each in postgresql._idle.values() for session in each]
     before = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
-    for number in range(BATCH):
-        deliver(settings, number)
+    claims = sum(deliver(settings, number) for number in range(BATCH))
     after = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
     ours, theirs, wall = ((end - begin) / BATCH for begin, end in zip(before, after, strict=True))
-    return Cost(ours, ours + theirs, wall)
+    return Cost(claims / BATCH, ours, ours + theirs, wall)
 
 
 def server_cpu(process: str) -> float:
@@ -164,19 +174,51 @@ def server_cpu(process: str) -> float:
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
-def deliver(settings: Settings, number: int) -> None:
-    """Claim a message that nobody has seen, note that it is on its way, how it ends, and the try."""
+def deliver(settings: Settings, number: int) -> float:
+    """Claim a message that nobody has seen, note that it is on its way, how it ends, and the try.
+
+    Returns the seconds of our CPU before the try.
+    """
     message_id = f"<{time.monotonic_ns()}.{number}@outside.test>"
     delivery = journal.Delivery(message_id, "4XyZ12345z", ADDED, DATE)
     verdict = Verdict(Outcome.DELIVERED, record_id=number)
     facts = Facts("4XyZ12345z")
     facts.message_id, facts.sender, facts.recipients = message_id, "ann@outside.test", ["info@example.com"]
     facts.subject, facts.size = "Forty chairs, and a table for them", 4096
+    began = time.process_time()
     with journal.claim(settings, delivery, 0.0) as claimed:
         claimed.serves("info@example.com")
         claimed.note_begun()
         claimed.end(verdict)
+    ended = time.process_time()
     journal.note_attempt(settings, attempt(facts, verdict, 0.042))
+    return ended - began
+
+
+def of_a_process() -> list[Row]:
+    """Run the pipe alone, and handing over to a service, in turn with a journal and without one."""
+    with (
+        measure.stage() as one,
+        measure.stage(JOURNAL="") as other,
+        one.service() as with_it,
+        other.service() as without,
+    ):
+        small = measure.message_file(one.folder, measure.SMALL)
+        ways = [
+            (one.pipe(), other.pipe()),
+            (one.pipe("--service", with_it.address), other.pipe("--service", without.address)),
+        ]
+        alone, handed = (
+            [[measure.run(command, small).cpu * 1000 for command in way] for _ in range(RUNS)] for way in ways
+        )
+
+    def detail(found: list[list[float]]) -> str:
+        return " / ".join(f"{statistics.median(costs):.1f} ms" for costs in zip(*found, strict=True))
+
+    return [
+        PIPE.row(statistics.median(mine - its for mine, its in alone), detail(alone)),
+        HANDOVER.row(statistics.median(mine / its for mine, its in handed), detail(handed)),
+    ]
 
 
 if __name__ == "__main__":

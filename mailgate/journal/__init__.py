@@ -178,9 +178,8 @@ def claim(
         date = delivery.date if claimed.date is None else claimed.date
         if values.get("ending") == Outcome.HELD.name:
             values = values | {"content": delivery.content()}
-        purge_age = 0.0 if is_begun else settings.keep_days * DAY_SECONDS
         with _usable():
-            store.write(digest, _written({"delivery": key, "date": date} | values), is_begun, purge_age)
+            store.write(digest, _written({"delivery": key, "date": date} | values), is_begun)
 
     with _usable(), store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
         row = store.read(digest)

@@ -83,17 +83,14 @@ SELECT = f"""
 """
 # statement_timestamp(), for an index is of no use beside clock_timestamp(), which may differ from row to row
 OLDEST = "statement_timestamp() - make_interval(secs => %(purge_age)s)"
-PURGE = f"""
-    delete from message where digest = any(array(
-        select digest from message
-        where seen_first < {OLDEST} and seen_last < {OLDEST} and digest <> %(digest)s
-        order by seen_first limit {PURGED_ROWS} for update skip locked
-    ))
-"""
 APPEND = f"""
-    with purged as (delete from attempt where id = any(array(
+    with purged_messages as (delete from message where digest = any(array(
+        select digest from message where seen_first < {OLDEST} and seen_last < {OLDEST}
+        order by seen_first limit {PURGED_ROWS} for update skip locked
+    ))),
+    purged_attempts as (delete from attempt where id = any(array(
         select id from attempt order by id limit {PURGED_ROWS} for update skip locked
-    )) and at < %(oldest)s)
+    )) and at < extract(epoch from {OLDEST}))
     insert into attempt ({", ".join(ATTEMPT)}) values ({", ".join(f"%({name})s" for name in ATTEMPT)})
 """
 ATTEMPTS = f"""
@@ -105,8 +102,8 @@ ATTEMPTS = f"""
 
 
 @cache
-def upsert(names: tuple[str, ...], is_begun: bool, purges: bool) -> str:
-    """Return the statement that writes these columns of a row, and takes old rows away."""
+def upsert(names: tuple[str, ...], is_begun: bool) -> str:
+    """Return the statement that writes these columns of a row."""
     values = {
         "seen_last": "clock_timestamp()",
         "begun": "clock_timestamp()" if is_begun else "null::timestamptz",
@@ -114,8 +111,7 @@ def upsert(names: tuple[str, ...], is_begun: bool, purges: bool) -> str:
         **{name: f"%({name})s::{TYPES[VALUES[name]]}" for name in names},
     }
     return (
-        (f"with purged as ({PURGE}) " if purges else "")
-        + f"insert into message (digest, seen_first, {', '.join(values)}) "
+        f"insert into message (digest, seen_first, {', '.join(values)}) "
         + f"select %(digest)s, clock_timestamp(), {', '.join(values.values())} where {IS_OURS} "
         + f"on conflict (digest) do update set {', '.join(f'{name} = excluded.{name}' for name in values)},"
         + f" seen_first = case when message.seen_first < excluded.seen_first - interval '{RENEWED_SECONDS} s'"
@@ -159,10 +155,10 @@ class Postgresql:
         self.seen, seen_age, begun_age, *values = found
         return Row(seen_age, begun_age, dict(zip(VALUES, values, strict=True)))
 
-    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
+    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool) -> None:
         """Write a message's row. Raises as Store.write()."""
-        statement = upsert(tuple(values), is_begun, purge_age > 0)
-        row = {**_storable(values), "digest": digest, "claim": self.claim, "purge_age": purge_age}
+        statement = upsert(tuple(values), is_begun)
+        row = {**_storable(values), "digest": digest, "claim": self.claim}
         try:
             self._write(statement, row)
         except Unusable:
@@ -174,7 +170,7 @@ class Postgresql:
 
     def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
         """Write down a try. Raises as Store.append()."""
-        row = {**_storable(attempt), "oldest": attempt["at"] - purge_age}
+        row = {**_storable(attempt), "purge_age": purge_age}
         self._with_session(lambda session: session.execute(APPEND, row))
 
     def attempts(self, word: str, since: float, limit: int) -> Iterable[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from mailgate.outcome import Ended, Outcome
 
 DIGEST_BYTES = 16  # of SHA-256: two of 10 ** 9 messages are taken for one with a probability of 10 ** -21
-PURGED_ROWS = 4  # when a message ends: more than it adds, so that the journal does not grow
+PURGED_ROWS = 8  # of each kind, after each try: more than it adds, so that the journal does not grow
 WAIT_SECONDS = 5.0  # that one delivery waits for another of the same message; an MTA's process or connection is held
 PAUSE_SECONDS = 0.1  # between two tries to get the lock
 
@@ -85,15 +85,17 @@ class Store(Protocol):
     def read(self, digest: bytes) -> Row | None:
         """Return a message's row, None where there is none; also without its lock."""
 
-    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
+    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool) -> None:
         """Write a message's row; ``is_begun`` notes that a call may run from now on.
 
-        Values that are not given stay as they are. A few rows that were not seen for ``purge_age`` seconds go, if that
-        is not 0.
+        Values that are not given stay as they are.
         """
 
     def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
-        """Write down a try, with a value for each column of ATTEMPT; a few that are older than ``purge_age`` go."""
+        """Write down a try, with a value for each column of ATTEMPT.
+
+        A few tries that are older than ``purge_age`` seconds go, and a few rows that were not seen for as long.
+        """
 
     def attempts(self, word: str, since: float, limit: int) -> Iterable[Mapping[str, Any]]:
         """Return the tries that ended at or after ``since``, newest first, at most so many.

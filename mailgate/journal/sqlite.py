@@ -120,27 +120,25 @@ class Sqlite:
         begun_age = None if begun[0] is None else _Moment(*begun).age()
         return Row(time.time() - seen_last, begun_age, dict(zip(VALUES, found[4:], strict=True)))
 
-    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool, purge_age: float = 0.0) -> None:
+    def write(self, digest: bytes, values: Mapping[str, Any], is_begun: bool) -> None:
         """Write a message's row. Raises as Store.write()."""
         now = _Moment.now()
         begun = now if is_begun else (None, None, None)
         row = [digest, now.wall, now.wall, *begun, *values.values()]
         statement = upsert(("seen_last", "begun", "begun_boot", "begun_clock", *values))
-
-        def write(connection: Any) -> None:
-            connection.execute(statement, row)
-            oldest = now.wall - purge_age
-            if purge_age and not connection.execute(PURGE, [oldest, now.boot, now.clock - purge_age]).rowcount:
-                connection.execute(MOVE, [oldest, now.wall])
-
-        self._run(write)
+        self._run(lambda connection: connection.execute(statement, row))
 
     def append(self, attempt: Mapping[str, Any], purge_age: float) -> None:
         """Write down a try. Raises as Store.append()."""
+        now = _Moment.now()
+        oldest = now.wall - purge_age
 
         def append(connection: Any) -> None:
-            connection.execute(APPEND, [attempt[name] for name in ATTEMPT])
-            connection.execute(PURGE_ATTEMPTS, [attempt["at"] - purge_age])
+            with _transaction(connection):
+                connection.execute(APPEND, [attempt[name] for name in ATTEMPT])
+                connection.execute(PURGE_ATTEMPTS, [oldest])
+                if not connection.execute(PURGE, [oldest, now.boot, now.clock - purge_age]).rowcount:
+                    connection.execute(MOVE, [oldest, now.wall])
 
         self._run(append)
 
@@ -348,12 +346,19 @@ def _migrate(connection: Any, path: str) -> None:
         raise Ended(Outcome.SETTINGS, f"journal is of a newer version of this program: {path}")
     if version() == len(MIGRATIONS):
         return
-    connection.execute("begin immediate")
-    try:
+    with _transaction(connection):
         for number, statements in enumerate(MIGRATIONS[version() :], version() + 1):
             for statement in statements:
                 connection.execute(statement)
             connection.execute(f"pragma user_version = {number}")
+
+
+@contextlib.contextmanager
+def _transaction(connection: Any) -> Iterator[None]:
+    """Commit what is written within, all of it or nothing. Raises sqlite3.Error."""
+    connection.execute("begin immediate")
+    try:
+        yield
         connection.execute("commit")
     except BaseException:  # a signal, too
         connection.rollback()
