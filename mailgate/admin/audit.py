@@ -2,7 +2,6 @@
 
 import socket
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ from mailgate.admin.desk import Answer, Command, Desk, moment, since
 from mailgate.admin.meaning import word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import pairs, table, words
-from mailgate.admin.trace import Story, stories
+from mailgate.admin.trace import Attempt, Story, stories
+from mailgate.hold import KEPT_AS
 from mailgate.outcome import Outcome
 
 # Where a message must be that has ended so, as the summary names it.
@@ -25,6 +25,12 @@ PLACES = {
 }
 REFUSED, WAITING, UNKNOWN = "refused", "waiting", "waiting, as far as can be told"
 SUMMARY = [*dict.fromkeys(PLACES.values()), REFUSED, WAITING, UNKNOWN]
+# The same, the place first that counts where copies of a message are in several.
+RANKS = [WAITING, UNKNOWN, PLACES[Outcome.HELD], *dict.fromkeys(PLACES.values()), REFUSED]
+# Of calls that leave nothing in the database.
+ON_NO_RECORD = {outcome.name: PLACES[outcome] for outcome in (Outcome.ACCEPTED, Outcome.DROPPED)} | {
+    Outcome.UNKNOWN_RECIPIENT.name: REFUSED
+}
 METRICS = """\
 # HELP mail_gateway_audit_lost Messages that were taken and are nowhere.
 # TYPE mail_gateway_audit_lost gauge
@@ -45,32 +51,46 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 class Found(NamedTuple):
-    """How many messages were taken, how many are in which place, what is lost and why, what is doubled and where."""
+    """Which messages, by their ids, are in which place; what is lost and why; what is doubled and where."""
 
-    taken: int
-    counts: Mapping[str, int]
+    places: Mapping[str, list[str]]
     lost: list[tuple[Story, str]]
     doubled: list[tuple[str, list[Record]]]
+
+    @property
+    def taken(self) -> int:
+        """How many messages there are in all."""
+        return sum(map(len, self.places.values())) + len(self.lost)
+
+
+class There(NamedTuple):
+    """What is there: on records and in the hold folder, by Message-ID; the queue ids of what waits, None if unknown."""
+
+    records: Mapping[str, list[Record]]
+    held: set[str]
+    queued: set[str] | None
 
 
 def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Found:
     """Look for each message with a try since then. Raises Ended."""
     found = stories(desk, since_moment=since_moment)
-    ids = [name for story in found if PLACES.get(_outcome(story)) == "on records" for name in story.ids]
+    tries = ((story, each) for story in found for each in story.attempts if _may_be_there(each))
     by_id: dict[str, list[Record]] = {}
-    for record in records.find(desk.client, ids):
+    for record in records.find(desk.client, (name for story, each in tries for name in story.ids_of(each))):
         by_id.setdefault(record.message_id, []).append(record)
-    kept = {name for file in hold_folder.files(desk.settings.hold) for name in (file.message_id, file.posted_id)}
+    kept = {file.posted_id or file.message_id for file in hold_folder.files(desk.settings.hold)}
     queue = mta.queue(mta_config)
-    queued = None if queue is None else {each.queue_id for each in queue}
-    counts: Counter[str] = Counter()
+    there = There(by_id, kept, None if queue is None else {each.queue_id for each in queue})
+    places: dict[str, list[str]] = {place: [] for place in SUMMARY}
     lost: list[tuple[Story, str]] = []
     for story in found:
-        place, problem = _place(story, by_id, kept, queued)
-        counts[place] += not problem
-        lost += [(story, problem)] * bool(problem)
+        place, problem = _place(desk, story, there)
+        if problem:
+            lost.append((story, problem))
+        else:
+            places[place].append(story.message_id)
     doubled = [(name, rows) for name, rows in by_id.items() if len(rows) > 1 and len(rows) > _expected(desk, name)]
-    return Found(len(found), counts, lost, doubled)
+    return Found(places, lost, doubled)
 
 
 def _answer(desk: Desk, arguments: Namespace) -> Answer:
@@ -80,32 +100,77 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
         files.replace(arguments.textfile, metrics, mode=0o644)
     facts = {
         "taken": found.taken,
-        "places": {place: found.counts[place] for place in SUMMARY},
+        "places": {place: len(names) for place, names in found.places.items()},
+        "messages": found.places,
         "lost": [{"message_id": story.message_id, "why": why} for story, why in found.lost],
         "doubled": [{"message_id": name, "records": [*map(records.facts, rows)]} for name, rows in found.doubled],
     }
-    return Answer(facts, _screen(*found), is_good=not (found.lost or found.doubled))
+    return Answer(facts, _screen(found), is_good=not (found.lost or found.doubled))
 
 
-def _place(story: Story, by_id: Mapping[str, list[Record]], kept: set[str], queued: set[str] | None) -> tuple[str, str]:
-    """Return where a message must be, and what is wrong with that, "" for nothing."""
-    outcome, last = _outcome(story), story.last
+def _may_be_there(attempt: Attempt) -> bool:
+    """Tell whether the database may have a message after a try."""
+    outcome = Outcome[attempt["ending"]]
+    return outcome in PLACES or outcome.is_temporary
+
+
+def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
+    """Return where a message is, and what is wrong with that, "" for nothing; of its tries, the first of RANKS counts.
+
+    It may have come in several copies, and anybody may send its id again: so each try must have left what its ending
+    says. A temporary ending counts only if it is the last for these recipients of a queue id. What was held is looked
+    for until the desk releases or drops it, which it notes with the message's queue id, or none.
+    """
+    found: list[tuple[str, str]] = []
+    later: set[tuple[str, ...]] = set()
+    done: set[str] = set()  # queue ids
+    for each in reversed(story.attempts):
+        outcome, delivery = Outcome[each["ending"]], (each["host"], each["queue_id"], each["recipients"] or "")
+        is_held = outcome is Outcome.HELD or (outcome is Outcome.ACCEPTED and KEPT_AS in (each["cause"] or ""))
+        is_over = delivery in later if outcome.is_temporary else is_held and not done.isdisjoint((each["queue_id"], ""))
+        if not is_over:
+            found.append(_place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there))
+        later.add(delivery)
+        if outcome in PLACES and not is_held:
+            done.add(each["queue_id"])
+    return min(found, key=lambda place: (not place[1], RANKS.index(place[0])))
+
+
+def _place_of_try(desk: Desk, story: Story, attempt: Attempt, outcome: Outcome, there: There) -> tuple[str, str]:
+    """Return where a try has left a message, and what is wrong with that, "" for nothing."""
+    queue_id, ids = attempt["queue_id"], story.ids_of(attempt)
+    if not _may_be_there(attempt):
+        return REFUSED, ""
+    is_here = attempt["host"] in ("", socket.gethostname())
+    is_told = is_here and queue_id and there.queued is not None
+    if outcome.is_temporary and is_told and queue_id in (there.queued or ()):
+        return WAITING, ""
+    # Of several calls, or none that was noted, the rows know the endings.
+    knows = len(ids) > 1 or outcome.is_temporary
+    places = {name: _place_of_id(desk, name, outcome, there, knows) for name in ids}
+    missing = [name for name, place in places.items() if not place]
+    if not missing:
+        return min(places.values(), key=RANKS.index), ""
+    if outcome.is_temporary and not is_told:
+        return UNKNOWN, ""
     if outcome.is_temporary:
-        if queued is None or not last["queue_id"] or last["host"] not in ("", socket.gethostname()):
-            return UNKNOWN, ""
-        is_there = last["queue_id"] in queued
-        return WAITING, "" if is_there else f"{word(outcome)}, and it is in the queue no more: given up, or deleted"
-    place = PLACES.get(outcome, REFUSED)
-    if place == "held" and kept.isdisjoint(story.ids):
-        return place, "its file is not in the hold folder"
-    missing = [name for name in story.ids if name not in by_id] if place == "on records" else []
-    return place, f"the database has no message {', '.join(missing)}" if missing else ""
+        return WAITING, f"{word(outcome)}, and it is in the queue no more: given up, or deleted"
+    if outcome is Outcome.HELD:
+        return PLACES[outcome], "its file is not in the hold folder" if is_here else ""
+    return PLACES[outcome], f"the database has no message {', '.join(missing)}"
 
 
-def _outcome(story: Story) -> Outcome:
-    """Return the ending that counts: the last with which the message was taken, for anybody may send its id again."""
-    endings = (Outcome[each["ending"]] for each in reversed(story.attempts))
-    return next((outcome for outcome in endings if not outcome.exit_status), story.outcome)
+def _place_of_id(desk: Desk, name: str, outcome: Outcome, there: There, knows: bool) -> str:
+    """Return where the message with an id is, "" for nowhere; what is on no record by its ending need not be there.
+
+    That is the ending of its own call where the journal ``knows`` it, else the one of the try.
+    """
+    if name in there.held:  # somebody has to look at it, also where another copy is on its record
+        return PLACES[Outcome.HELD]
+    if name in there.records:
+        return PLACES[Outcome.DELIVERED]
+    ending = journal.known(desk.settings, name).ending if knows else outcome.name
+    return ON_NO_RECORD.get(ending, "")
 
 
 def _expected(desk: Desk, message_id: str) -> int:
@@ -113,14 +178,10 @@ def _expected(desk: Desk, message_id: str) -> int:
     return max(1, len(journal.known(desk.settings, message_id).served))
 
 
-def _screen(
-    taken: int,
-    counts: Mapping[str, int],
-    lost: list[tuple[Story, str]],
-    doubled: list[tuple[str, list[Record]]],
-) -> list[Any]:
-    rows: list[tuple[str, Any]] = [("taken", f"{taken:,}")]
-    rows += [(place, f"{counts[place]:,}") for place in SUMMARY if counts[place]]
+def _screen(found: Found) -> list[Any]:
+    lost, doubled = found.lost, found.doubled
+    rows: list[tuple[str, Any]] = [("taken", f"{found.taken:,}")]
+    rows += [(place, f"{len(names):,}") for place, names in found.places.items() if names]
     rows += [("lost", words(len(lost), "bad" if lost else "good"))]
     rows += [("doubled", words(len(doubled), "bad" if doubled else "good"))]
     screen: list[Any] = [pairs(rows)]

@@ -37,8 +37,11 @@ class Story(NamedTuple):
     @property
     def ids(self) -> list[str]:
         """The Message-IDs under which the database may have it."""
-        found = ((each["posted_as"] or self.message_id).split(",") for each in self.attempts)
-        return [*dict.fromkeys(itertools.chain(*found))]
+        return [*dict.fromkeys(itertools.chain(*map(self.ids_of, self.attempts)))]
+
+    def ids_of(self, attempt: Attempt) -> list[str]:
+        """Return those of one try."""
+        return str(attempt["posted_as"] or self.message_id).split(",")
 
 
 def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story]:

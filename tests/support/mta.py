@@ -30,7 +30,7 @@ from support.smtp_sink import Sink
 ROOT = Path(__file__).parents[2]
 USER = "nobody"  # stands for the user mail-gateway: it must be there on every machine
 PYTHON = "/usr/bin/python3"
-PACKAGES = ("requests", "tenacity", "dotenv", "aiosmtpd")
+PACKAGES = ("requests", "tenacity", "dotenv", "aiosmtpd", "rich")
 EXIM = next((path for path in ("/opt/exim/usr/sbin/exim4", "/usr/sbin/exim4") if os.path.exists(path)), "")
 EX_CONFIG = 78  # sysexits.h: how the service ends when its settings are wrong
 TIME_LIMIT = 10  # seconds, for 900

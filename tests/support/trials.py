@@ -94,7 +94,7 @@ class Database:
         self.mta: Mta  # whose messages are delivered
         self.records: list[tuple[str, bytes]] = []  # alias and message
         self.notices: list[bytes] = []
-        self.known: set[str] = set()
+        self.rows: dict[str, list[dict[str, Any]]] = {}  # of mail.message, by Message-ID
         self.seconds = 0.0  # that a call takes
         self.fault: Fault = passes
         self.questions: Fault = passes
@@ -115,7 +115,7 @@ class Database:
             return returns(self.answer(*request.call[0][3:6]))
         message = request.message
         message_id = re.findall(rb"(?mi)^Message-ID: (.*)$", head_of(message))[0].decode()  # of several, the first
-        if message_id in self.known:
+        if message_id in self.rows:
             return returns(False)
         threading.Event().wait(self.seconds)
         addresses = named(message)
@@ -125,8 +125,10 @@ class Database:
         aliases = [alias for alias, domain in ALIASES.items() if f"{alias.strip('2')}@{domain}" in addresses]
         if not aliases:
             return fault(1, traceback("ValueError: No possible route found for incoming message from x"))
-        self.known.add(message_id)
-        self.records += [(alias, message) for alias in aliases]
+        for alias in aliases:
+            self.records.append((alias, message))
+            row = {"id": len(self.records), "message_id": message_id, "model": "crm.lead", "res_id": len(self.records)}
+            self.rows.setdefault(message_id, []).append(row)
         return returns(len(self.records))
 
     def answer(self, model: str, method: str, arguments: list[Any]) -> list[dict[str, Any]]:
@@ -134,9 +136,20 @@ class Database:
         (terms,) = arguments
         (_, _, values), *more = terms
         if model == "mail.message":
-            ids = {values} if isinstance(values, str) else {*values}
-            return [{"id": 1, "model": "crm.lead", "res_id": 1}] * bool(self.known & ids)
+            return self.messages([values] if isinstance(values, str) else values)
         return [{"id": 1}] * (NOTICED in values and more[0][0] == "alias_contact")
+
+    def messages(self, ids: list[str]) -> list[dict[str, Any]]:
+        """Return the rows of mail.message with one of these Message-IDs."""
+        return [row for message_id in ids for row in self.rows.get(message_id, [])]
+
+    def delete(self, row: dict[str, Any]) -> None:
+        """Delete one of them."""
+        self.rows[row["message_id"]].remove(row)
+
+    def double(self, row: dict[str, Any]) -> None:
+        """Make another one of it."""
+        self.rows[row["message_id"]].append(row)
 
     def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
         """Return the records that a message has made, and the number of notices about it."""
@@ -213,6 +226,15 @@ class Behind(Database):
 
     def found(self, number: int) -> tuple[list[tuple[str, bytes]], int]:
         return self.everything().get(number, []), 0
+
+    def messages(self, ids: list[str]) -> list[dict[str, Any]]:
+        return self.server.search("mail.message", [("message_id", "in", ids)], "message_id", "model", "res_id", "body")
+
+    def delete(self, row: dict[str, Any]) -> None:
+        self.server.call("mail.message", "unlink", [row["id"]])
+
+    def double(self, row: dict[str, Any]) -> None:
+        self.server.call("mail.message", "create", {name: value for name, value in row.items() if name != "id"})
 
     @staticmethod
     def is_exact(records: list[tuple[str, bytes]], sent: bytes) -> bool:

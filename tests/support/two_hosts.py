@@ -35,6 +35,8 @@ class Hosts:
                 self.mtas.append(Postfix(sink.address[1], LMTP))
             shared = journal_for(self.mtas[0], journal_server) if journal_server else {}
             self.journal = str(shared.get("JOURNAL", ""))
+            if shared:  # by their name they are one host, so that an audit looks for what both hold
+                shared["HOLD"] = self.mtas[0].folder / "var" / "held"
             for mta in self.mtas:
                 mta.settings(**settings_for(database) | shared)
         except BaseException:
