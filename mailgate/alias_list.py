@@ -126,7 +126,7 @@ def search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[st
         options = {"fields": ("id", *fields), "order": "id", "limit": PAGE_ROWS}
         page = client.execute(model, "search_read", [[("id", ">", last), *terms]], options, time.monotonic())
         wanted = {"id", *fields}
-        if not isinstance(page, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in page):
+        if not isinstance(page, list) or not all(_is_row(row, wanted) for row in page):
             raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
         ids = [last, *(row["id"] for row in page)]
         if ids != sorted(set(ids)):  # or it would never end
@@ -134,6 +134,10 @@ def search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[st
         rows += page
         if len(page) < PAGE_ROWS:
             return rows
+
+
+def _is_row(row: object, wanted: set[str]) -> bool:
+    return isinstance(row, dict) and row.keys() >= wanted and isinstance(row["id"], int)
 
 
 def _allowed(client: Client, addresses: Addresses) -> frozenset[str]:

@@ -92,6 +92,11 @@ class Site:
         digits = "".join(character for character in str(first) if character.isdigit())  # saas~18
         return int(digits or 0)
 
+    @property
+    def is_old(self) -> bool:
+        """Whether it is an Odoo before 17: aliases have no domain, and what is said of them is in parameters."""
+        return 0 < self.release < alias_list.FIRST_WITH_DOMAINS
+
     @cached_property
     def user_id(self) -> int:
         """Our user's id, with which the database has answered a question."""
