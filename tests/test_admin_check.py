@@ -26,7 +26,7 @@ from support.endpoint import Answer, Endpoint, fault, http, returns
 from support.gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
 from support.mail_database_server import Server, served
 from support.mta import EXIM, PYTHON, free_port
-from support.odoo.server import Odoo
+from support.odoo.server import Odoo, new_user
 from support.service import Service, running
 
 from mailgate.admin.check import CHECKS
@@ -622,16 +622,6 @@ def test_the_page_names_every_code() -> None:
 # --- a real Odoo --------------------------------------------------------------------------------------------------
 
 FETCHES = {"name": "IMAP", "server_type": "imap", "server": "imap.example.com", "user": "info@example.com"}
-
-
-def new_user(odoo: Odoo, group: str) -> dict[str, Any]:
-    """Make a user with the rights of a group, and return what the settings say of him."""
-    module, name = group.split(".")
-    (found,) = odoo.search("ir.model.data", [("module", "=", module), ("name", "=", name)], "res_id")
-    field = "group_ids" if odoo.version >= 19 else "groups_id"
-    user = {"name": name, "login": name, "password": f"of {name}", field: [(6, 0, [found["res_id"]])]}
-    odoo.call("res.users", "create", user)
-    return {"LOGIN": name, "PASSWORD": f"of {name}"}
 
 
 def stop_all(odoo: Odoo) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class Odoo:
     """The server, and its RPC for what a test wants to know. ``admin`` is user 2."""
 
     def __init__(self, version: int = 19) -> None:
-        self.version = version
+        self.version, self.has_domains = version, version >= FIRST_WITH_DOMAINS
+        self.of_domain: dict[str, int] = {}  # what the aliases of example.com have in common
         self.folder = Path(tempfile.mkdtemp(prefix=f"odoo{version}-", dir="/var/tmp"))  # short, open to Odoo's user
         self.folder.chmod(0o755)
         self.start()
@@ -60,12 +61,11 @@ class Odoo:
     def add_aliases(self) -> None:
         """Receive for example.com, with an alias for each of what the tests write to; ``info`` is there already."""
         self.call("res.company", "write", [1], {"email": "office@example.com"})
-        of_domain = {}
-        if self.version < FIRST_WITH_DOMAINS:
-            self.set_parameter("mail.catchall.domain", "example.com")
+        if self.has_domains:
+            self.of_domain = {"alias_domain_id": self.call("mail.alias.domain", "create", {"name": "example.com"})}
+            self.call("res.company", "write", [1], self.of_domain)
         else:
-            of_domain = {"alias_domain_id": self.call("mail.alias.domain", "create", {"name": "example.com"})}
-            self.call("res.company", "write", [1], of_domain)
+            self.set_parameter("mail.catchall.domain", "example.com")
         models = {row["model"]: row["id"] for row in self.search("ir.model", [], "model")}
         for local_part, model, defaults in [
             ("support", "project.task", "{}"),
@@ -75,5 +75,15 @@ class Odoo:
             ("countries", "res.country", "{}"),
         ]:
             alias = {"alias_name": local_part, "alias_model_id": models[model], "alias_defaults": defaults}
-            self.call("mail.alias", "create", alias | of_domain)
+            self.call("mail.alias", "create", alias | self.of_domain)
         self.set_parameter("mail.gateway.loop.threshold", "100000")
+
+
+def new_user(odoo: Odoo, group: str) -> dict[str, Any]:
+    """Make a user with the rights of a group, and return what the settings say of him."""
+    module, name = group.split(".")
+    (found,) = odoo.search("ir.model.data", [("module", "=", module), ("name", "=", name)], "res_id")
+    field = "group_ids" if odoo.version >= 19 else "groups_id"
+    user = {"name": name, "login": name, "password": f"of {name}", field: [(6, 0, [found["res_id"]])]}
+    odoo.call("res.users", "create", user)
+    return {"LOGIN": name, "PASSWORD": f"of {name}"}
