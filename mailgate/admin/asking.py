@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mailgate import alias_list, inquiry
 from mailgate.admin import records
 from mailgate.admin.records import Record
-from mailgate.database import Client
+from mailgate.database import BOUNCE, CATCHALL, FIRST_WITH_DOMAINS, Client
 from mailgate.envelope import canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
 
@@ -106,8 +106,7 @@ def habits_of(client: Client) -> Habits:
     number = next(iter(version.get("server_version_info") or [0]))
     number = int(str(number).removeprefix("saas~") or 0) if str(number).removeprefix("saas~").isdigit() else 0
     if number not in HABITS and number < max(HABITS):
-        first = alias_list.FIRST_WITH_DOMAINS
-        raise Unforeseen(f"a forecast can be made of Odoo 14, and from {first} on, not of {number}")
+        raise Unforeseen(f"a forecast can be made of Odoo 14, and from {FIRST_WITH_DOMAINS} on, not of {number}")
     return HABITS.get(number, HABITS[max(HABITS)])
 
 
@@ -132,7 +131,7 @@ def domains(client: Client, habits: Habits) -> list[Domain]:
 
 
 def _only_domain(client: Client) -> Domain:
-    keys = (alias_list.DOMAIN, alias_list.CATCHALL, alias_list.BOUNCE)
+    keys = (alias_list.DOMAIN, CATCHALL, BOUNCE)
     try:
         name, catchall, bounce = (_parameter(client, key).strip().lower() for key in keys)
     except Ended as ended:

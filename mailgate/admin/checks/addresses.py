@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from mailgate import alias_list
 from mailgate.addresses import is_ours, known_everywhere
 from mailgate.admin.checks import Check, Finding, Row, Site, bad, good, named, unknown
+from mailgate.database import BOUNCE, CATCHALL
 from mailgate.envelope import Recipient, split_address
 from mailgate.outcome import Ended, Outcome
 
@@ -72,7 +73,7 @@ def _catchall(site: Site) -> Iterable[Finding]:
 
 def _catchall_everywhere(site: Site) -> Iterable[Finding]:
     """Yield whether an Odoo before 17 has catchall and bounce, which are parameters and answer at any domain."""
-    missing = [key for key in (alias_list.CATCHALL, alias_list.BOUNCE) if not site.parameter(key)]
+    missing = [key for key in (CATCHALL, BOUNCE) if not site.parameter(key)]
     if missing:
         text = f"{' and '.join(missing)} not set: answers and delivery reports do not come back."
         yield bad(text, f"{PARAMETERS}: as a rule, catchall and bounce.")
