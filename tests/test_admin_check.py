@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import socketserver
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 from support.between import Between
-from support.endpoint import Answer, Endpoint, fault, http, returns
+from support.endpoint import Answer, Endpoint, Request, fault, http, returns
 from support.gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
 from support.mail_database_server import Server, served
 from support.mta import EXIM, PYTHON, free_port
@@ -32,6 +33,7 @@ from support.service import Service, running
 from mailgate.admin.check import CHECKS
 from mailgate.admin.checks import exim as exim_checks
 from mailgate.admin.checks import postfix as postfix_checks
+from mailgate.admin.checks.server import SLOW_SECONDS
 from mailgate.settings import MAX_SIZE
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +210,7 @@ def tls(days: int, name: str = "127.0.0.1", **settings: object) -> Break:
     return change
 
 
-def version(number: int) -> Answer:
+def version(number: int) -> bytes:
     return returns({"server_version": f"{number}.0", "server_version_info": [number, 0, 0, "final", 0, ""]})
 
 
@@ -272,14 +274,31 @@ def service_with_older_settings(set_up: SetUp) -> None:
 
 
 def dead_service(set_up: SetUp) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as listener:  # the file stays
         listener.bind(str(set_up.folder / "lmtp.sock"))
 
 
 def no_catchall(set_up: SetUp) -> None:
     set_up.world["alias_domains"][0]["catchall"] = None
+
+
+def no_bounce(set_up: SetUp) -> None:
+    set_up.world["alias_domains"][0]["bounce"] = None
+
+
+def no_addresses(set_up: SetUp) -> None:
+    set_up.world.update(alias_domains=[], aliases=[])
+
+
+def slow_at_first(set_up: SetUp) -> None:
+    """Let the first answer take as long as no answer should."""
+    seconds = iter([SLOW_SECONDS + 0.1])
+
+    def said(connection: socket.socket, request: Request) -> None:
+        threading.Event().wait(next(seconds, 0))
+        connection.sendall(version(19))
+
+    set_up.instead[("common", "version")] = said
 
 
 def no_domain(set_up: SetUp) -> None:
@@ -317,6 +336,7 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "a certificate for another name": ("certificate", tls(100, "odoo.example.org")),
     "a certificate that ends soon": ("certificate-end", tls(3)),
     "another server": ("answer", another_server),
+    "a server that is slow": ("answer", slow_at_first),
     "a clock that goes wrong": ("clock", lambda set_up: setattr(set_up, "ahead", 3600.0)),
     "Odoo 13": ("version", answer("common", "version", version(13))),
     "Odoo 22": ("protocol", answer("common", "version", version(22))),
@@ -326,8 +346,13 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "a user who may not write aliases": ("right-aliases", answer("mail.alias", "check_access_rights", returns(False))),
     "a user who may not see messages": ("right-messages", answer("mail.message", "search_read", DENIED)),
     "a user who may not see leads": ("right-records", answer("crm.lead", "check_access_rights", returns(False))),
+    "a user who may not see which domains are allowed": (
+        "right-parameters", both(detection(), answer("ir.config_parameter", "get_param", DENIED)),
+    ),
+    "neither alias domain nor alias": ("addresses", no_addresses),
     "no alias domain": ("alias-domain", no_domain),
     "no catchall address": ("catchall", no_catchall),
+    "no bounce address": ("catchall", no_bounce),
     "Odoo 16 without an alias domain": ("alias-domain", old_odoo(OLD | {"catchall.domain": ""})),
     "Odoo 16 without a catchall address": ("catchall", old_odoo(OLD | {"catchall.alias": ""})),
     "Odoo 16 with a loop threshold of 0": ("loops", old_odoo(OLD, threshold="0")),

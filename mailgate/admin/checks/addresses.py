@@ -229,7 +229,7 @@ CHECKS = {
     "alias-status": Check(_status, ("addresses",)),
     "left-out": Check(_left_out, ("alias-domain",)),
     "wider": Check(_wider, ("alias-domain",)),
-    "detection": Check(_detection, ("alias-domain",)),
+    "detection": Check(_detection, ("alias-domain", "right-parameters")),
     "loops": Check(_loops, ("login",)),
     "fetchmail": Check(_fetchmail, ("addresses",)),
 }
