@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mailgate.addresses import Addresses, Match, is_ours, match, named
-from mailgate.database import Client
+from mailgate.database import BOUNCE, CATCHALL, FIRST_WITH_DOMAINS, Client
 from mailgate.envelope import Recipient, ascii_domain, canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
 
@@ -20,10 +20,9 @@ DOMAIN_FIELDS = ("name", "bounce_email", "catchall_email", "default_from_email")
 ALIAS_FIELDS = ("alias_name", "alias_full_name", "alias_incoming_local")
 ALLOWED = "mail.catchall.domain.allowed"
 OLD_ALIAS_FIELDS = ("alias_name",)
-# Parameters before 17. The last one has the address of notifications, or its local-part.
-CATCHALL, BOUNCE, DOMAIN = "mail.catchall.alias", "mail.bounce.alias", "mail.catchall.domain"
-DEFAULT_FROM = "mail.default.from"
-FIRST_VERSION, FIRST_WITH_ALLOWED, FIRST_WITH_DOMAINS = 14, 15, 17
+# More parameters before 17. The second one has the address of notifications, or its local-part.
+DOMAIN, DEFAULT_FROM = "mail.catchall.domain", "mail.default.from"
+FIRST_VERSION, FIRST_WITH_ALLOWED = 14, 15
 
 Rows = list[dict[str, Any]]
 
@@ -47,10 +46,7 @@ def read(client: Client, addresses: Addresses) -> Addresses:
 
 def _version(client: Client) -> int:
     """Return the number of the server's version. Raises Ended, also for one whose list can't be read."""
-    version = client.version(time.monotonic())
-    number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
-    number = number if isinstance(number, int) else FIRST_WITH_DOMAINS  # saas~17 and the like
-    client.has_domains = number >= FIRST_WITH_DOMAINS
+    number = client.number()
     if number < FIRST_VERSION:
         raise Ended(Outcome.SETTINGS, f"the alias list can be read from version {FIRST_VERSION} on, not from {number}")
     return number
@@ -73,7 +69,7 @@ def ask(
         local_parts |= {local_part, local_part.partition(delimiter)[0] if delimiter else local_part}
         names |= {domain, ascii_domain(domain)}
     term = ("alias_name", "in", sorted(local_parts))
-    number = FIRST_WITH_DOMAINS if client.has_domains else _version(client)
+    number = FIRST_WITH_DOMAINS if client.had_domains else _version(client)
     if number < FIRST_WITH_DOMAINS:
         return _old_addresses(client, addresses, number, search(client, "mail.alias", OLD_ALIAS_FIELDS, term))
     # by what both Odoo and mail_database store; what else of that name comes with it is the database's, too
@@ -126,7 +122,7 @@ def search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[st
         options = {"fields": ("id", *fields), "order": "id", "limit": PAGE_ROWS}
         page = client.execute(model, "search_read", [[("id", ">", last), *terms]], options, time.monotonic())
         wanted = {"id", *fields}
-        if not isinstance(page, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in page):
+        if not isinstance(page, list) or not all(_is_row(row, wanted) for row in page):
             raise Ended(Outcome.CUT_OFF, f"what {model} answers is no list of addresses")
         ids = [last, *(row["id"] for row in page)]
         if ids != sorted(set(ids)):  # or it would never end
@@ -134,6 +130,10 @@ def search(client: Client, model: str, fields: tuple[str, ...], *terms: tuple[st
         rows += page
         if len(page) < PAGE_ROWS:
             return rows
+
+
+def _is_row(row: object, wanted: set[str]) -> bool:
+    return isinstance(row, dict) and row.keys() >= wanted and isinstance(row["id"], int)
 
 
 def _allowed(client: Client, addresses: Addresses) -> frozenset[str]:

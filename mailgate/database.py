@@ -94,6 +94,8 @@ class Unreached(Exception):
         self.retry_after = reply.retry_after if reply else 0.0  # seconds
 
 
+FIRST_WITH_DOMAINS = 17  # the first version whose aliases have domains
+CATCHALL, BOUNCE = "mail.catchall.alias", "mail.bounce.alias"  # parameters that earlier ones have
 USER_ID_SECONDS = 60.0  # then the login is asked for its user id again, for the user may be another by then
 
 
@@ -106,7 +108,7 @@ class Client:
         """``retrying`` is called before each try but the first; ``large_pause`` is as Body has it."""
         self.settings, self.retrying, self.large_pause = settings, retrying, large_pause
         self.user_id, self.known_until = 0, 0.0
-        self.has_domains = False  # of aliases, as an Odoo has from 17 on; what it said when it was asked last
+        self.had_domains = False  # of aliases; what it said when it was asked last
         self.replied_at = float("-inf")  # when the server answered a call last, in monotonic seconds
 
     @cached_property
@@ -144,6 +146,18 @@ class Client:
         from xmlrpc.client import dumps
 
         return value_of(self._send("common", _body(dumps((), "version")), until, QUESTION_SECONDS))
+
+    def number(self) -> int:
+        """Return the number of the server's version, 0 where it says none. Raises Ended."""
+        version = self.version(time.monotonic())
+        number = version.get("server_version_info", [0])[0] if isinstance(version, dict) else 0
+        number = number if isinstance(number, int) else FIRST_WITH_DOMAINS  # saas~17 and the like
+        self.had_domains = number >= FIRST_WITH_DOMAINS
+        return number
+
+    def has_domains(self) -> bool:
+        """Tell whether aliases have domains; what once was so is not asked again. Raises Ended."""
+        return self.had_domains or self.number() >= FIRST_WITH_DOMAINS
 
     def log_in(self, until: float) -> int:
         """Return the user id of the login, which may be one already. Raises Ended."""

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from mailgate.addresses import Addresses, Match, has
+from mailgate.addresses import BOUNCE_EXTENSION, Addresses, Match, has
 from mailgate.ancestry import names_a_notice
-from mailgate.database import Client
+from mailgate.database import BOUNCE, CATCHALL, Client
 from mailgate.envelope import canonical_address, fields, split_address, unfold
 from mailgate.outcome import Ended, Outcome, Verdict
 
@@ -71,10 +71,13 @@ def of_another_model(client: Client, model: str, addresses: Iterable[str]) -> se
     With one of these among its recipients, the database makes a forward of an answer, and its thread gets nothing
     (docs/odoo.md, "Answers and threads"). Raises Ended.
     """
-    names = _local_parts(addresses)
-    terms: list[list[Any]] = [["alias_name", "in", names], ["alias_model_id.model", "!=", model]]
-    found = rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
-    return {canonical_address(str(row.get("alias_full_name"))) for row in found}
+    given = {*map(canonical_address, addresses)}
+    terms: list[list[Any]] = [["alias_name", "in", _local_parts(given)], ["alias_model_id.model", "!=", model]]
+    if client.has_domains():
+        found = rows(client, "mail.alias", terms, {"fields": ["id", "alias_full_name"]})
+        return {canonical_address(str(row.get("alias_full_name"))) for row in found}
+    names = {row.get("alias_name") for row in rows(client, "mail.alias", terms, {"fields": ["id", "alias_name"]})}
+    return {address for address in given if split_address(address)[0] in names}
 
 
 def answers_a_notice(head: bytes) -> bool:
@@ -93,6 +96,10 @@ def is_automatic(head: bytes) -> bool:
 
 def _special(client: Client) -> frozenset[str]:
     """Return the database's catchall and bounce addresses, for settings that name no alias domain. Raises Ended."""
+    if not client.has_domains():
+        terms: list[list[Any]] = [["key", "in", [CATCHALL, BOUNCE]]]
+        parameters = rows(client, "ir.config_parameter", terms, {"fields": ["id", "value"]})
+        return frozenset(f"{str(row['value']).lower()}@" for row in parameters if row.get("value"))
     fields = ["catchall_email", "bounce_email"]
     found = rows(client, "mail.alias.domain", [], {"fields": fields, "limit": MAX_DOMAINS})
     return frozenset(canonical_address(str(row[name])) for row in found for name in fields if row.get(name))
@@ -103,7 +110,8 @@ def _may_be_bounce(head: bytes, special: frozenset[str], matches: Iterable[Match
 
     ``special`` has the catchall and bounce addresses.
     """
-    recipients = (split_address(address.lower()) for match in matches for address in match.addresses)
+    recipients = [split_address(address.lower()) for match in matches for address in match.addresses]
+    recipients += [(name.partition(BOUNCE_EXTENSION)[0], domain) for name, domain in recipients]  # as Odoo 14 has it
     if is_automatic(head) or any(has(special, *recipient) for recipient in recipients):
         return True
     for name, field in fields(head):

@@ -1,5 +1,6 @@
 """Fixtures: a database server on a socket, and the program pointed at it."""
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ SECONDS = {
 }
 
 # What needs servers that not every machine has: the marker, what these are, and what runs the tests.
-SERVERS = {"odoo": ("a real Odoo 19", "make test-odoo"), "mta": ("real mail servers", "make test-mta")}
+SERVERS = {"odoo": ("a real Odoo 19 or 14", "make test-odoo"), "mta": ("real mail servers", "make test-mta")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -125,17 +126,30 @@ def service(tmp_path: Path, endpoint: Endpoint) -> Iterator[Service]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def odoo() -> Iterator[Odoo]:
+@contextlib.contextmanager
+def started(version: int) -> Iterator[Odoo]:
+    """Have a real Odoo of a version for a while, with aliases."""
     try:
-        server = Odoo()
+        server = Odoo(version)
     except Impossible as error:
-        pytest.skip(f"no Odoo 19: {error}")
+        pytest.skip(f"no Odoo {version}: {error}")
     try:
         server.add_aliases()
         yield server
     finally:
         server.purge()
+
+
+@pytest.fixture(scope="module")
+def odoo() -> Iterator[Odoo]:
+    with started(19) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def odoo14() -> Iterator[Odoo]:
+    with started(14) as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from support.gateway import SETTINGS, write_settings
 from support.mail_database_server import PASSWORD, Server, served
 from support.old_odoo import OldOdoo
 
+from mailgate.alias_list import DOMAIN_FIELDS
+
 DOMAINS = ("example.com", "second.example", "xn--mller-kva.example")
 # 2,000 aliases; some are known by their local-part, at the alias domains and the allowed one
 WORLD = {
@@ -248,6 +250,7 @@ def test_an_answer_that_looks_wrong_replaces_nothing_unless_it_is_said(
         (NEW, fault(3, "Access Denied"), "Access Denied"),
         (NEW, fault(4, "not allowed"), "not allowed"),
         (NEW, returns("what is this"), "is no list of addresses"),
+        (NEW, returns([{"id": "x", **dict.fromkeys(DOMAIN_FIELDS, "x")}]), "is no list of addresses"),
         (returns({"server_version_info": [13, 0]}), returns([]), "can be read from version"),
         (None, returns([]), "refused"),
     ],

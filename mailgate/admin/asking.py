@@ -4,18 +4,17 @@ Each function asks one thing, changes nothing, and raises Ended where the databa
 """
 
 import ast
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mailgate import inquiry
+from mailgate import alias_list, inquiry
 from mailgate.admin import records
 from mailgate.admin.records import Record
-from mailgate.database import Client
+from mailgate.database import BOUNCE, CATCHALL, FIRST_WITH_DOMAINS, Client
 from mailgate.envelope import canonical_address, split_address
 from mailgate.outcome import Ended, Outcome
-
-FIRST_VERSION = 17  # with domains for aliases, by which the forecast goes
 
 
 class Habits(NamedTuple):
@@ -32,6 +31,9 @@ class Habits(NamedTuple):
     is_told_once: bool = False  # in an hour, and no machine is; what was answered by False before does nothing again
     opens_for_lost: bool = False  # a record that is gone is opened anew
     reads_all: bool = False  # whatever the charset, and NUL
+    has_domains: bool = True  # of aliases; else aliases and catchall answer at any, bounce+ID-MODEL-ID does
+    stops_loops: bool = True  # and drops answers to its notices
+    tells_all: bool = True  # the sender, that a record can't be made, or that only catchall is known beside nobody's
 
     @property
     def is_odoo(self) -> bool:
@@ -40,6 +42,9 @@ class Habits(NamedTuple):
 
 
 HABITS = {
+    14: Habits(
+        "Odoo 14", max_references=10_000, limits_replies=False, has_domains=False, stops_loops=False, tells_all=False
+    ),
     17: Habits("Odoo 17", max_references=10_000, limits_replies=None),
     18: Habits("Odoo 18", limits_replies=None),
     19: Habits("Odoo 19"),
@@ -57,7 +62,7 @@ MAIL_DATABASE = Habits(
 
 
 class Domain(NamedTuple):
-    """A domain of aliases, with its two full addresses."""
+    """A domain of aliases, with its two addresses: whole, or what they begin with (``catchall@``, ``bounce+``)."""
 
     name: str
     catchall: str
@@ -77,11 +82,18 @@ class Alias(NamedTuple):
     defaults: dict[str, Any]
 
 
-class Unforeseen(Ended):
-    """Raised for a version of which no forecast can be made; the mail is none the worse for that."""
+def is_special(special: str, address: str) -> bool:
+    """Tell whether an address is one that a domain has for answers, or for delivery reports."""
+    if special.endswith("@"):
+        return address.startswith(special)
+    return bool(re.match(rf"{re.escape(special)}\d", address)) if special.endswith("+") else address == special
 
-    def __init__(self, version: int) -> None:
-        super().__init__(Outcome.SETTINGS, f"a forecast can be made from Odoo {FIRST_VERSION} on, not of {version}")
+
+class Unforeseen(Ended):
+    """Raised where no forecast can be made; the mail is none the worse for that."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Outcome.SETTINGS, why)
 
 
 def habits_of(client: Client) -> Habits:
@@ -93,8 +105,8 @@ def habits_of(client: Client) -> Habits:
         return MAIL_DATABASE
     number = next(iter(version.get("server_version_info") or [0]))
     number = int(str(number).removeprefix("saas~") or 0) if str(number).removeprefix("saas~").isdigit() else 0
-    if number < FIRST_VERSION:
-        raise Unforeseen(number)
+    if number not in HABITS and number < max(HABITS):
+        raise Unforeseen(f"a forecast can be made of Odoo 14, and from {FIRST_WITH_DOMAINS} on, not of {number}")
     return HABITS.get(number, HABITS[max(HABITS)])
 
 
@@ -104,13 +116,29 @@ def known(client: Client, message_ids: Iterable[str]) -> list[Record]:
     return sorted(found, key=lambda each: -each.row_id)
 
 
-def domains(client: Client) -> list[Domain]:
-    """Return the domains of aliases, the oldest first."""
+def domains(client: Client, habits: Habits) -> list[Domain]:
+    """Return the domains of aliases, the oldest first; before Odoo 17 it is one, which may have no name.
+
+    Raises Unforeseen where our user may not ask.
+    """
+    if not habits.has_domains:
+        return [_only_domain(client)]
     options = {"fields": ["name", "catchall_email", "bounce_email"], "order": "id"}
     return [
         Domain(str(row["name"]).lower(), str(row["catchall_email"]).lower(), str(row["bounce_email"]).lower())
         for row in inquiry.rows(client, "mail.alias.domain", [], options)
     ]
+
+
+def _only_domain(client: Client) -> Domain:
+    keys = (alias_list.DOMAIN, CATCHALL, BOUNCE)
+    try:
+        name, catchall, bounce = (_parameter(client, key).strip().lower() for key in keys)
+    except Ended as ended:
+        if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
+            raise
+        raise Unforeseen("before Odoo 17, catchall and bounce are parameters, and our user may not read them") from None
+    return Domain(name, f"{catchall}@" if catchall else "", f"{bounce}+" if bounce else "")
 
 
 def aliases(client: Client, habits: Habits, addresses: Iterable[str], ours: Sequence[Domain]) -> list[Alias]:
@@ -122,25 +150,31 @@ def aliases(client: Client, habits: Habits, addresses: Iterable[str], ours: Sequ
     for address in named:
         local_part, domain = split_address(address)
         by_local_part.setdefault(local_part, set()).add(domain)
-    allowed = {part.strip() for part in parameter(client, "mail.catchall.domain.allowed").split(",")} - {""}
+    listed = parameter(client, alias_list.ALLOWED) if habits.has_domains else ""
+    allowed = {part.strip() for part in listed.split(",")} - {""}
     if allowed:
         allowed |= {domain.name for domain in ours}
     return [
         alias
-        for alias in _aliases_named(client, habits, sorted(by_local_part.keys() - {""}))  # "" is who has no name
+        for alias in _aliases_named(client, habits, ours, sorted(by_local_part.keys() - {""}))  # "" has no name
         if canonical_address(alias.address) in named
         or (alias.by_local_part and (not allowed or not allowed.isdisjoint(by_local_part[alias.local_part])))
     ]
 
 
 _ALIAS_FIELDS = (
-    *("alias_name", "alias_full_name", "alias_incoming_local", "alias_model_id", "alias_contact", "alias_defaults"),
+    *("alias_name", "alias_model_id", "alias_contact", "alias_defaults"),
     *("alias_force_thread_id", "alias_parent_model_id", "alias_parent_thread_id"),
 )
+_FIELDS_WITH_DOMAINS = ("alias_full_name", "alias_incoming_local")
 
 
-def _aliases_named(client: Client, habits: Habits, local_parts: list[str]) -> list[Alias]:
-    rows = inquiry.rows(client, "mail.alias", [["alias_name", "in", local_parts]], {"fields": [*_ALIAS_FIELDS]})
+def _aliases_named(client: Client, habits: Habits, ours: Sequence[Domain], local_parts: list[str]) -> list[Alias]:
+    names = [*_ALIAS_FIELDS, *(_FIELDS_WITH_DOMAINS if habits.has_domains else ())]
+    rows = inquiry.rows(client, "mail.alias", [["alias_name", "in", local_parts]], {"fields": names})
+    if not habits.has_domains:
+        domain = f"@{ours[0].name}" if ours[0].name else ""
+        rows = [row | {"alias_full_name": row["alias_name"] + domain, "alias_incoming_local": True} for row in rows]
     ids = {row[name][0] for row in rows for name in ("alias_model_id", "alias_parent_model_id") if row[name]}
     models = _models(client, sorted(ids)) if habits.is_odoo and ids else {}
 
@@ -258,12 +292,15 @@ def _count(client: Client, model: str, terms: list[Any]) -> int:
 def parameter(client: Client, key: str) -> str:
     """Return a system parameter, "" where it is not set or our user may not read it."""
     try:
-        found = client.execute("ir.config_parameter", "get_param", [key], {}, time.monotonic())
+        return _parameter(client, key)
     except Ended as ended:
         if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
             raise
         return ""
-    return str(found or "")
+
+
+def _parameter(client: Client, key: str) -> str:
+    return str(client.execute("ir.config_parameter", "get_param", [key], {}, time.monotonic()) or "")
 
 
 def is_allowed(client: Client, sender: str) -> bool:

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
+from mailgate.admin.asking import Alias, Domain
 from mailgate.admin.desk import Answer, Command, Desk, Usage
 from mailgate.admin.forecast import Case, Forecast, Notice, Step, forecast
 from mailgate.admin.meaning import style, word
@@ -71,6 +72,7 @@ class _Foretelling(Client):
 
         try:
             head, habits = added + raw.head(), asking.habits_of(self)
+            domains = asking.domains(self, habits)
         except asking.Unforeseen:
             self.is_foreseen = False
             raise
@@ -81,7 +83,7 @@ class _Foretelling(Client):
         with journal.look(self.settings, journal.Delivery(mail.message_id, "", added, ancestry.date(head))) as before:
             answered = not before.held and before.ending in (Outcome.ACCEPTED.name, Outcome.DROPPED.name)
         odd = reading.oddities(head, self.now)
-        case = Case(self, habits, mail, odd, self.settings.model, answered, asking.domains(self), self.steps)
+        case = Case(self, habits, mail, odd, self.settings.model, answered, domains, self.steps)
         found = forecast(case)
         self.forecasts.append(found)
         answer = found.answer
@@ -311,24 +313,22 @@ def _address(desk: Desk, address: str) -> Answer:
     matches = match(addresses, [Recipient(address)])
     steps = of_matches(client, addresses, matches)
     model = ""
-    with_alias = []
+    with_alias, domains = list[Alias](), list[Domain]()
     try:
-        habits, domains = asking.habits_of(client), asking.domains(client)
+        habits = asking.habits_of(client)
+        domains = asking.domains(client, habits)
         wanted = [*matches[0].addresses, address]
         with_alias = asking.aliases(client, habits, wanted, domains)
-        collecting = [each for each in domains if address.lower() in (each.catchall, each.bounce)]
     except Ended as ended:
-        collecting = []
         steps.append(Step("alias", f"The database can't be asked: {ended.verdict.cause}"))
     for alias in with_alias:
         model = model or alias.model
         where = f"posts to {alias.model} {alias.thread_id}" if alias.thread_id else f"makes a new {alias.model}"
         steps.append(Step("alias", f"The alias {alias.address} {where}; {alias.contact} may write to it."))
         steps += [Step("alias", f"It sets {name} to {value!r}.") for name, value in alias.defaults.items()]
-    for each in collecting:
-        what = "collects answers: other mail is told so" if address.lower() == each.catchall else "takes bounces"
-        steps.append(Step("alias", f"{address} {what}."))
-    is_good = bool(matches[0].rule and (with_alias or collecting or desk.settings.model))
+    uses = _uses(address.lower(), domains)
+    steps += [Step("alias", f"{address} {use}.") for use in uses or _lesser_uses(address.lower(), domains)]
+    is_good = bool(matches[0].rule and (with_alias or uses or desk.settings.model))
     facts = {
         "address": address,
         "rule": matches[0].rule,
@@ -336,6 +336,21 @@ def _address(desk: Desk, address: str) -> Answer:
         "steps": [step._asdict() for step in steps],
     }
     return Answer(facts, _screen(steps), is_good)
+
+
+def _uses(address: str, domains: list[Domain]) -> list[str]:
+    """Return what the database has an address for besides aliases."""
+    found = {
+        "collects answers: other mail is told so": [each.catchall for each in domains],
+        "takes bounces": [each.bounce for each in domains],
+    }
+    return [use for use, specials in found.items() if any(asking.is_special(each, address) for each in specials)]
+
+
+def _lesser_uses(address: str, domains: list[Domain]) -> list[str]:
+    """Return what Odoo 14 has a bounce address for that names no record."""
+    is_bare = any(each.bounce.endswith("+") and address.startswith(f"{each.bounce[:-1]}@") for each in domains)
+    return ["takes reports and nothing else: Odoo 14 has bounce+ID-MODEL-ID@ for bounces"] if is_bare else []
 
 
 def _screen(steps: list[Step]) -> list[Any]:

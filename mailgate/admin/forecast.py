@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from xmlrpc.client import Fault
 
 from mailgate.admin import asking
-from mailgate.admin.asking import Alias, Domain, Habits
+from mailgate.admin.asking import Alias, Domain, Habits, is_special
 from mailgate.admin.reading import MARK, Mail, Oddity
 from mailgate.admin.records import Record
 from mailgate.database import Client
@@ -136,7 +136,7 @@ def _name(known: Record) -> str:
 
 def _answers_a_notice(case: Case) -> Forecast | None:
     named = (*case.mail.references, *case.mail.in_reply_to)
-    if not any(MARK in each for each in named):
+    if not case.habits.stops_loops or not any(MARK in each for each in named):
         return None
     if case.habits.reads_reports and not case.mail.is_automatic and case.mail.return_path != "":
         case.say("notice", "A person answers a notice of the database: it is read as any other mail.")
@@ -147,8 +147,8 @@ def _answers_a_notice(case: Case) -> Forecast | None:
 
 def _is_bounce(case: Case) -> Forecast | None:
     mail = case.mail
-    bounces = {domain.bounce for domain in case.domains}
-    at_bounce = next((address for address in mail.to if address in bounces), "")
+    bounces = [domain.bounce for domain in case.domains]
+    at_bounce = next((address for address in mail.to if any(is_special(each, address) for each in bounces)), "")
     is_daemon = mail.sender_address.partition("@")[0] == "mailer-daemon"
     reasons = {
         f"it is for the bounce address {at_bounce}": at_bounce and (not case.habits.reads_reports or _reports(mail)),
@@ -175,6 +175,8 @@ def _reports(mail: Mail) -> bool:
 
 def _routed(case: Case) -> Forecast:
     mail = case.mail
+    if mail.delivered_to > 1 and not case.habits.has_domains:
+        case.say("odd", f"{case.habits.name} joins several Delivered-To with a blank: whom it finds can't be told.")
     addressed = asking.aliases(case.client, case.habits, mail.recipients, case.domains)
     parent = _parent(case)
     if parent:
@@ -188,8 +190,8 @@ def _routed(case: Case) -> Forecast:
         named = ", ".join(alias.address for alias in of_others)
         case.say("thread", f"But To names {named}, for another model: so it is a forward, and goes there only.")
         addressed = of_others
-    collecting = {address for domain in case.domains for address in _collecting(case, domain)}
-    caught = [address for address in mail.to if address in collecting]
+    collecting = [address for domain in case.domains for address in _collecting(case, domain)]
+    caught = [address for address in mail.to if any(is_special(each, address) for each in collecting)]
     if caught and len(caught) == len(mail.to):
         case.say("catchall", f"To names only {caught[0]}, which collects answers, and this answers nothing.")
         return _told(case, "catchall", caught[0])
@@ -197,7 +199,7 @@ def _routed(case: Case) -> Forecast:
         return _by_aliases(case, addressed)
     if case.model:
         return _by_model(case)
-    if caught:
+    if caught and case.habits.tells_all:
         case.say("catchall", f"To names {caught[0]}, which collects answers, and no alias.")
         return _told(case, "catchall", caught[0])
     case.say("alias", f"No alias is among its recipients: {', '.join(mail.recipients) or 'there are none'}.")
@@ -327,6 +329,9 @@ def _refused(case: Case, alias: Alias, record: tuple[str, int] | None) -> Foreca
 def _stopped(case: Case, routed: Forecast) -> Forecast | None:
     """Return the forecast for a sender who has made too much, None where the loop check lets him go on."""
     sender = case.mail.sender_address
+    if not case.habits.stops_loops:
+        case.say("loop", f"{case.habits.name} stops no sender.")
+        return None
     if not sender:
         case.say("loop", "The loop check counts nobody who names no address.")
         return None
@@ -412,7 +417,7 @@ def _made(case: Case, routed: Forecast) -> Forecast:
         wrong = _wrong_defaults(case, route) if route.alias and not route.record_id else ""
         if wrong and route.alias:
             case.say("alias", f"But its defaults can't be set: {wrong}. The whole message is taken back.")
-            told = _told(case, "misconfigured", route.alias.address)
+            told = _told(case, "misconfigured", route.alias.address) if case.habits.tells_all else Forecast(False)
             return told._replace(answer=Fault(1, f"ValueError: {wrong}"))
     return routed._replace(answer=routed.routes[-1].record_id or ID_OF_NEW)
 

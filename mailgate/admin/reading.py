@@ -41,6 +41,7 @@ class Mail(NamedTuple):
     return_path: str | None  # "" is the null sender, None: no such field
     to: tuple[str, ...]  # To and Delivered-To, which count as To
     recipients: tuple[str, ...]  # these, Cc, Resent-To and Resent-Cc
+    delivered_to: int  # how many fields of this name it has
     subject: str
     is_automatic: bool
     types: tuple[str, ...]  # of its parts, that of the whole first
@@ -94,6 +95,7 @@ def read(head: bytes, finds_all: bool = False) -> Mail:
         return_path=None if return_path is None else canonical_address(return_path.strip("<> ")),
         to=to,
         recipients=tuple(dict.fromkeys((*to, *addresses(b"cc", b"resent-to", b"resent-cc")))),
+        delivered_to=len(found.get(b"delivered-to", [])),
         subject=decoded(first(b"subject")),
         is_automatic=is_automatic(head),
         types=tuple(part.get_content_type() for part, _ in _parts(head)),

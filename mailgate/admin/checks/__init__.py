@@ -17,7 +17,7 @@ from mailgate.admin.exim import Exim
 from mailgate.admin.exim import find as find_exim
 from mailgate.admin.postfix import Postfix
 from mailgate.admin.postfix import find as find_postfix
-from mailgate.database import Client
+from mailgate.database import FIRST_WITH_DOMAINS, Client
 from mailgate.outcome import Ended
 from mailgate.settings import Settings
 
@@ -91,6 +91,11 @@ class Site:
         first = (self.version.get("server_version_info") or [0])[0]
         digits = "".join(character for character in str(first) if character.isdigit())  # saas~18
         return int(digits or 0)
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it is an Odoo before 17: aliases have no domain, and what is said of them is in parameters."""
+        return 0 < self.release < FIRST_WITH_DOMAINS
 
     @cached_property
     def user_id(self) -> int:

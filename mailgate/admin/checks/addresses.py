@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Iterator
 
 from mailgate import alias_list
-from mailgate.addresses import is_ours
+from mailgate.addresses import is_ours, known_everywhere
 from mailgate.admin.checks import Check, Finding, Row, Site, bad, good, named, unknown
+from mailgate.database import BOUNCE, CATCHALL
 from mailgate.envelope import Recipient, split_address
 from mailgate.outcome import Ended, Outcome
 
 FEW = 5  # mails of a sender in two hours, which are no loop
 LOOPS = {"mail.gateway.loop.threshold": "20", "mail.gateway.loop.minutes": "120"}
 THRESHOLD, MINUTES = LOOPS
+FIRST_WITH_LOOPS = 16  # that are stopped
+PARAMETERS = "Settings > Technical > Parameters: System Parameters"
 
 
 def _list(site: Site) -> Iterable[Finding]:
@@ -20,23 +23,42 @@ def _list(site: Site) -> Iterable[Finding]:
     except Ended as ended:
         if site.release >= alias_list.FIRST_VERSION and ended.verdict.outcome is Outcome.SETTINGS:
             yield bad(
-                "The database has no alias domain and no alias, or our user may see none of them.",
+                f"The database has no {'' if site.is_old else 'alias domain and no '}alias, or our user may see none.",
                 "Settings > Technical > Emails: Alias Domains, Aliases.",
             )
             return
         raise
-    addresses = len(listed.aliases | listed.catchall | listed.bounce)
-    yield good(f"The database has {addresses} addresses in {named(sorted(listed.alias_domains)) or 'no domain'}.")
+    addresses = listed.aliases | listed.catchall | listed.bounce
+    where = named(sorted(listed.alias_domains | listed.allowed_domains)) or "no domain"
+    if site.is_old:
+        addresses |= listed.local_parts
+        where = "all domains" if known_everywhere(listed) >= listed.local_parts else where
+    yield good(f"The database has {len(addresses)} addresses in {where}.")
 
 
 def _domains(site: Site) -> Iterable[Finding]:
-    if site.domains:
+    if site.is_old:
+        yield _domain(site.parameter(alias_list.DOMAIN))
+    elif site.domains:
         yield good(f"The database's alias domains: {named(row['name'] for row in site.domains)}.")
     else:
         yield bad("The database has no alias domain: no alias can be reached.", "Settings: Alias Domain.")
 
 
+def _domain(name: str) -> Finding:
+    """Return whether an Odoo before 17 has a domain for what it asks others to answer to."""
+    if name:
+        return good(f"The alias domain is {name} ({alias_list.DOMAIN}: before Odoo 17 there is one).")
+    return bad(
+        f"The database has no alias domain ({alias_list.DOMAIN}): answers and delivery reports do not come back.",
+        "Settings: Alias Domain.",
+    )
+
+
 def _catchall(site: Site) -> Iterable[Finding]:
+    if site.is_old:
+        yield from _catchall_everywhere(site)
+        return
     for row in site.domains:
         missing = [name for name in ("catchall", "bounce") if not row[f"{name}_email"]]
         if missing:
@@ -49,7 +71,19 @@ def _catchall(site: Site) -> Iterable[Finding]:
             yield good(f"{row['name']} has {row['catchall_email']} and {row['bounce_email']}.")
 
 
+def _catchall_everywhere(site: Site) -> Iterable[Finding]:
+    """Yield whether an Odoo before 17 has catchall and bounce, which are parameters and answer at any domain."""
+    missing = [key for key in (CATCHALL, BOUNCE) if not site.parameter(key)]
+    if missing:
+        text = f"{' and '.join(missing)} not set: answers and delivery reports do not come back."
+        yield bad(text, f"{PARAMETERS}: as a rule, catchall and bounce.")
+    else:
+        yield good("Catchall and bounce are set.")
+
+
 def _without_domain(site: Site) -> Iterable[Finding]:
+    if site.is_old:
+        return  # none has one: "detection" says it
     found = [
         row["alias_name"] for row in site.aliases if not row["alias_domain_id"] and not row["alias_incoming_local"]
     ]
@@ -63,6 +97,9 @@ def _without_domain(site: Site) -> Iterable[Finding]:
 
 
 def _status(site: Site) -> Iterable[Finding]:
+    if site.is_old:
+        yield unknown("Before Odoo 17, an alias in trouble is not marked.")
+        return
     found = [row["alias_full_name"] for row in site.aliases if row["alias_status"] == "invalid"]
     if found:
         yield bad(
@@ -88,7 +125,7 @@ def _wider(site: Site) -> Iterable[Finding]:
     """Yield what the settings take and the database does not know: its sender gets a bounce, after a call."""
     ours, listed = site.settings.addresses, site.listed
     domains = ours.alias_domains - listed.alias_domains - listed.allowed_domains
-    local_parts = ours.local_parts - listed.local_parts
+    local_parts = ours.local_parts - listed.local_parts - known_everywhere(listed)
     aliases = {address for address in ours.aliases if not is_ours(listed, Recipient(address))}
     found = sorted(domains | local_parts | aliases | (ours.allowed_domains - listed.allowed_domains))
     if found:
@@ -104,7 +141,7 @@ def _detection(site: Site) -> Iterable[Finding]:
     listed = site.listed
     if not listed.local_parts:
         yield good("No alias has local-part based detection.")
-    elif not site.client.has_domains:
+    elif site.is_old:
         yield good("Before Odoo 17, an alias has no domain, and answers to its local-part.")
     elif not listed.allowed_domains:
         yield bad(
@@ -117,6 +154,9 @@ def _detection(site: Site) -> Iterable[Finding]:
 
 
 def _loops(site: Site) -> Iterable[Finding]:
+    if 0 < site.release < FIRST_WITH_LOOPS:
+        yield good(f"Before Odoo {FIRST_WITH_LOOPS}, no sender is taken for a loop, and none is stopped.")
+        return
     try:
         found = {key: site.parameter(key) or default for key, default in LOOPS.items()}
     except Ended as ended:
@@ -189,7 +229,7 @@ CHECKS = {
     "alias-status": Check(_status, ("addresses",)),
     "left-out": Check(_left_out, ("alias-domain",)),
     "wider": Check(_wider, ("alias-domain",)),
-    "detection": Check(_detection, ("alias-domain",)),
+    "detection": Check(_detection, ("alias-domain", "right-parameters")),
     "loops": Check(_loops, ("login",)),
     "fetchmail": Check(_fetchmail, ("addresses",)),
 }

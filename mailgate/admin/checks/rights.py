@@ -6,7 +6,6 @@ With fewer rights the gateway seems to work, until the first mail to a new alias
 from collections.abc import Iterable
 
 from mailgate.admin.checks import Check, Finding, Site, bad, good, named, unknown, why
-from mailgate.alias_list import FIRST_VERSION
 from mailgate.outcome import Ended, Outcome
 
 ADVICE = "Make our user an administrator, or give it the rights of docs/install.md, Its rights."
@@ -22,6 +21,7 @@ LIKELY_MODELS = (  # those that aliases of Odoo's own apps make records of
     "res.partner",
 )
 NO_ID = "<nobody@mail-gateway.invalid>"
+LOST_BOUNCES = "bounces are taken and nothing is marked"  # before Odoo 17, they wait or are marked
 
 
 def may(site: Site, model: str, operation: str) -> bool:
@@ -33,7 +33,7 @@ def may(site: Site, model: str, operation: str) -> bool:
 
 def _aliases(site: Site) -> Iterable[Finding]:
     wanted = [("mail.alias", "read")]
-    if site.release >= FIRST_VERSION:  # before, domains are parameters, and no alias is marked as working
+    if not site.is_old:  # before 17, domains are parameters, and no alias is marked as working
         wanted += [("mail.alias.domain", "read"), ("mail.alias", "write")]
     missing = [f"{operation} {model}" for model, operation in wanted if not may(site, model, operation)]
     if missing:
@@ -52,11 +52,8 @@ def _messages(site: Site) -> Iterable[Finding]:
             raise
         missing = [*dict.fromkeys(["mail.message", *missing])]
     if missing:
-        yield bad(
-            f"Our user may not read {named(missing)}: bounces are taken and nothing is marked; what became of a mail "
-            "can't be asked.",
-            ADVICE,
-        )
+        lost = "mail waits" if site.is_old else LOST_BOUNCES
+        yield bad(f"Our user may not read {named(missing)}: {lost}; what became of a mail can't be asked.", ADVICE)
     else:
         yield good("Our user may look for messages.")
 
@@ -69,10 +66,11 @@ def _records(site: Site) -> Iterable[Finding]:
         used, is_known = [model for model in LIKELY_MODELS if _is_there(site, model)], False
     missing = [f"{way} {model}" for model in used for way in ("read", "write") if not may(site, model, way)]
     text = f"Our user may not {named(missing)}"
+    lost = "answers wait" if site.is_old else f"answers wait, and {LOST_BOUNCES}"
     if missing and is_known:
-        yield bad(f"{text}: answers wait, and bounces are taken and nothing is marked.", ADVICE)
+        yield bad(f"{text}: {lost}.", ADVICE)
     elif missing:
-        yield unknown(f"{text}. Where aliases make such records, answers wait, and of bounces nothing is marked.")
+        yield unknown(f"{text}. Where aliases make such records, {lost}.")
     elif used:
         yield good(f"Our user may read and write the records that mail makes: {named(used)}.")
 
@@ -99,7 +97,9 @@ def _parameters(site: Site) -> Iterable[Finding]:
         if ended.verdict.outcome is not Outcome.ACCESS_DENIED:
             raise
         text = f"System parameters can't be read by our user: {why(ended)}."
-        if site.listed.local_parts and not site.settings.addresses.allowed_domains:
+        if site.is_old:
+            yield unknown(f"{text} Before Odoo 17, there is no list of addresses without them.")
+        elif site.listed.local_parts and not site.settings.addresses.allowed_domains:
             yield bad(
                 f"{text} So aliases with local-part based detection are taken at any domain.",
                 "Let our user read ir.config_parameter, or write MAIL_GATEWAY_ALLOWED_DOMAINS.",

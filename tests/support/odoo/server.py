@@ -1,4 +1,4 @@
-"""A real Odoo 19 of the tests' own, started and stopped by the scripts beside this file."""
+"""A real Odoo of the tests' own, 19 or 14, started and stopped by the scripts beside this file."""
 
 import os
 import subprocess
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# What takes a minute to make is kept here, outside of the checkout; nothing but time is lost with it.
-CACHE = Path(os.environ.get("ODOO19_CACHE") or f"/var/tmp/mail-gateway-odoo19-{os.getuid()}")
+FIRST_WITH_DOMAINS = 17  # for aliases
 
 
 class Impossible(Exception):
@@ -19,16 +18,20 @@ class Impossible(Exception):
 class Odoo:
     """The server, and its RPC for what a test wants to know. ``admin`` is user 2."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="odoo19-", dir="/var/tmp"))  # short, and open to Odoo's user
+    def __init__(self, version: int = 19) -> None:
+        self.version, self.has_domains = version, version >= FIRST_WITH_DOMAINS
+        self.of_domain: dict[str, int] = {}  # what the aliases of example.com have in common
+        self.folder = Path(tempfile.mkdtemp(prefix=f"odoo{version}-", dir="/var/tmp"))  # short, open to Odoo's user
         self.folder.chmod(0o755)
         self.start()
 
     def start(self) -> None:
         """Start it, again after ``stop``, on the same port."""
+        # What takes a minute to make is kept there, outside of the checkout; nothing but time is lost with it.
+        place = f"/var/tmp/mail-gateway-odoo{self.version}-{os.getuid()}"
         finished = subprocess.run(
-            [HERE / "odoo19-up.sh", self.folder],
-            env=os.environ | {"ODOO19_CACHE": str(CACHE)},
+            [HERE / "up.sh", str(self.version), self.folder],
+            env=os.environ | {"ODOO_CACHE": os.environ.get(f"ODOO{self.version}_CACHE") or place},
             capture_output=True,
             text=True,
             check=False,
@@ -41,10 +44,10 @@ class Odoo:
         self._object = xmlrpc.client.ServerProxy(f"{self.url}/xmlrpc/2/object")
 
     def stop(self) -> None:
-        subprocess.run([HERE / "odoo19-down.sh", self.folder], check=True)
+        subprocess.run([HERE / "down.sh", self.folder], check=True)
 
     def purge(self) -> None:
-        subprocess.run([HERE / "odoo19-down.sh", "--purge", self.folder], check=True)
+        subprocess.run([HERE / "down.sh", "--purge", self.folder], check=True)
 
     def call(self, model: str, method: str, *arguments: Any, **named: Any) -> Any:
         return self._object.execute_kw(self.database, 2, self.password, model, method, arguments, named)
@@ -57,8 +60,12 @@ class Odoo:
 
     def add_aliases(self) -> None:
         """Receive for example.com, with an alias for each of what the tests write to; ``info`` is there already."""
-        domain = self.call("mail.alias.domain", "create", {"name": "example.com"})
-        self.call("res.company", "write", [1], {"alias_domain_id": domain, "email": "office@example.com"})
+        self.call("res.company", "write", [1], {"email": "office@example.com"})
+        if self.has_domains:
+            self.of_domain = {"alias_domain_id": self.call("mail.alias.domain", "create", {"name": "example.com"})}
+            self.call("res.company", "write", [1], self.of_domain)
+        else:
+            self.set_parameter("mail.catchall.domain", "example.com")
         models = {row["model"]: row["id"] for row in self.search("ir.model", [], "model")}
         for local_part, model, defaults in [
             ("support", "project.task", "{}"),
@@ -67,6 +74,16 @@ class Odoo:
             ("dangling", "crm.lead", "{'team_id': 99999}"),
             ("countries", "res.country", "{}"),
         ]:
-            alias = {"alias_name": local_part, "alias_model_id": models[model], "alias_domain_id": domain}
-            self.call("mail.alias", "create", alias | {"alias_defaults": defaults})
+            alias = {"alias_name": local_part, "alias_model_id": models[model], "alias_defaults": defaults}
+            self.call("mail.alias", "create", alias | self.of_domain)
         self.set_parameter("mail.gateway.loop.threshold", "100000")
+
+
+def new_user(odoo: Odoo, group: str) -> dict[str, Any]:
+    """Make a user with the rights of a group, and return what the settings say of him."""
+    module, name = group.split(".")
+    (found,) = odoo.search("ir.model.data", [("module", "=", module), ("name", "=", name)], "res_id")
+    field = "group_ids" if odoo.version >= 19 else "groups_id"
+    user = {"name": name, "login": name, "password": f"of {name}", field: [(6, 0, [found["res_id"]])]}
+    odoo.call("res.users", "create", user)
+    return {"LOGIN": name, "PASSWORD": f"of {name}"}
