@@ -78,6 +78,7 @@ class _Foretelling(Client):
         if self.forecasts:
             text = f"The database is called once more, with the id {mail.message_id}, for {', '.join(mail.recipients)}."
             self.steps.append(Step("call", text))
+        self.steps += _of_added(added)
         with journal.look(self.settings, journal.Delivery(mail.message_id, "", added, ancestry.date(head))) as before:
             answered = not before.held and before.ending in (Outcome.ACCEPTED.name, Outcome.DROPPED.name)
         odd = reading.oddities(head, self.now)
@@ -119,7 +120,6 @@ def _explained(settings: Settings, envelope: Envelope, raw: Raw, now: float) -> 
     steps += [Step("odd", odd.text) for odd in reading.oddities(head, now)]
     if planned.choices[0]:
         steps += _of_journal(settings, planned)
-        steps += _of_added(planned.added)
         steps += _of_shape(client, head)
     facts = Facts(queue_id(head) or NEXT_QUEUE_ID)
     verdict = walk.deliver(settings, client, envelope, raw, facts, claim=journal.look, keep=_nothing, watch=_nothing)
