@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.admin import ask
-from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
+from support.desk import FATES, PAGE, WORLD, Desk, Fate, block, run_desk
 from support.gateway import Gateway
 from support.journal import execute
 from support.mail_database_server import ROOT, served
@@ -86,6 +86,10 @@ def test_the_screen_fits_80_columns_and_has_nothing_of_a_stranger_that_a_termina
     ("arguments", "status", "text"),
     [
         (["trace", "x", "--since", "soon"], 2, "--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not 'soon'"),
+        (["trace", "x", "--since", "9" * 400 + "d"], 2, "--since takes 2d, 90m"),
+        (["trace", "x", "--limit", "0"], 2, "--limit takes 1 or more"),
+        (["trace", "\udcff"], 1, ""),
+        (["trace", "x" * 100_000], 1, ""),
         (["trace", "x", "--ending", "lost"], 2, "--ending takes one of: delivered, known, accepted, dropped, held, "),
         (["held", "show", "x"], 2, "0 held messages have a name that begins with 'x'"),
         (["trace"], 2, "the following arguments are required: what"),
@@ -107,6 +111,43 @@ def test_settings_that_can_not_be_used_are_named(desk: Desk) -> None:
     screen = desk.run("trace", "x", environ={"MAIL_GATEWAY_URL": "odoo"})
     assert (screen.status, screen.out) == (2, "")
     assert screen.err == "mail-gateway-admin: MAIL_GATEWAY_URL is not a URL like https://odoo.example.com\n"
+
+
+def test_without_a_journal_nothing_is_said_of_what_it_would_know(desk: Desk, tmp_path: Path) -> None:
+    env_file = tmp_path / "settings.env"
+    env_file.touch(0o600)
+    env_file.write_text(
+        re.sub(r"(?m)^MAIL_GATEWAY_JOURNAL=.*$", "MAIL_GATEWAY_JOURNAL=", desk.gateway.env_file.read_text())
+    )
+    for arguments in ["trace", "x"], ["audit"]:
+        screen = run_desk(env_file, *arguments)
+        assert (screen.status, screen.out) == (2, "")
+        assert "there is no journal (MAIL_GATEWAY_JOURNAL)" in screen.err
+    assert "No mail since yesterday." not in run_desk(env_file).out
+    facts = json.loads(run_desk(env_file, "today", "--json").out)
+    assert (facts["today"], facts["failing"]) == (None, None)
+
+
+ODD = b"\xff\xfe caf\xe9 \xed\xa0\xbd " + "\u6f22\u5b57\u202e ".encode() + b"x" * 5000
+IN_ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_an_odd_subject_breaks_no_screen_and_no_json(tmp_path: Path) -> None:
+    message = b"From: odd@outside.test\nMessage-ID: <odd@outside.test>\nSubject: %b\n\nx\n" % ODD
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        desk.gateway.run("--sender=odd@outside.test", "broken@example.com", message=message)
+        desk.gateway.run("--sender=odd@outside.test", "info@example.com", message=message.replace(b"<odd", b"<even"))
+        desk.gateway.command()
+        for arguments in [], ["trace", "odd@outside.test"], ["held", "list"]:
+            screen = desk.run(*arguments)
+            assert "caf\\xe9" in screen.out
+            assert len(screen.out.splitlines()) < 40
+            screen = desk.run(*arguments, environ=IN_ASCII)
+            assert (screen.err, "caf" in screen.out) == ("", True)
+        for arguments in ["trace", "odd@outside.test"], ["held", "list"]:
+            facts = json.loads(desk.run(*arguments, "--json").out)
+            json.dumps(facts, ensure_ascii=False).encode()  # there is no half of a letter
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")

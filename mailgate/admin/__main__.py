@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -121,7 +122,9 @@ def _refuse(text: str, status: int) -> int:
 
 
 def run() -> None:
-    """Run main() for the console script: a reader that goes away (head) is no error."""
+    """Run main() for the console script: a reader that goes away (head) is no error, nor a letter that he lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

@@ -113,13 +113,14 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(seconds))
 
 
+MAX_DIGITS = 9  # of a span
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def since(text: str, now: float) -> float:
     """Return the moment that an option names, in seconds since 1970: ``2d``, ``90m``, or a date. Raises Usage."""
     number, unit = text[:-1], text[-1:]
-    if number.isascii() and number.isdigit() and unit in UNITS:
+    if number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS and unit in UNITS:
         return now - int(number) * UNITS[unit]
     for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
         with contextlib.suppress(ValueError):

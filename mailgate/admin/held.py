@@ -6,7 +6,7 @@ from pathlib import Path
 from mailgate.admin import by_hand, release
 from mailgate.admin.desk import Answer, Command, Desk, add_json, moment
 from mailgate.admin.hold_folder import beginnings, cause_of, facts, files, folder_of, named
-from mailgate.admin.screen import pairs, plain, table, words
+from mailgate.admin.screen import brief, pairs, plain, table, words
 from mailgate.envelope import MAX_HEADER_BYTES
 
 SHOWN_BYTES = 4096  # of a message's text
@@ -30,7 +30,7 @@ def _list(desk: Desk, arguments: Namespace) -> Answer:
     found = files(folder_of(desk))
     causes = {file: cause_of(desk, file) for file in found}
     names = beginnings(file.name for file in found)
-    rows = [(names[file.name], file.sender, file.subject, causes[file]) for file in found]
+    rows = [(names[file.name], file.sender, brief(file.subject), brief(causes[file])) for file in found]
     screen = [table(["name begins", "from", "subject", "cause"], rows)] if found else ["Nothing is held."]
     return Answer({"held": [facts(file) | {"cause": causes[file]} for file in found]}, screen, is_good=not found)
 
