@@ -150,6 +150,45 @@ def test_an_odd_subject_breaks_no_screen_and_no_json(tmp_path: Path) -> None:
             json.dumps(facts, ensure_ascii=False).encode()  # there is no half of a letter
 
 
+# What is typed for each row of the page's table; the name is that of a held message.
+TYPED = {
+    "today": ["today"],
+    "trace": ["trace", "held@outside.test"],
+    "explain": ["explain", str(ROOT / "demo" / "1-new-lead.eml")],
+    "explain --address": ["explain", "--address", "info@example.com"],
+    "check": ["check"],
+    "audit": ["audit"],
+    "held list": ["held", "list"],
+    "held show": ["held", "show", "2"],
+    "held release": ["held", "release", "2", "--dry-run"],
+    "held mend": ["held", "mend", "2", "--dry-run"],
+    "held forward": ["held", "forward", "2", "a@elsewhere.test", "--dry-run"],
+    "held drop": ["held", "drop", "2", "--why=spam", "--dry-run"],
+    "addresses": ["addresses"],
+    "redirections": ["redirections", "--to", "mail.example.net"],
+    "settings": ["settings", "--update", "--dry-run"],
+    "send-test": ["send-test", "info@example.com", "--direct"],
+    "postmaster": ["postmaster", "--dry-run"],
+}
+ROWS = re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", PAGE.read_text().partition("## For programs")[2])
+DOCUMENTED = {name: has for names, has in ROWS for name in re.findall(r"`(.*?)`", names)}
+
+
+def test_the_page_has_each_command_s_answer_for_programs() -> None:
+    assert DOCUMENTED.keys() == TYPED.keys() | {"redirections watch"}
+    assert {name.split()[0] for name in DOCUMENTED} == {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_a_program_gets_what_the_page_says(desk: Desk, name: str) -> None:
+    screen = desk.run(*TYPED[name], "--json", environ={"MAIL_GATEWAY_POSTMASTER": "pat@elsewhere.test"})
+    assert screen.out.isascii()
+    facts = json.loads(screen.out)
+    assert [key for key in facts if f"`{key}`" not in DOCUMENTED[name]] == []
+    always = re.split(": |; with ", DOCUMENTED[name])[0]
+    assert not set(re.findall("`([a-z_]+)`", always)) - facts.keys()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
 @pytest.mark.parametrize("name", ["JOURNAL", "STATE"])
 @pytest.mark.parametrize("user_id", [65534, 54321], ids=["nobody", "without a name"])
