@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from support.gateway import Gateway
 from support.journal import execute
 from support.mail_database_server import ROOT, served
 
-from mailgate.admin.__main__ import COMMANDS
+from mailgate.admin.__main__ import COMMANDS, parser
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
 
@@ -150,6 +151,23 @@ def test_an_odd_subject_breaks_no_screen_and_no_json(tmp_path: Path) -> None:
             json.dumps(facts, ensure_ascii=False).encode()  # there is no half of a letter
 
 
+def parsers(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of what a command has, of all depths."""
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield each
+                yield from parsers(each)
+
+
+@pytest.mark.parametrize("each", [*parsers(parser())], ids=lambda each: each.prog)
+def test_each_help_has_an_example_that_can_be_typed(each: argparse.ArgumentParser) -> None:
+    _, _, example = each.format_help().partition("Example:\n  ")
+    program, *arguments = shlex.split(example)
+    assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
+    assert parser().parse_args(arguments)
+
+
 # What is typed for each row of the page's table; the name is that of a held message.
 TYPED = {
     "today": ["today"],
@@ -271,9 +289,9 @@ def test_the_man_page_and_the_completions_have_each_command_and_option(name: str
     """``make admin-pages`` writes them."""
     text = (ROOT / "docs" / "man" / name).read_text().replace("\\-", "-")
     for command in COMMANDS:
-        parser = argparse.ArgumentParser(add_help=False)
-        command.add_arguments(parser)
-        options = re.findall(r"--[a-z-]+", parser.format_help())
+        made = argparse.ArgumentParser(add_help=False)
+        command.add_arguments(made)
+        options = re.findall(r"--[a-z-]+", made.format_help())
         assert [word for word in (command.name, *options) if word not in text] == []
 
 

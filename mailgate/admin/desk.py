@@ -5,7 +5,7 @@ import functools
 import os
 import pwd
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,6 +52,18 @@ class Command(NamedTuple):
     answer: Callable[[Desk, Namespace], Answer]
     of_wrong_settings: Callable[[str], Answer] | None = None
     complete: Callable[[Mapping[str, str], Namespace], Mapping[str, str]] = _as_they_are
+
+
+def add_command(commands: Any, name: str, summary: str, example: str) -> ArgumentParser:
+    """Return the parser of a command, with its example, among those of argparse's ``commands``."""
+    made: ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"Example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    return made
 
 
 def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
