@@ -1,9 +1,11 @@
 """explain says beforehand what then happens, for each message of the cases that were observed on a real Odoo 19."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 import xmlrpc.client
@@ -422,3 +424,16 @@ def test_of_a_version_that_it_does_not_know_it_tells_the_gateways_half(gateway: 
 def test_a_wrong_line_is_said(gateway: Gateway) -> None:
     assert "No such file" in run(gateway, "nowhere.eml", status=2)
     assert "without a message" in run(gateway, "--address=info@example.com", "a.eml", status=2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_root_s_own_file_is_read_though_the_desk_goes_on_as_the_journal_s_owner() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        gateway = Gateway(folder, URL="http://127.0.0.1:9", LOG="stderr", MAX_SIZE=10)
+        os.chown(folder / "journal", 65534, 65534)
+        path = folder / "message.eml"
+        path.touch(0o600)
+        path.write_bytes(mail())
+        assert "It would end as too large" in run(gateway, str(path), status=1)

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
-from mailgate.admin.desk import Answer, Command, Desk, Usage
+from mailgate.admin.desk import Answer, Command, Desk, Usage, as_caller
 from mailgate.admin.forecast import Case, Forecast, Notice, Step, forecast
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import pairs, words
@@ -282,7 +282,9 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     given.recipients, given.original_recipients = tuple(arguments.recipients), tuple(arguments.original_recipient)
     given.sender = arguments.sender
     try:
-        with open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
+        with as_caller():  # it is the caller's file
+            opened = open(0 if path == "-" else path, "rb", closefd=path != "-")
+        with opened as source:
             found = explain(desk.settings, source, given, desk.now)
     except OSError as error:
         raise Usage(f"{path}: {error.strerror}") from None
