@@ -29,6 +29,7 @@ MAX_CONVERTED_ADDRESSES = 5000  # not in ASCII, of all fields of a kind; each ta
 BEHIND = ("X-Original-From", "X-Original-Sender", "X-MailFrom", "Reply-To")
 MAX_BEHIND_OF_A_FIELD = 100  # fields of a name, and addresses of a field
 
+_OLD_LINE_END = re.compile(rb"\r(?!\n)")
 _MESSAGE_ID = re.compile(r"<[^<>]+>")
 
 
@@ -97,7 +98,10 @@ def parse(raw: bytes) -> Message:
 
 def _opened(raw: bytes) -> tuple[bytes, Part]:
     """Return the bytes with line ends that can be read, and the header."""
-    readable = raw if b"\n" in raw.rstrip() else raw.replace(b"\r", b"\n")  # a Macintosh's line ends of old
+    # a Macintosh's line ends of old, behind the fields that hosts put in front with their own
+    old = _OLD_LINE_END.search(raw)
+    is_old = old and b"\n" not in raw[old.start() :].rstrip()
+    readable = raw[: old.start()] + raw[old.start() :].replace(b"\r", b"\n") if old and is_old else raw
     return readable, first_header(readable)
 
 

@@ -4,18 +4,19 @@ import argparse
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.admin import ask
-from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
+from support.desk import FATES, PAGE, WORLD, Desk, Fate, block, run_desk
 from support.gateway import Gateway
 from support.journal import execute
 from support.mail_database_server import ROOT, served
 
-from mailgate.admin.__main__ import COMMANDS
+from mailgate.admin.__main__ import COMMANDS, parser
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
 
@@ -86,6 +87,10 @@ def test_the_screen_fits_80_columns_and_has_nothing_of_a_stranger_that_a_termina
     ("arguments", "status", "text"),
     [
         (["trace", "x", "--since", "soon"], 2, "--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not 'soon'"),
+        (["trace", "x", "--since", "9" * 400 + "d"], 2, "--since takes 2d, 90m"),
+        (["trace", "x", "--limit", "0"], 2, "--limit takes 1 or more"),
+        (["trace", "\udcff"], 1, ""),
+        (["trace", "x" * 100_000], 1, ""),
         (["trace", "x", "--ending", "lost"], 2, "--ending takes one of: delivered, known, accepted, dropped, held, "),
         (["held", "show", "x"], 2, "0 held messages have a name that begins with 'x'"),
         (["trace"], 2, "the following arguments are required: what"),
@@ -107,6 +112,99 @@ def test_settings_that_can_not_be_used_are_named(desk: Desk) -> None:
     screen = desk.run("trace", "x", environ={"MAIL_GATEWAY_URL": "odoo"})
     assert (screen.status, screen.out) == (2, "")
     assert screen.err == "mail-gateway-admin: MAIL_GATEWAY_URL is not a URL like https://odoo.example.com\n"
+
+
+def test_without_a_journal_nothing_is_said_of_what_it_would_know(desk: Desk, tmp_path: Path) -> None:
+    env_file = tmp_path / "settings.env"
+    env_file.touch(0o600)
+    env_file.write_text(
+        re.sub(r"(?m)^MAIL_GATEWAY_JOURNAL=.*$", "MAIL_GATEWAY_JOURNAL=", desk.gateway.env_file.read_text())
+    )
+    for arguments in ["trace", "x"], ["audit"]:
+        screen = run_desk(env_file, *arguments)
+        assert (screen.status, screen.out) == (2, "")
+        assert "there is no journal (MAIL_GATEWAY_JOURNAL)" in screen.err
+    assert "No mail since yesterday." not in run_desk(env_file).out
+    facts = json.loads(run_desk(env_file, "today", "--json").out)
+    assert (facts["today"], facts["failing"]) == (None, None)
+
+
+ODD = b"\xff\xfe caf\xe9 \xed\xa0\xbd " + "\u6f22\u5b57\u202e ".encode() + b"x" * 5000
+IN_ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_an_odd_subject_breaks_no_screen_and_no_json(tmp_path: Path) -> None:
+    message = b"From: odd@outside.test\nMessage-ID: <odd@outside.test>\nSubject: %b\n\nx\n" % ODD
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        desk.gateway.run("--sender=odd@outside.test", "broken@example.com", message=message)
+        desk.gateway.run("--sender=odd@outside.test", "info@example.com", message=message.replace(b"<odd", b"<even"))
+        desk.gateway.command()
+        for arguments in [], ["trace", "odd@outside.test"], ["held", "list"]:
+            screen = desk.run(*arguments)
+            assert "caf\\xe9" in screen.out
+            assert len(screen.out.splitlines()) < 40
+            screen = desk.run(*arguments, environ=IN_ASCII)
+            assert (screen.err, "caf" in screen.out) == ("", True)
+        for arguments in ["trace", "odd@outside.test"], ["held", "list"]:
+            facts = json.loads(desk.run(*arguments, "--json").out)
+            json.dumps(facts, ensure_ascii=False).encode()  # there is no half of a letter
+
+
+def parsers(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of what a command has, of all depths."""
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield each
+                yield from parsers(each)
+
+
+@pytest.mark.parametrize("each", [*parsers(parser())], ids=lambda each: each.prog)
+def test_each_help_has_an_example_that_can_be_typed(each: argparse.ArgumentParser) -> None:
+    _, _, example = each.format_help().partition("Example:\n  ")
+    program, *arguments = shlex.split(example)
+    assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
+    assert parser().parse_args(arguments)
+
+
+# What is typed for each row of the page's table; the name is that of a held message.
+TYPED = {
+    "today": ["today"],
+    "trace": ["trace", "held@outside.test"],
+    "explain": ["explain", str(ROOT / "demo" / "1-new-lead.eml")],
+    "explain --address": ["explain", "--address", "info@example.com"],
+    "check": ["check"],
+    "audit": ["audit"],
+    "held list": ["held", "list"],
+    "held show": ["held", "show", "2"],
+    "held release": ["held", "release", "2", "--dry-run"],
+    "held mend": ["held", "mend", "2", "--dry-run"],
+    "held forward": ["held", "forward", "2", "a@elsewhere.test", "--dry-run"],
+    "held drop": ["held", "drop", "2", "--why=spam", "--dry-run"],
+    "addresses": ["addresses"],
+    "redirections": ["redirections", "--to", "mail.example.net"],
+    "settings": ["settings", "--update", "--dry-run"],
+    "send-test": ["send-test", "info@example.com", "--direct"],
+    "postmaster": ["postmaster", "--dry-run"],
+}
+ROWS = re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", PAGE.read_text().partition("## For programs")[2])
+DOCUMENTED = {name: has for names, has in ROWS for name in re.findall(r"`(.*?)`", names)}
+
+
+def test_the_page_has_each_command_s_answer_for_programs() -> None:
+    assert DOCUMENTED.keys() == TYPED.keys() | {"redirections watch"}
+    assert {name.split()[0] for name in DOCUMENTED} == {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_a_program_gets_what_the_page_says(desk: Desk, name: str) -> None:
+    screen = desk.run(*TYPED[name], "--json", environ={"MAIL_GATEWAY_POSTMASTER": "pat@elsewhere.test"})
+    assert screen.out.isascii()
+    facts = json.loads(screen.out)
+    assert [key for key in facts if f"`{key}`" not in DOCUMENTED[name]] == []
+    always = re.split(": |; with ", DOCUMENTED[name])[0]
+    assert not set(re.findall("`([a-z_]+)`", always)) - facts.keys()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
@@ -191,9 +289,9 @@ def test_the_man_page_and_the_completions_have_each_command_and_option(name: str
     """``make admin-pages`` writes them."""
     text = (ROOT / "docs" / "man" / name).read_text().replace("\\-", "-")
     for command in COMMANDS:
-        parser = argparse.ArgumentParser(add_help=False)
-        command.add_arguments(parser)
-        options = re.findall(r"--[a-z-]+", parser.format_help())
+        made = argparse.ArgumentParser(add_help=False)
+        command.add_arguments(made)
+        options = re.findall(r"--[a-z-]+", made.format_help())
         assert [word for word in (command.name, *options) if word not in text] == []
 
 

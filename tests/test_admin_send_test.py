@@ -80,6 +80,21 @@ def test_by_the_mail_server(gateway: Gateway, database: Server) -> None:
     assert len(database.search("crm.lead", [], "id")) == 1
 
 
+def test_the_try_is_told_though_the_database_has_the_message_before_the_journal(
+    gateway: Gateway, database: Server
+) -> None:
+    with sink() as server:
+        words = command(gateway, "info@example.com", "--smtp", "{}:{}".format(*server.address), "--json")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT) as process:
+            assert server.arrived.wait(60)
+            sender, recipients, data = server.mails[0]
+            database.deliver(data)
+            gateway.run("--queue-id=4Xy", f"--sender={sender}", *recipients, message=data)
+            assert process.stdout
+            facts = json.loads(process.stdout.read())
+    assert [leg["what"] for leg in facts["legs"]] == ["the mail server", "the gateway", "all"]
+
+
 def test_a_record_that_was_there_before_stays(gateway: Gateway, database: Server) -> None:
     database.call("crm.lead", "create", {"name": "An order"})
     status, out, _ = run(gateway, "old@example.com", "--direct", "--remove")
@@ -116,7 +131,9 @@ def test_what_gets_no_record_in_time_is_said_so(gateway: Gateway, database: Serv
 
 
 def test_a_dry_run_sends_nothing(gateway: Gateway, database: Server) -> None:
-    assert run(gateway, "info@example.com", "--direct", "--dry-run")[1].startswith("Would send a test to info@")
+    said = run(gateway, "info@example.com", "--direct", "--remove", "--dry-run")[1]
+    assert said.startswith("Would send a test to info@")
+    assert "would be removed" in " ".join(said.split())
     assert database.search("crm.lead", [], "id") == []
 
 

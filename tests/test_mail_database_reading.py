@@ -307,6 +307,16 @@ def test_what_stands_before_the_header_does_not_hide_it(added: bytes, before: by
     assert message.body == "<pre>words: yes\n</pre>\n"
 
 
+@pytest.mark.parametrize("added", [b"", b"Return-Path: <a@b>\n", b"Received: by c\r\nReturn-Path: <a@b>\r\n"])
+def test_line_ends_of_old_are_read_behind_what_hosts_put_in_front(added: bytes) -> None:
+    message = parse(added + b"From: ann@b.test\rSubject: hello\r\rwords\rmore\r")
+    assert (message.sender_address, message.subject, message.body) == (
+        "ann@b.test",
+        "hello",
+        "<pre>words\nmore\n</pre>\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("header", "name"),
     [

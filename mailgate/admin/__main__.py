@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ from mailgate.admin import (
     today,
     trace,
 )
-from mailgate.admin.desk import Answer, Desk, Failed, Usage, add_json, become_owner
+from mailgate.admin.desk import Answer, Desk, Failed, Usage, add_command, add_json, become_owner
 from mailgate.database import Client
 from mailgate.log import error_text
 from mailgate.outcome import Ended
@@ -61,13 +62,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"mail-gateway {__version__}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in COMMANDS:
-        one = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.summary,
-            epilog=f"Example:\n  {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        one = add_command(commands, command.name, command.summary, command.example)
         add_json(one, default=False)
         command.add_arguments(one)
         one.set_defaults(answer=command.answer, complete=command.complete, of_wrong_settings=command.of_wrong_settings)
@@ -121,7 +116,9 @@ def _refuse(text: str, status: int) -> int:
 
 
 def run() -> None:
-    """Run main() for the console script: a reader that goes away (head) is no error."""
+    """Run main() for the console script: a reader that goes away (head) is no error, nor a letter that he lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

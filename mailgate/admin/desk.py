@@ -5,7 +5,7 @@ import functools
 import os
 import pwd
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,6 +52,18 @@ class Command(NamedTuple):
     answer: Callable[[Desk, Namespace], Answer]
     of_wrong_settings: Callable[[str], Answer] | None = None
     complete: Callable[[Mapping[str, str], Namespace], Mapping[str, str]] = _as_they_are
+
+
+def add_command(commands: Any, name: str, summary: str, example: str) -> ArgumentParser:
+    """Return the parser of a command, with its example, among those of argparse's ``commands``."""
+    made: ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"Example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    return made
 
 
 def add_json(parser: ArgumentParser, default: object = SUPPRESS) -> None:
@@ -113,13 +125,14 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(seconds))
 
 
+MAX_DIGITS = 9  # of a span
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def since(text: str, now: float) -> float:
     """Return the moment that an option names, in seconds since 1970: ``2d``, ``90m``, or a date. Raises Usage."""
     number, unit = text[:-1], text[-1:]
-    if number.isascii() and number.isdigit() and unit in UNITS:
+    if number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS and unit in UNITS:
         return now - int(number) * UNITS[unit]
     for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"):
         with contextlib.suppress(ValueError):

@@ -13,7 +13,7 @@ from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
 from mailgate.admin.asking import Alias, Domain
-from mailgate.admin.desk import Answer, Command, Desk, Usage
+from mailgate.admin.desk import Answer, Command, Desk, Usage, as_caller
 from mailgate.admin.forecast import Case, Forecast, Notice, Step, forecast
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import pairs, words
@@ -80,6 +80,7 @@ class _Foretelling(Client):
         if self.forecasts:
             text = f"The database is called once more, with the id {mail.message_id}, for {', '.join(mail.recipients)}."
             self.steps.append(Step("call", text))
+        self.steps += _of_added(added)
         with journal.look(self.settings, journal.Delivery(mail.message_id, "", added, ancestry.date(head))) as before:
             answered = not before.held and before.ending in (Outcome.ACCEPTED.name, Outcome.DROPPED.name)
         odd = reading.oddities(head, self.now)
@@ -121,7 +122,6 @@ def _explained(settings: Settings, envelope: Envelope, raw: Raw, now: float) -> 
     steps += [Step("odd", odd.text) for odd in reading.oddities(head, now)]
     if planned.choices[0]:
         steps += _of_journal(settings, planned)
-        steps += _of_added(planned.added)
         steps += _of_shape(client, head)
     facts = Facts(queue_id(head) or NEXT_QUEUE_ID)
     verdict = walk.deliver(settings, client, envelope, raw, facts, claim=journal.look, keep=_nothing, watch=_nothing)
@@ -284,7 +284,9 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     given.recipients, given.original_recipients = tuple(arguments.recipients), tuple(arguments.original_recipient)
     given.sender = arguments.sender
     try:
-        with open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
+        with as_caller():  # it is the caller's file
+            opened = open(0 if path == "-" else path, "rb", closefd=path != "-")
+        with opened as source:
             found = explain(desk.settings, source, given, desk.now)
     except OSError as error:
         raise Usage(f"{path}: {error.strerror}") from None

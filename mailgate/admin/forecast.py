@@ -267,19 +267,27 @@ def _by_aliases(case: Case, addressed: list[Alias]) -> Forecast:
         if record_id and not asking.exists(case.client, alias.model, record_id):
             case.say("alias", f"But {alias.model} {record_id} is gone.")
             if not case.habits.opens_for_lost:
-                return Forecast(Fault(2, GONE))
+                return _failed(case, Fault(2, GONE), notices)
             record_id = 0
         if not record_id and "message_ids" not in asking.fields(case.client, alias.model):
             case.say("alias", f"But no mail makes a record of {alias.model}.")
-            return Forecast(Fault(1, f"{NO_MODEL}model {alias.model} does not accept document creation"))
+            fault = Fault(1, f"{NO_MODEL}model {alias.model} does not accept document creation")
+            return _failed(case, fault, notices)
         refused = _refused(case, alias, (alias.model, record_id) if record_id else None)
         if refused and isinstance(refused.answer, Fault):
-            return refused
+            return _failed(case, refused.answer, notices)
         if refused:
             notices += refused.notices
         else:
             routes.append(Route(alias.model, record_id, alias))
     return Forecast(bool(routes), tuple(routes), tuple(notices))
+
+
+def _failed(case: Case, fault: Fault, notices: list[Notice]) -> Forecast:
+    """Return the forecast of a failure, before which senders may have been told: only an Odoo does not take it back."""
+    if notices and not case.habits.is_odoo:
+        case.say("notice", "But the whole message is taken back: nobody is told.")
+    return Forecast(fault, notices=tuple(notices) if case.habits.is_odoo else ())
 
 
 def _by_model(case: Case) -> Forecast:

@@ -26,7 +26,8 @@ MACHINE = re.compile(
     r"|(do[-_.]?)?not?[-_.]?repl(y|ies).*|notifications?([-_.+].*)?)@.*"
 )
 DEAD_CLOCK_SECONDS = 366 * 24 * 3600.0  # a Date this far away is no date
-REPORT_TYPES = ("message/delivery-status", "message/rfc822", "text/rfc822-headers")
+REPORT_TYPES = ("message/delivery-status", "message/global-delivery-status")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 300  # of parts within each other; more is more than Odoo can take
 
 
@@ -58,7 +59,7 @@ class Mail(NamedTuple):
 
     @property
     def has_report(self) -> bool:
-        """Whether a part of it states what became of mail, or is mail that came back."""
+        """Whether a part of it states what became of mail."""
         return any(each in REPORT_TYPES for each in self.types)
 
     @property
@@ -70,8 +71,10 @@ class Mail(NamedTuple):
 def read(head: bytes, finds_all: bool = False) -> Mail:
     """Return the message of which this is the beginning.
 
-    With ``finds_all``, an address is also found in a list that is badly written.
+    With ``finds_all``, an address is also found in a list that is badly written, a header behind a byte order mark, and
+    a sender where From has none.
     """
+    head = head.replace(b"\n" + BYTE_ORDER_MARK, b"\n") if finds_all else head
     found: dict[bytes, list[str]] = {}
     for name, field in fields(head):
         found.setdefault(name, []).append(os.fsdecode(unfold(field)))
@@ -84,13 +87,16 @@ def read(head: bytes, finds_all: bool = False) -> Mail:
         return tuple(dict.fromkeys(each for name, value in values for each in _addresses(name, value, finds_all)))
 
     to = addresses(b"to", b"delivered-to")
-    sender_address = next(iter(_addresses(b"from", first(b"from"), finds_all)), "")
-    return_path = next(iter(found.get(b"return-path", [])), None)
+    sender, sender_address = _sender(found, finds_all)
+    return_paths = found.get(b"return-path", [])
+    return_path = next(iter(return_paths), None)
+    if not finds_all:  # an Odoo takes all of them for one
+        return_path = next((value for value in return_paths if "@" in value), return_path)
     return Mail(
         message_id=first(b"message-id"),
         references=_ids(found.get(b"references", [])),
         in_reply_to=_ids(found.get(b"in-reply-to", [])),
-        sender=_shown(decoded(first(b"from")), sender_address),
+        sender=sender,
         sender_address=sender_address,
         return_path=None if return_path is None else canonical_address(return_path.strip("<> ")),
         to=to,
@@ -100,6 +106,20 @@ def read(head: bytes, finds_all: bool = False) -> Mail:
         is_automatic=is_automatic(head),
         types=tuple(part.get_content_type() for part, _ in _parts(head)),
     )
+
+
+SENDER_FIELDS = (b"from", b"sender", b"return-path")  # the next one counts where one is missing
+
+
+def _sender(found: dict[bytes, list[str]], finds_all: bool) -> tuple[str, str]:
+    """Return the sender as a database shows him, and his address; of one who names no address, as he is written."""
+    for name in SENDER_FIELDS if finds_all else SENDER_FIELDS[:1]:
+        values = found.get(name, [""])
+        value = next(filter(str.strip, values), "") if finds_all else values[0]
+        address = next(iter(_addresses(name, value, finds_all)), "")
+        if address or (value and name == b"from"):
+            return _shown(decoded(value), address), address
+    return "", ""
 
 
 def _shown(value: str, address: str) -> str:
@@ -116,18 +136,21 @@ def _ids(values: list[str]) -> tuple[str, ...]:
 # An address that stands in brackets, or between blanks, whatever else is wrong with its list.
 _BRACKETED = re.compile(r"<\s*([^<>\s]+@[^<>\s]+?)\s*>")
 _BARE = re.compile(r'[^\s<>()\[\],;:"]+@[^\s<>()\[\],;:"]+')
+_QUOTED = re.compile(r"(?P<mark>['`])(?P<address>.*)(?P=mark)", re.DOTALL)
 
 
 def _addresses(name: bytes, value: str, finds_all: bool) -> list[str]:
-    # Delivered-To holds nothing but addresses, which may stand without commas between them
-    text = ",".join(re.split(r"[\s|;]+", value)) if name == b"delivered-to" else value
+    # Delivered-To holds nothing but addresses, which may stand without commas between them; Odoo wants them unquoted
+    is_split = name == b"delivered-to" and (finds_all or '"' not in value)
+    text = ",".join(re.split(r"[\s|;]+", value)) if is_split else value
     if not finds_all:
         return _as_odoo_reads(name, text)
     found = addresses_of(text)
     if "=?" in text and not any("@" in each for each in found):  # all of it is an encoded word
         found = addresses_of(decoded(text))
     found += _BRACKETED.findall(text) or ([] if '"' in text else _BARE.findall(text))
-    return [canonical_address(each.rstrip(".")) for each in found if "@" in each]
+    unquoted = [quoted["address"] if (quoted := _QUOTED.fullmatch(each)) else each for each in found]
+    return [canonical_address(each.rstrip(".")) for each in unquoted if "@" in each]
 
 
 def _as_odoo_reads(name: bytes, text: str) -> list[str]:
@@ -226,8 +249,11 @@ def _odd_parts(head: bytes) -> Iterator[Oddity]:
             yield Oddity("There is a NUL in a file's name.", NUL_FAULT)
 
 
+OF_ODOO = re.compile(r"cp[-_]850|iso[-_]?8859[-_]8[-_]?[ei]", re.IGNORECASE)  # which it reads and Python does not
+
+
 def _is_charset(name: str) -> bool:
-    if name.startswith("("):  # of RFC 2231
+    if name.startswith("(") or OF_ODOO.fullmatch(name):  # ( of RFC 2231
         return True
     try:
         return bool(codecs.lookup(name)._is_text_encoding)  # as bytes.decode asks

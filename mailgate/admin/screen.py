@@ -1,9 +1,9 @@
 """What a person sees: tables and lines in 80 columns, colour only on a terminal, and no byte of a stranger's raw."""
 
 import json
-import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich import box
@@ -16,6 +16,9 @@ COLUMNS = 80
 LINE_ITEMS = 100  # after which a line says how far it is
 Item = TypeVar("Item")
 
+MAX_BRIEF_CHARACTERS = 120  # of a stranger's text in a list
+_BYTES = re.compile("[\udc80-\udcff]+")  # that are no text, as os.fsdecode() has them
+
 STYLES = {"good": "green", "waits": "yellow", "bad": "red", "dim": "dim", "name": "bold", "": ""}
 
 
@@ -27,10 +30,33 @@ def console() -> Console:
 
 def plain(value: object) -> str:
     """Return a text on one line without what a terminal would act on; what can't be shown is spelled out."""
-    text = os.fsencode(str(value)).decode("utf-8", "backslashreplace")
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in _text(str(value))
     )
+
+
+def _text(value: str) -> str:
+    """Return a text that UTF-8 can have: bytes that are none, and halves of letters, are spelled out."""
+    whole = _BYTES.sub(
+        lambda found: found[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace"), value
+    )
+    return whole.encode("utf-8", "backslashreplace").decode()
+
+
+def _texts(facts: Any) -> Any:
+    """Return facts with all texts so."""
+    if isinstance(facts, Mapping):
+        return {key: _texts(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [*map(_texts, facts)]
+    return _text(facts) if isinstance(facts, str) else facts
+
+
+def brief(value: object) -> str:
+    """Return the beginning of a text, so that a list of some stays one screen."""
+    text = plain(value)
+    return text if len(text) <= MAX_BRIEF_CHARACTERS else f"{text[:MAX_BRIEF_CHARACTERS]}\u2026"
 
 
 def words(value: object, style: str = "") -> Text:
@@ -85,4 +111,4 @@ def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 def print_facts(facts: Any) -> None:
     """Print what a program reads."""
-    print(json.dumps(facts, indent=2, ensure_ascii=True))
+    print(json.dumps(_texts(facts), indent=2, ensure_ascii=True))

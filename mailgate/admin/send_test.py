@@ -24,6 +24,7 @@ from mailgate.outcome import Ended, Outcome
 SMTP_SECONDS = 30.0  # that each answer of the mail server may take
 WAIT_SECONDS = 60  # for the record, if not said otherwise
 PAUSE_SECONDS = 0.5  # between two looks
+NOTED_SECONDS = 5.0  # that the journal may be behind the database
 ON_RECORD = (Outcome.DELIVERED, Outcome.KNOWN)
 
 
@@ -57,7 +58,8 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     by = "straight through the gateway" if arguments.direct else f"by {arguments.smtp}"
     text = f"a test to {arguments.address} from {sender}, {by}"
     if arguments.dry_run:
-        return Answer({"text": text}, [f"Would send {text}."])
+        removing = " The record that it makes would be removed." if arguments.remove else ""
+        return Answer({"text": text}, [words(f"Would send {text}.{removing}")])
     say(f"Sending {text}.")
     mark = os.urandom(8).hex()
     mail, message_id = _mail(sender, arguments.address, mark, host), f"<{mark}@{host}>"
@@ -120,15 +122,19 @@ def _leg(outcome: Outcome, seconds: float, cause: str) -> Leg:
 def _awaited(desk: Desk, message_id: str, started: float, until: float) -> tuple[list[Leg], Record | None]:
     """Return the legs from the mail server to the record, and the record, None where it does not come in time."""
     tries: list[Any] = []
+    found_at = 0.0
     while True:
         tries = [each for each in journal.attempts(desk.settings, message_id) if each["message_id"] == message_id]
         found = records.find(desk.client, [message_id])
         ended = [each for each in tries if not Outcome[each["ending"]].is_temporary]
-        is_over = bool(found) or any(Outcome[each["ending"]] not in ON_RECORD for each in ended)
-        if is_over or time.monotonic() >= until:
+        now = time.monotonic()
+        found_at = found_at or now * bool(found)
+        is_noted = bool(ended) or not desk.settings.journal or now >= found_at + NOTED_SECONDS
+        is_over = (bool(found) and is_noted) or any(Outcome[each["ending"]] not in ON_RECORD for each in ended)
+        if is_over or now >= until:
             break
         time.sleep(PAUSE_SECONDS)
-    seconds = time.monotonic() - started
+    seconds = (found_at or now) - started
     legs = [_leg(Outcome[each["ending"]], each["seconds"], each["cause"] or "") for each in reversed(tries)]
     if found:
         return [*legs, Leg("all", seconds, f"it is on {found[0].model} {found[0].record_id}")], found[0]

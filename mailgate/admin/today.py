@@ -8,11 +8,12 @@ from typing import Any
 from mailgate.admin import hold_folder, mta
 from mailgate.admin.desk import Answer, Command, Desk, moment
 from mailgate.admin.meaning import style, word
-from mailgate.admin.screen import table, words
-from mailgate.admin.trace import Story, stories
+from mailgate.admin.screen import brief, table, words
+from mailgate.admin.trace import NO_JOURNAL, Story, stories
 from mailgate.outcome import Outcome
 
 DAY_SECONDS = 86400.0
+NO_MAIL = "No mail since yesterday."
 MAX_ROWS = 5  # of what waits, what is held, what fails
 
 
@@ -27,43 +28,42 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _answer(desk: Desk, arguments: Namespace) -> Answer:
     midnight = _midnight(desk.now)
-    found = stories(desk, since_moment=_midnight(midnight - DAY_SECONDS / 2))
+    has_journal = bool(desk.settings.journal)
+    found = stories(desk, since_moment=_midnight(midnight - DAY_SECONDS / 2)) if has_journal else []
     new = Counter(story.outcome for story in found if story.last["at"] >= midnight)
     old = Counter(story.outcome for story in found if story.last["at"] < midnight)
     queue = _with_our_reason(mta.queue(arguments.mta_config), found)
     kept = hold_folder.files(desk.settings.hold)
     failing = _failing(found)
-    facts = {
+    of_journal = {
         "today": {word(outcome): count for outcome, count in new.items()},
         "yesterday": {word(outcome): count for outcome, count in old.items()},
-        "waiting": None if queue is None else [each._asdict() for each in queue],
-        "held": [hold_folder.facts(each) for each in kept],
         "failing": failing,
     }
-    screen: list[Any] = [
-        table(
-            ["ending", "today", "yesterday"],
-            [
-                (words(word(outcome), style(outcome)), str(new[outcome]), str(old[outcome]))
-                for outcome in Outcome
-                if new[outcome] or old[outcome]
-            ],
-            right=["today", "yesterday"],
-        )
-        if found
-        else "No mail since yesterday.",
+    facts = {
+        **(of_journal if has_journal else dict.fromkeys(of_journal)),
+        "waiting": None if queue is None else [each._asdict() for each in queue],
+        "held": [hold_folder.facts(each) for each in kept],
+    }
+    screen = [
+        *(_counted(new, old) if has_journal else [f"There is {NO_JOURNAL}."]),
         "",
         *_waiting(queue),
         "",
         *_held(kept),
-        "",
-        *_fails(failing),
+        *(["", *_fails(failing)] if has_journal else []),
     ]
-    return Answer(
-        facts,
-        screen,
-        is_good=not (queue or kept or any(Outcome[row["ending"].upper()].is_temporary for row in failing)),
-    )
+    is_failing = any(Outcome[row["ending"].upper()].is_temporary for row in failing)
+    return Answer(facts, screen, is_good=not (queue or kept or is_failing))
+
+
+def _counted(new: Counter[Outcome], old: Counter[Outcome]) -> list[Any]:
+    rows = [
+        (words(word(outcome), style(outcome)), str(new[outcome]), str(old[outcome]))
+        for outcome in Outcome
+        if new[outcome] or old[outcome]
+    ]
+    return [table(["ending", "today", "yesterday"], rows, right=["today", "yesterday"])] if rows else [NO_MAIL]
 
 
 def _with_our_reason(queue: list[mta.Waiting] | None, found: list[Story]) -> list[mta.Waiting] | None:
@@ -80,7 +80,10 @@ def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:
         return ["In the mail server's queue: no mail server can be asked here."]
     if not queue:
         return ["In the mail server's queue: nothing."]
-    rows = [(moment(each.since)[:16], each.queue_id, ", ".join(each.recipients), each.reason) for each in queue]
+    rows = [
+        (moment(each.since)[:16], each.queue_id, brief(", ".join(each.recipients)), brief(each.reason))
+        for each in queue
+    ]
     return [
         words(f"In the mail server's queue: {len(queue)}", "waits"),
         table(["since", "queue id", "for", "why"], rows[:MAX_ROWS]),
@@ -90,7 +93,7 @@ def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:
 def _held(kept: list[hold_folder.File]) -> list[Any]:
     if not kept:
         return ["Held: nothing."]
-    rows = [(moment(each.since)[:16], each.sender, each.subject) for each in kept]
+    rows = [(moment(each.since)[:16], each.sender, brief(each.subject)) for each in kept]
     return [
         words(f"Held: {len(kept)}. mail-gateway-admin held list", "bad"),
         table(["since", "from", "subject"], rows[:MAX_ROWS]),
@@ -118,7 +121,7 @@ def _failing(found: list[Story]) -> list[dict[str, Any]]:
 def _fails(failing: list[dict[str, Any]]) -> list[Any]:
     if not failing:
         return ["Failed: nothing."]
-    rows = [(str(row["messages"]), row["ending"], moment(row["since"])[:16], row["cause"]) for row in failing]
+    rows = [(str(row["messages"]), row["ending"], moment(row["since"])[:16], brief(row["cause"])) for row in failing]
     return [
         words("Failed most:", "name"),
         table(["mails", "ending", "since", "cause"], rows[:MAX_ROWS], right=["mails"]),

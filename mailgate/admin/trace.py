@@ -10,9 +10,11 @@ from mailgate.admin import meaning, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment, since
 from mailgate.admin.meaning import style, word
 from mailgate.admin.records import Record
-from mailgate.admin.screen import indented, pairs, plain, table, words
+from mailgate.admin.screen import brief, indented, pairs, plain, table, words
 from mailgate.outcome import Ended, Outcome
 
+NO_JOURNAL = "no journal (MAIL_GATEWAY_JOURNAL), which would know what became of mail"
+MAX_SEARCHED_CHARACTERS = 1000  # by the journal; the rest is looked for here
 MAX_MESSAGES = 50  # that are listed, if not said otherwise
 
 Attempt = Mapping[str, Any]  # by the columns of journal.rows.ATTEMPT
@@ -46,8 +48,10 @@ class Story(NamedTuple):
 
 def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story]:
     """Return the messages with a try that has all words of ``what``, the newest first. Raises Ended."""
-    terms = what.lower().split()
-    longest = max(terms, key=len, default="")
+    if not desk.settings.journal:
+        raise Ended(Outcome.SETTINGS, f"there is {NO_JOURNAL}")
+    terms = journal.text_of(what).lower().split()
+    longest = max(terms, key=len, default="")[:MAX_SEARCHED_CHARACTERS]
     found: dict[str, list[Attempt]] = {}
     for each in journal.attempts(desk.settings, longest, since_moment):
         if not terms or _has(each, terms):
@@ -103,11 +107,18 @@ def _outcome(name: str) -> Outcome:
 
 
 def _many(found: list[Story], limit: int) -> Answer:
+    if limit < 1:
+        raise Usage("--limit takes 1 or more")
     if not found:
         text = "No message. The gateway has not been given it: look into the mail server's log, and at --since."
         return Answer({"messages": []}, [text], is_good=False)
     rows = [
-        (moment(story.last["at"])[:16], story.last["sender"] or "<>", _subject(story.last), _ending(story.outcome))
+        (
+            moment(story.last["at"])[:16],
+            story.last["sender"] or "<>",
+            brief(_subject(story.last)),
+            _ending(story.outcome),
+        )
         for story in found[:limit]
     ]
     screen: list[Any] = [table(["last try", "from", "subject", "ending"], rows)]

@@ -1,5 +1,6 @@
 """What the cases of the oracle need in a real Odoo: aliases of each kind, people, and threads to be answered."""
 
+from email.utils import getaddresses
 from typing import Any, NamedTuple
 
 from support.odoo.server import Odoo
@@ -75,17 +76,15 @@ def before(odoo: Odoo) -> Before:
     return Before(last("mail.message"), last("mail.mail"), {model: last(model) for model in MODELS})
 
 
-def since(odoo: Odoo, then: Before) -> tuple[list[str], list[tuple[str, int]], int]:
-    """Return what has come since: the models of new records, the threads that were posted to, how many notices."""
+def since(odoo: Odoo, then: Before) -> tuple[list[str], list[tuple[str, int]], list[str]]:
+    """Return what has come since: the models of new records, the threads that were posted to, and who was told."""
     domain: list[Any] = [("id", ">", then.message), ("message_type", "=", "email"), ("model", "in", MODELS)]
     posted = [(row["model"], row["res_id"]) for row in odoo.search("mail.message", domain, "model", "res_id")]
-    told = odoo.call(
-        "mail.mail",
-        "search_count",
-        [("id", ">", then.mail), ("email_from", "ilike", "MAILER-DAEMON"), ("email_to", "not like", "<>")],
-    )
+    notices = odoo.search("mail.mail", [("id", ">", then.mail), ("email_from", "ilike", "MAILER-DAEMON")], "email_to")
+    named = (getaddresses([row["email_to"]]) for row in notices)
+    told = [next((address.lower() for _, address in each if address), "") for each in named]
     return (
         sorted(model for model, number in posted if number > then.records[model]),
         sorted((model, number) for model, number in posted if number <= then.records[model]),
-        told,
+        sorted(filter(None, told)),
     )
