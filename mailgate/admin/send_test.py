@@ -119,12 +119,13 @@ def _leg(outcome: Outcome, seconds: float, cause: str) -> Leg:
 
 def _awaited(desk: Desk, message_id: str, started: float, until: float) -> tuple[list[Leg], Record | None]:
     """Return the legs from the mail server to the record, and the record, None where it does not come in time."""
-    tries: list[Any] = []
+    found: list[Record] = []
     while True:
+        was_found = bool(found)  # its record is there a moment before its try is noted: that is looked for once more
         tries = [each for each in journal.attempts(desk.settings, message_id) if each["message_id"] == message_id]
         found = records.find(desk.client, [message_id])
         ended = [each for each in tries if not Outcome[each["ending"]].is_temporary]
-        is_over = bool(found) or any(Outcome[each["ending"]] not in ON_RECORD for each in ended)
+        is_over = (found and (ended or was_found)) or any(Outcome[each["ending"]] not in ON_RECORD for each in ended)
         if is_over or time.monotonic() >= until:
             break
         time.sleep(PAUSE_SECONDS)
