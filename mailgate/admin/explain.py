@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
-from mailgate.admin.desk import Answer, Command, Desk, Usage
+from mailgate.admin.desk import Answer, Command, Desk, Usage, refusal
 from mailgate.admin.forecast import Case, Forecast, Notice, Step, forecast
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import pairs, words
@@ -282,10 +282,11 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     given.recipients, given.original_recipients = tuple(arguments.recipients), tuple(arguments.original_recipient)
     given.sender = arguments.sender
     try:
-        with open(0 if path == "-" else path, "rb", closefd=path != "-") as source:
-            found = explain(desk.settings, source, given, desk.now)
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
+        source = open(0 if path == "-" else path, "rb", closefd=path != "-")
+    except FileNotFoundError as error:
+        raise Usage(str(refusal(error))) from None
+    with source:
+        found = explain(desk.settings, source, given, desk.now)
     outcome = found.verdict.outcome if found.verdict else None
     is_good = outcome in GOOD and not found.notices
     screen = [*_screen(found.steps), "", words(found.sentence, style(outcome) if outcome else "")]
