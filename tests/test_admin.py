@@ -15,7 +15,9 @@ from support.gateway import Gateway
 from support.journal import execute
 from support.mail_database_server import ROOT, served
 
+from mailgate import journal
 from mailgate.admin.__main__ import COMMANDS
+from mailgate.settings import build
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
 
@@ -123,6 +125,27 @@ def test_root_goes_on_as_the_owner_of_the_journal(name: str, user_id: int) -> No
         done = ask(gateway.env_file, "trace", "nothing")
         assert (done.returncode, done.stderr) == (1, "")
         assert {file.stat().st_uid for file in (folder / "journal").iterdir()} == {user_id}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_what_the_owner_can_not_write_root_can_not_write_as_him() -> None:
+    """What root could do counts for nothing; a service that runs as him would see the same."""
+    with tempfile.TemporaryDirectory() as path:
+        gateway = Gateway(Path(path), URL="http://127.0.0.1:9", LOG="stderr")
+        settings = build({name: str(value) for name, value in gateway.settings.items()})
+        Path(path).chmod(0o755)
+        journal_folder = Path(settings.journal)
+        journal_folder.chmod(0o500)
+        os.chown(journal_folder, 65534, 65534)
+        gateway.command()
+        done = ask(gateway.env_file, "trace", "nothing")
+        why = f"MAIL_GATEWAY_JOURNAL is not a folder that can be written: {journal_folder}"
+        assert (done.returncode, done.stderr) == (2, f"mail-gateway-admin: {why}\n")
+        os.seteuid(65534)
+        try:
+            assert not journal.can_write(settings)
+        finally:
+            os.seteuid(0)
 
 
 def test_today_counts_what_ended_how(desk: Desk) -> None:
