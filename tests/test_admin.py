@@ -13,7 +13,7 @@ from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
 from support.gateway import Gateway
 from support.journal import execute
-from support.mail_database_server import ROOT, served
+from support.mail_database_server import PASSWORD, ROOT, served
 
 from mailgate import journal
 from mailgate.admin.__main__ import COMMANDS
@@ -231,3 +231,29 @@ def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_o
         desk.gateway.run("--queue-id=4Xz", "--sender=ann@outside.test", held.to, message=later)
         facts = json.loads(desk.run("audit", "--json").out)
         assert (facts["places"]["held"], facts["lost"]) == (1, [])
+
+
+def test_another_date_is_another_message_to_trace_and_to_an_audit(tmp_path: Path) -> None:
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        first = FATES[0]
+        later = first.message(0).replace(b"Mon, 30 Nov 2026 09:00", b"Mon, 30 Nov 2026 10:00")
+        desk.deliver(first, 0)
+        for password in "an old key", PASSWORD:
+            words = ("--queue-id=4XzA", "--sender=ann@outside.test", first.to)
+            desk.gateway.run(*words, message=later, PASSWORD=password)
+        desk.gateway.command()
+
+        found = json.loads(desk.run("trace", "--json", first.message_id).out)["messages"]
+        assert [[each["queue_id"] for each in story["attempts"]] for story in found] == [["4XzA", "4XzA"], ["4Xy00"]]
+        one = json.loads(desk.run("trace", "--json", "4Xy00").out)["messages"]
+        assert [each["record_id"] for each in one[0]["attempts"]] == [1]
+        assert [record["id"] for record in one[0]["records"]] == [1]
+
+        facts = json.loads(desk.run("audit", "--json").out)
+        assert (facts["taken"], facts["places"]["on records"], facts["lost"]) == (2, 2, [])
+        (row,) = server.search("mail.message", [["message_id", "=", first.message_id]], "id")
+        server.call("mail.message", "unlink", [row["id"]])
+        facts = json.loads(desk.run("audit", "--json").out)
+        why = f"the database has no message {first.message_id}"
+        assert (facts["places"]["on records"], facts["lost"]) == (1, [{"message_id": first.message_id, "why": why}])
