@@ -160,7 +160,7 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
             variables = {"JOURNAL": variables[OLD_NAME], **variables}
     if os.path.exists(JOURNAL):  # where it is, it is used: one that can't be written is an operator's mistake
         variables = {"JOURNAL": JOURNAL, **variables}
-    if os.access(HOLD, os.W_OK | os.X_OK):
+    if trusted.may_write(HOLD):
         variables = {"HOLD": HOLD, **variables}
     for name, (convert, default) in VARIABLES.items():
         try:
@@ -175,7 +175,7 @@ def _converted(variables: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, 
 
 def _is_of_earlier_version(folder: str) -> bool:
     """Tell whether an earlier version kept its notes in a folder: 256 folders, named by a byte each."""
-    is_readable = os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+    is_readable = os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
     return is_readable and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
 
 

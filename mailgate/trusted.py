@@ -17,6 +17,11 @@ def complaint(status: os.stat_result) -> str:
     return "can be written by others" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
+def may_write(folder: str) -> bool:
+    """Tell whether we can make files in a folder, as who we are by now: root's desk goes on as the gateway's user."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+
+
 def check(path: str, descriptor: int) -> None:
     """Raise ValueError, with the path, where others can write the open file or folder, or replace it."""
     status = os.fstat(descriptor)

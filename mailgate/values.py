@@ -151,7 +151,7 @@ def folder(value: str) -> str:
     """Return the absolute path of a folder that we can write, and nobody else."""
     if not os.path.isabs(value):  # in which folder we are called is the MTA's to say
         raise ValueError("must be an absolute path")
-    if not (os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK)):
+    if not (os.path.isdir(value) and trusted.may_write(value)):
         raise ValueError(f"is not a folder that can be written: {value}")
     descriptor = os.open(value, os.O_RDONLY | os.O_DIRECTORY)
     try:

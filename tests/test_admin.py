@@ -14,9 +14,11 @@ from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block, run_desk
 from support.gateway import Gateway
 from support.journal import execute
-from support.mail_database_server import ROOT, served
+from support.mail_database_server import PASSWORD, ROOT, served
 
+from mailgate import journal
 from mailgate.admin.__main__ import COMMANDS, parser
+from mailgate.settings import build
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
 
@@ -223,6 +225,27 @@ def test_root_goes_on_as_the_owner_of_the_journal(name: str, user_id: int) -> No
         assert {file.stat().st_uid for file in (folder / "journal").iterdir()} == {user_id}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_what_the_owner_can_not_write_root_can_not_write_as_him() -> None:
+    """What root could do counts for nothing; a service that runs as him would see the same."""
+    with tempfile.TemporaryDirectory() as path:
+        gateway = Gateway(Path(path), URL="http://127.0.0.1:9", LOG="stderr")
+        settings = build({name: str(value) for name, value in gateway.settings.items()})
+        Path(path).chmod(0o755)
+        journal_folder = Path(settings.journal)
+        journal_folder.chmod(0o500)
+        os.chown(journal_folder, 65534, 65534)
+        gateway.command()
+        done = ask(gateway.env_file, "trace", "nothing")
+        why = f"MAIL_GATEWAY_JOURNAL is not a folder that can be written: {journal_folder}"
+        assert (done.returncode, done.stderr) == (2, f"mail-gateway-admin: {why}\n")
+        os.seteuid(65534)
+        try:
+            assert not journal.can_write(settings)
+        finally:
+            os.seteuid(0)
+
+
 def test_today_counts_what_ended_how(desk: Desk) -> None:
     screen = desk.run("today", "--json")
     facts = json.loads(screen.out)
@@ -306,3 +329,29 @@ def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_o
         desk.gateway.run("--queue-id=4Xz", "--sender=ann@outside.test", held.to, message=later)
         facts = json.loads(desk.run("audit", "--json").out)
         assert (facts["places"]["held"], facts["lost"]) == (1, [])
+
+
+def test_another_date_is_another_message_to_trace_and_to_an_audit(tmp_path: Path) -> None:
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server)
+        first = FATES[0]
+        later = first.message(0).replace(b"Mon, 30 Nov 2026 09:00", b"Mon, 30 Nov 2026 10:00")
+        desk.deliver(first, 0)
+        for password in "an old key", PASSWORD:
+            words = ("--queue-id=4XzA", "--sender=ann@outside.test", first.to)
+            desk.gateway.run(*words, message=later, PASSWORD=password)
+        desk.gateway.command()
+
+        found = json.loads(desk.run("trace", "--json", first.message_id).out)["messages"]
+        assert [[each["queue_id"] for each in story["attempts"]] for story in found] == [["4XzA", "4XzA"], ["4Xy00"]]
+        one = json.loads(desk.run("trace", "--json", "4Xy00").out)["messages"]
+        assert [each["record_id"] for each in one[0]["attempts"]] == [1]
+        assert [record["id"] for record in one[0]["records"]] == [1]
+
+        facts = json.loads(desk.run("audit", "--json").out)
+        assert (facts["taken"], facts["places"]["on records"], facts["lost"]) == (2, 2, [])
+        (row,) = server.search("mail.message", [["message_id", "=", first.message_id]], "id")
+        server.call("mail.message", "unlink", [row["id"]])
+        facts = json.loads(desk.run("audit", "--json").out)
+        why = f"the database has no message {first.message_id}"
+        assert (facts["places"]["on records"], facts["lost"]) == (1, [{"message_id": first.message_id, "why": why}])

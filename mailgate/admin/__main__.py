@@ -1,6 +1,6 @@
 """The program mail-gateway-admin: its commands, its exit status, and how what they found is printed.
 
-0: all is good. 1: something was found. 2: wrong usage, or settings that can't be used.
+0: all is good. 1: something was found, or could not be done. 2: wrong usage, or settings that can't be used.
 """
 
 import argparse
@@ -29,10 +29,11 @@ from mailgate.admin import (
     today,
     trace,
 )
-from mailgate.admin.desk import Answer, Desk, Failed, Usage, add_command, add_json, become_owner
+from mailgate.admin.desk import Answer, Desk, Failed, Usage, add_command, add_json, become_owner, refusal
 from mailgate.database import Client
+from mailgate.journal import JOURNAL
 from mailgate.log import error_text
-from mailgate.outcome import Ended
+from mailgate.outcome import Ended, Outcome, Verdict
 
 COMMANDS = (
     today.COMMAND,
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "mail-gateway-admin",
         description="Tell what became of mail, why, and what to do now. docs/admin.md shows each command.",
-        epilog="Exit status: 0 all is good, 1 something was found, 2 wrong usage.",
+        epilog="Exit status: 0 all is good, 1 something was found or could not be done, 2 wrong usage.",
     )
     made.add_argument("--env-file", default="", metavar="FILE", help="the settings file of the gateway")
     made.add_argument("--version", action="version", version=f"mail-gateway {__version__}")
@@ -76,26 +77,22 @@ def main(argv: list[str] | None = None) -> int:
         arguments = parser().parse_args([*(sys.argv[1:] if argv is None else argv), today.COMMAND.name])
     try:
         found = _found(arguments)
+        screen.show(found.text, found.facts if arguments.json else None, found.screen)
     except Usage as error:
         return _refuse(str(error), USAGE)
     except Failed as error:
         return _refuse(str(error), FOUND)
     except Ended as ended:
-        return _refuse(ended.verdict.cause or ended.verdict.outcome.text, USAGE)
+        return _refuse(_ended(ended.verdict), FOUND)
+    except OSError as error:
+        return _refuse(str(refusal(error)), FOUND)
     except Exception as error:  # our own bug
-        return _refuse(f"this is a bug, please report it: {error_text(error)}", USAGE)
-    if arguments.json:
-        screen.print_facts(found.facts)
-    else:
-        sys.stdout.write(found.text)
-        console = screen.console()
-        for part in found.screen:
-            console.print(part)
+        return _refuse(f"this is a bug, please report it: {error_text(error)}", FOUND)
     return GOOD if found.is_good else FOUND
 
 
 def _found(arguments: argparse.Namespace) -> Answer:
-    """Return what the command finds. Raises Usage and Ended."""
+    """Return what the command finds. Raises Usage, Failed, Ended and OSError."""
     try:
         variables, wrong = settings.read(os.environ, arguments.env_file)
         arguments.variables = arguments.complete(variables, arguments)
@@ -103,28 +100,35 @@ def _found(arguments: argparse.Namespace) -> Answer:
         config = settings.build(arguments.variables, wrong)
     except Ended as ended:
         if not arguments.of_wrong_settings:
-            raise
+            raise Usage(ended.verdict.cause or ended.verdict.outcome.text) from None
         answer: Answer = arguments.of_wrong_settings(ended.verdict.cause)
         return answer
     found: Answer = arguments.answer(Desk(config, Client(config), time.time()), arguments)
     return found
 
 
+def _ended(verdict: Verdict) -> str:
+    """Return in words what could not be done; a setting that is the cause says so itself."""
+    text = verdict.cause or verdict.outcome.text
+    if verdict.outcome is Outcome.SETTINGS:
+        return text
+    what = "" if text.startswith(JOURNAL) else "the database can't be asked: "
+    return f"{what}{text}. mail-gateway-admin check says what to mend."
+
+
 def _refuse(text: str, status: int) -> int:
-    print(f"mail-gateway-admin: {screen.plain(text)}", file=sys.stderr)
+    screen.say(f"mail-gateway-admin: {text}")
     return status
 
 
 def run() -> None:
-    """Run main() for the console script: a reader that goes away (head) is no error, nor a letter that he lacks."""
+    """Run main() for the console script: a letter that its reader lacks is no error."""
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # or a file of ours would be what is closed: standard output, or error
+        pass
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = GOOD
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -155,7 +155,7 @@ def _place_of_try(desk: Desk, story: Story, attempt: Attempt, outcome: Outcome, 
         return UNKNOWN, ""
     if outcome.is_temporary:
         return WAITING, f"{word(outcome)}, and it is in the queue no more: given up, or deleted"
-    if outcome is Outcome.HELD:
+    if outcome is Outcome.HELD and PLACES[outcome] not in places.values():
         return PLACES[outcome], "its file is not in the hold folder" if is_here else ""
     return PLACES[outcome], f"the database has no message {', '.join(missing)}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mailgate import hold, journal, log
 from mailgate.addresses import is_surely_ours
 from mailgate.admin import mta
-from mailgate.admin.desk import Answer, Desk, Usage, as_caller
+from mailgate.admin.desk import Answer, Desk, Failed, Usage, as_caller
 from mailgate.admin.hold_folder import File, cause_of, facts, named
 from mailgate.admin.meaning import BY_HAND
 from mailgate.admin.screen import say
@@ -57,7 +57,7 @@ def mend(desk: Desk, arguments: Namespace) -> Answer:
     if after == before:
         return _said(file, "Nothing was changed.")
     if not after.strip():
-        raise Usage("the mended copy is empty: nothing is changed")
+        raise Failed("the mended copy is empty: nothing is changed")
     original = hold.mend(file.path, after)
     return _said(file, f"Mended. The original is kept: {original}", "To deliver it: mail-gateway-admin held release.")
 
@@ -70,9 +70,9 @@ def _edited(editor: str, before: bytes) -> bytes:
         try:
             status = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
         except (OSError, ValueError) as error:
-            raise Usage(f"the editor {editor!r} can't be run ({error}): set EDITOR") from None
+            raise Failed(f"the editor {editor!r} can't be run ({error}): set EDITOR") from None
         if status:
-            raise Usage(f"the editor {editor!r} ended with status {status}: nothing is changed")
+            raise Failed(f"the editor {editor!r} ended with status {status}: nothing is changed")
         return copy.read_bytes()
 
 

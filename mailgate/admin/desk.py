@@ -1,6 +1,7 @@
 """What each command of the desk has, and what it gives."""
 
 import contextlib
+import errno
 import functools
 import os
 import pwd
@@ -77,6 +78,25 @@ class Usage(Exception):
 
 class Failed(Exception):
     """Raised where what was asked for can't be had now; the text says why."""
+
+
+# What a person can do where the system refuses something, by its error.
+REMEDIES = {
+    errno.EACCES: "Run this as root; what is the gateway's must belong to its user.",
+    errno.EPERM: "Run this as root; what is the gateway's must belong to its user.",
+    errno.ENOENT: "Is it spelled right, and is its folder there?",
+    errno.ENOTDIR: "A part of this path is a file, and must be a folder.",
+    errno.EISDIR: "This is a folder, and must be a file.",
+    errno.ENOSPC: "Make room on its disk.",
+    errno.EDQUOT: "Make room on its disk, or give its user more of it.",
+    errno.EROFS: "Its file system is read-only: take another place.",
+}
+
+
+def refusal(error: OSError, what: str = "can't be used", path: str = "") -> Failed:
+    """Return what to raise where the system refuses something: which file, what can't be done, why, and a remedy."""
+    name = path or (os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file")
+    return Failed(f"{name} {what}: {error.strerror or error}. {REMEDIES.get(error.errno or 0, '')}".rstrip(" "))
 
 
 def owner_of(*paths: str) -> os.stat_result | None:

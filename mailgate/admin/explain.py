@@ -13,7 +13,7 @@ from mailgate import alias_list, ancestry, journal, plan, shapes, walk
 from mailgate.addresses import Addresses, Match, match
 from mailgate.admin import asking, reading
 from mailgate.admin.asking import Alias, Domain
-from mailgate.admin.desk import Answer, Command, Desk, Usage, as_caller
+from mailgate.admin.desk import Answer, Command, Desk, Usage, as_caller, refusal
 from mailgate.admin.forecast import Case, Forecast, Notice, Step, forecast
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import pairs, words
@@ -285,11 +285,11 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     given.sender = arguments.sender
     try:
         with as_caller():  # it is the caller's file
-            opened = open(0 if path == "-" else path, "rb", closefd=path != "-")
-        with opened as source:
-            found = explain(desk.settings, source, given, desk.now)
-    except OSError as error:
-        raise Usage(f"{path}: {error.strerror}") from None
+            source = open(0 if path == "-" else path, "rb", closefd=path != "-")
+    except FileNotFoundError as error:
+        raise Usage(str(refusal(error))) from None
+    with source:
+        found = explain(desk.settings, source, given, desk.now)
     outcome = found.verdict.outcome if found.verdict else None
     is_good = outcome in GOOD and not found.notices
     screen = [*_screen(found.steps), "", words(found.sentence, style(outcome) if outcome else "")]

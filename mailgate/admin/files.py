@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mailgate.admin.desk import Failed, as_caller
+from mailgate.admin.desk import as_caller, refusal
 from mailgate.hold import sync_folder
 
 
@@ -16,7 +16,7 @@ def read(path: str) -> str | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Failed(f"{path} can't be read: {error.strerror}") from None
+            raise refusal(error, "can't be read", path) from None
 
 
 def replace(path: str, text: str, mode: int) -> None:
@@ -38,7 +38,7 @@ def replace(path: str, text: str, mode: int) -> None:
             os.rename(beside, target)
             sync_folder(os.path.dirname(target))
         except OSError as error:
-            raise Failed(f"{path} can't be written: {error.strerror}") from None
+            raise refusal(error, "can't be written", path) from None
         finally:
             with suppress(OSError):
                 os.unlink(beside)

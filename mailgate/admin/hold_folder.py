@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mailgate import ancestry, journal
-from mailgate.admin.desk import Desk, Failed, Usage
+from mailgate.admin.desk import Desk, Usage, refusal
 from mailgate.envelope import MAX_HEADER_BYTES, fields, unfold
 from mailgate.hold import KEPT_AS, decoded
 
@@ -42,7 +42,7 @@ def files(folder: str) -> list[File]:
             except (FileNotFoundError, IsADirectoryError):  # somebody took it away
                 continue
             except OSError as error:
-                raise Failed(f"{path} can't be read: {error.strerror}") from None
+                raise refusal(error, "can't be read", path) from None
     return sorted(found, key=lambda each: (each.since, each.path))
 
 
@@ -52,7 +52,7 @@ def _paths(folder: str) -> list[str]:
     except FileNotFoundError:  # nothing has been held yet
         return []
     except OSError as error:
-        raise Failed(f"{folder} can't be read: {error.strerror}") from None
+        raise refusal(error, "can't be read", folder) from None
 
 
 def folder_of(desk: Desk) -> str:

@@ -11,7 +11,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mailgate.admin.desk import Usage, as_caller
+from mailgate.admin.desk import Failed, as_caller
 
 LOGS = ("/var/log/mail.log", "/var/log/maillog", "/var/log/exim4/mainlog", "/var/log/exim/main.log")
 MAX_LINES = 200  # of the mail server's log
@@ -123,15 +123,18 @@ PROGRAMS = {"postqueue": _postfix_queue, "exim4": _exim_queue, "exim": _exim_que
 
 
 def send(mail: bytes, address: str, *options: str) -> None:
-    """Give a mail to the mail server's sendmail, as who started the desk. Raises Usage where it does not take it."""
+    """Give a mail to the mail server's sendmail, as who started the desk. Raises Failed where it does not take it."""
     program = shutil.which("sendmail", path=f"{os.environ.get('PATH', '')}:{SENDMAIL_FOLDERS}")
     if not program:
-        raise Usage("no sendmail is here: the mail server's package brings it")
+        raise Failed("no sendmail is here: the mail server's package brings it")
     command = [program, "-i", *options, "--", address]
-    with as_caller():
-        done = subprocess.run(command, input=mail, capture_output=True, check=False, timeout=SENDMAIL_SECONDS)
+    try:
+        with as_caller():
+            done = subprocess.run(command, input=mail, capture_output=True, check=False, timeout=SENDMAIL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{program} did not end within {SENDMAIL_SECONDS:.0f} s: it may have sent the mail") from None
     if done.returncode:
-        raise Usage(f"sendmail ended with status {done.returncode}: {os.fsdecode(done.stderr or done.stdout).strip()}")
+        raise Failed(f"sendmail ended with status {done.returncode}: {os.fsdecode(done.stderr or done.stdout).strip()}")
 
 
 def _output(command: Sequence[str]) -> str | None:

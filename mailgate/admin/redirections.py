@@ -10,7 +10,6 @@ import email.message
 import html
 import os
 import re
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 from mailgate import values, watched
 from mailgate.addresses import Addresses, is_ours, known_everywhere, named
 from mailgate.admin.addresses import MADE, SPECIAL, add_output, listed, output, writable
-from mailgate.admin.desk import Answer, Command, Desk, Failed, Usage, moment
-from mailgate.admin.screen import pairs, plain, table, words
+from mailgate.admin.desk import Answer, Command, Desk, Failed, Usage, moment, refusal
+from mailgate.admin.screen import pairs, plain, say, table, words
 from mailgate.envelope import Recipient
 from mailgate.hold import decoded
 
@@ -113,7 +112,7 @@ def _watch(desk: Desk, seconds: float) -> Answer:
     if not desk.settings.hold:
         raise Usage("MAIL_GATEWAY_HOLD is not set, so there is no folder for a copy")
     folder = watched.folder_in(desk.settings.hold)
-    print("Waiting for a mail to catchall or bounce. Ctrl-C ends it.", file=sys.stderr, flush=True)
+    say("Waiting for a mail to catchall or bounce. Ctrl-C ends it.")
     until = time.monotonic() + seconds
     try:
         while True:
@@ -126,7 +125,7 @@ def _watch(desk: Desk, seconds: float) -> Answer:
                 raise Failed(f"no such mail came within {seconds:g} seconds")
             time.sleep(POLL_SECONDS)
     except OSError as error:
-        raise Failed(f"{folder} can't be used: {error.strerror}") from None
+        raise refusal(error, path=folder) from None
 
 
 def _shown(path: Path) -> Answer:

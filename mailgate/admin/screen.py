@@ -1,6 +1,9 @@
 """What a person sees: tables and lines in 80 columns, colour only on a terminal, and no byte of a stranger's raw."""
 
+import contextlib
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +14,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from mailgate.admin.desk import refusal
 
 COLUMNS = 80
 LINE_ITEMS = 100  # after which a line says how far it is
@@ -92,8 +97,10 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
 
 
 def say(text: object) -> None:
-    """Print a line beside the screen, on standard error: what will be done, and how far it is."""
-    print(plain(text), file=sys.stderr, flush=True)
+    """Print a line beside the screen, on standard error: what will be done, and how far it is; nobody may read it."""
+    with contextlib.suppress(OSError):
+        if sys.stderr:
+            print(plain(text), file=sys.stderr, flush=True)
 
 
 def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -109,6 +116,26 @@ def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
             say(f"{what}: {number} of {len(items)}")
 
 
-def print_facts(facts: Any) -> None:
-    """Print what a program reads."""
-    print(json.dumps(_texts(facts), indent=2, ensure_ascii=True))
+def show(text: str, facts: Any, parts: Sequence[Any]) -> None:
+    """Print the facts for a program, or, where they are None, a text as it is and the parts of a screen.
+
+    A reader that goes away (head) has seen enough. Raises Failed for an output that does not take it.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        if facts is not None:
+            text = json.dumps(_texts(facts), indent=2, ensure_ascii=True) + "\n"
+        else:
+            printed = console()
+            with printed.capture() as captured:
+                for part in parts:
+                    printed.print(part)
+            text += captured.get()
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer can't be written either
+        raise refusal(error, "can't be written", "standard output") from None

@@ -21,10 +21,11 @@ Attempt = Mapping[str, Any]  # by the columns of journal.rows.ATTEMPT
 
 
 class Story(NamedTuple):
-    """A message and its tries, oldest first."""
+    """A message and its tries, oldest first; ``call_id`` is the Message-ID of its call where it is not its own."""
 
     message_id: str
     attempts: list[Attempt]
+    call_id: str = ""
 
     @property
     def last(self) -> Attempt:
@@ -43,7 +44,7 @@ class Story(NamedTuple):
 
     def ids_of(self, attempt: Attempt) -> list[str]:
         """Return those of one try."""
-        return str(attempt["posted_as"] or self.message_id).split(",")
+        return str(attempt["posted_as"] or self.call_id or self.message_id).split(",")
 
 
 def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story]:
@@ -56,7 +57,7 @@ def stories(desk: Desk, what: str = "", since_moment: float = 0.0) -> list[Story
     for each in journal.attempts(desk.settings, longest, since_moment):
         if not terms or _has(each, terms):
             found.setdefault(each["message_id"], []).append(each)
-    made = [Story(message_id, attempts[::-1]) for message_id, attempts in found.items()]
+    made = [each for message_id, attempts in found.items() for each in _told_apart(desk, message_id, attempts[::-1])]
     return [story for story in made if what and _is_named(story, what)] or made
 
 
@@ -65,7 +66,37 @@ def whole(desk: Desk, story: Story) -> Story:
     tries = [
         each for each in journal.attempts(desk.settings, story.message_id) if each["message_id"] == story.message_id
     ]
-    return story._replace(attempts=tries[::-1])
+    return next(each for each in _told_apart(desk, story.message_id, tries[::-1]) if story.last in each.attempts)
+
+
+def _told_apart(desk: Desk, message_id: str, attempts: list[Attempt]) -> list[Story]:
+    """Return the messages that have come with an id, the newest first: with another Date, it is another message.
+
+    That goes to the database under an id made of both, whose row in the journal has its Date. Its tries before any call
+    are known by their queue id. Raises Ended.
+    """
+    dates = {name: journal.known(desk.settings, name).date for name in {*map(_call_id, attempts)} - {""}}
+    own = journal.known(desk.settings, message_id).date if dates else None
+    others: dict[str, tuple[int, str]] = {}
+    for each in attempts:
+        date = dates.get(_call_id(each))
+        if date is not None and own is not None and date != own:
+            others[_delivery(each)] = date, _call_id(each)
+    found: dict[int | None, Story] = {}
+    for each in attempts:
+        key, call_id = others.get(_delivery(each), (None, ""))
+        found.setdefault(key, Story(message_id, [], call_id)).attempts.append(each)
+    return sorted(found.values(), key=lambda story: float(story.last["at"]), reverse=True)
+
+
+def _call_id(attempt: Attempt) -> str:
+    """Return the first id with which the database has been given a message, "" where it is its own, or none."""
+    return str(attempt["posted_as"] or "").partition(",")[0]
+
+
+def _delivery(attempt: Attempt) -> str:
+    """Return what tells one delivery of a message from another."""
+    return str(attempt["queue_id"] or _call_id(attempt))
 
 
 def _is_named(story: Story, what: str) -> bool:

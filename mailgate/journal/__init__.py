@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mailgate import trusted
 from mailgate.journal.rows import DIGEST_BYTES, SEARCHED, WAIT_SECONDS, Row, Store, Taken, Unusable
 from mailgate.journal.sqlite import Sqlite
 from mailgate.outcome import Ended, Outcome, Verdict
@@ -245,7 +246,7 @@ def can_write(settings: Settings) -> bool:
     """Tell whether the journal can be written, as far as a look tells, or a lock of a server; without one it is so."""
     folder = settings.journal
     if "://" not in folder:
-        return not folder or (os.access(folder, os.W_OK | os.X_OK) and os.statvfs(folder).f_bavail > 0)
+        return not folder or (trusted.may_write(folder) and os.statvfs(folder).f_bavail > 0)
     try:
         with _store(settings, lambda text: None).lock(bytes(DIGEST_BYTES), until=0.0):
             return True

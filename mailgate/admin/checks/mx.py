@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from mailgate.admin.checks import Check, Finding, Site, alias_domains, bad, good, named, unknown
-from mailgate.admin.desk import Usage
+from mailgate.admin.desk import Failed, Usage
 
 SECONDS = 10.0  # that an answer may take
 PORT = 53
 
 
 def _resolver(server: str) -> Any:
-    """Return what asks the DNS, by ``server`` (ADDRESS or ADDRESS:PORT) where one is given. Raises Usage."""
+    """Return what asks the DNS, by ``server`` (ADDRESS or ADDRESS:PORT) where one is given. Raises Usage and Failed."""
     try:
         import dns.resolver
     except ImportError:
-        raise Usage("--dns needs the package dnspython: docs/admin.md says how to install it") from None
+        raise Failed("--dns needs the package dnspython: docs/admin.md says how to install it") from None
 
     resolver = dns.resolver.Resolver(configure=not server)
     resolver.lifetime = SECONDS

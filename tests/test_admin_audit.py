@@ -1,0 +1,110 @@
+"""What the audit makes of the tries of a message in the journal, of the database, and of the hold folder."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+from support.desk import WORLD, Desk
+from support.mail_database_server import Server, served
+
+from mailgate import journal
+from mailgate.log import Facts, attempt
+from mailgate.outcome import Outcome, Verdict
+from mailgate.settings import Settings, build
+
+
+class Try(NamedTuple):
+    """A try as the journal has it, and the endings of calls that only their rows have."""
+
+    ending: str
+    queue_id: str = "4Xy1"
+    posted_as: str = ""
+    cause: str = ""
+    host: str = ""
+    rows: Mapping[str, str] = MappingProxyType({})
+
+
+OWN, PART = "<own@outside.test>", "<part@mail-gateway.invalid>"
+BOTH = f"{OWN},{PART}"
+GONE = "its file is not in the hold folder"
+KEPT = "x; kept as /held/new/1.eml; answered before"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(f"sqlite:///{tmp_path_factory.mktemp('store')}/mail.db", WORLD) as found:
+        found.call("crm.lead", "create", {"name": "Forty chairs"})
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("tries", "stored", "held", "place"),
+    [
+        ([Try("DELIVERED")], [OWN], [], "on records"),
+        ([Try("DELIVERED")], [], [], f"the database has no message {OWN}"),
+        # several calls for one message
+        ([Try("DELIVERED", posted_as=BOTH)], [OWN, PART], [], "on records"),
+        ([Try("DELIVERED", posted_as=BOTH)], [OWN], [], f"the database has no message {PART}"),
+        ([Try("DELIVERED", posted_as=BOTH, rows={PART: "UNKNOWN_RECIPIENT"})], [OWN], [], "on records"),
+        ([Try("HELD", posted_as=BOTH)], [OWN], [PART], "held"),
+        ([Try("HELD", posted_as=BOTH)], [], [PART], f"the database has no message {OWN}"),
+        ([Try("HELD", posted_as=BOTH)], [OWN], [], GONE),
+        # several copies
+        ([Try("DELIVERED"), Try("KNOWN", "4Xy2"), Try("UNKNOWN_RECIPIENT", "4Xy3")], [OWN], [], "on records"),
+        ([Try("DELIVERED"), Try("ACCEPTED", "4Xy2")], [], [], f"the database has no message {OWN}"),
+        ([Try("HELD"), Try("KNOWN", "4Xy2")], [OWN], [OWN], "held"),
+        # an answer that was given before, or that could not be told from others
+        ([Try("ACCEPTED", cause=KEPT)], [], [OWN], "held"),
+        ([Try("ACCEPTED", cause=KEPT)], [], [], GONE),
+        ([Try("ACCEPTED", cause="not known of which kind: HTTP 502")], [OWN], [], "on records"),
+        ([Try("ACCEPTED")], [], [], "bounces and notices"),
+        # a last try that could not be noted
+        ([Try("DATABASE_DOWN")], [OWN], [], "on records"),
+        ([Try("DATABASE_DOWN", rows={OWN: "UNKNOWN_RECIPIENT"})], [], [], "refused"),
+        ([Try("DATABASE_DOWN", "")], [], [], "waiting, as far as can be told"),
+        ([Try("DATABASE_DOWN", host="elsewhere")], [], [], "waiting, as far as can be told"),
+        # what became of what was held
+        ([Try("HELD")], [], [], GONE),
+        ([Try("HELD", host="elsewhere")], [], [], "held"),
+        ([Try("HELD"), Try("DELIVERED", posted_as=PART)], [PART], [], "on records"),
+        ([Try("HELD"), Try("DROPPED", "")], [], [], "dropped by the database, the sender told"),
+        ([Try("HELD"), Try("DELIVERED", "4Xy2", PART)], [PART], [], GONE),
+    ],
+)
+def test_it_looks_for_what_each_try_has_left(
+    tmp_path: Path, server: Server, tries: list[Try], stored: list[str], held: list[str], place: str
+) -> None:
+    desk = Desk(tmp_path, server)
+    settings = build({name: str(value) for name, value in desk.gateway.settings.items()})
+    for each in tries:
+        note(settings, each)
+    (tmp_path / "held" / "new").mkdir()
+    for name in held:
+        (tmp_path / "held" / "new" / "1.eml").write_text(f"Message-ID: {name}\n\nwords\n")
+    values = {"model": "crm.lead", "res_id": 1, "body": "words"}
+    rows = [server.call("mail.message", "create", values | {"message_id": name}) for name in stored]
+    try:
+        facts = json.loads(desk.run("audit", "--json").out)
+    finally:
+        server.call("mail.message", "unlink", rows)
+    assert facts["taken"] == 1
+    if facts["lost"]:
+        assert facts["lost"] == [{"message_id": OWN, "why": place}]
+    else:
+        assert facts["messages"][place] == [OWN]
+
+
+def note(settings: Settings, tried: Try) -> None:
+    """Have the journal say so."""
+    told = Facts(tried.queue_id)
+    told.message_id, told.posted_as, told.recipients = OWN, tried.posted_as.split(","), ["info@example.com"]
+    host = {"host": tried.host} if tried.host else {}
+    journal.note_attempt(settings, attempt(told, Verdict(Outcome[tried.ending], tried.cause), 0.1) | host)
+    for name, ending in tried.rows.items():
+        with journal.claim(settings, journal.Delivery(name, "", b""), time.monotonic()) as claimed:
+            claimed.note_begun()
+            claimed.end(Verdict(Outcome[ending]))
