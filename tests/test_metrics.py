@@ -25,7 +25,7 @@ from support.service import Service, running
 from mailgate import __version__
 from mailgate.admin import audit
 from mailgate.service.connection import MAX_RECIPIENTS
-from mailgate.service.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
+from mailgate.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
 from mailgate.service.service import ANSWERED_SECONDS, MAX_WAITING
 
 UNITS = ROOT / "systemd"
@@ -147,7 +147,7 @@ def test_the_names_are_as_prometheus_wants_them(monitored: Monitored) -> None:
 
 def test_the_held_messages_are_counted_when_somebody_asks(monitored: Monitored) -> None:
     key, new = ("mail_gateway_held_messages",), monitored.folder / "hold/new"
-    monitored.service.runs_first("from mailgate.service import metrics; metrics.MAX_COUNTED_FILES = 3")
+    monitored.service.runs_first("from mailgate import metrics; metrics.MAX_COUNTED_FILES = 3")
     with running(monitored.service):
         assert asked(monitored.port)[key] == 0
         new.mkdir()
@@ -192,7 +192,7 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
     """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
     port = free_port()
     service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
-    service.runs_first("from mailgate.service import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
+    service.runs_first("from mailgate import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
     with running(service), contextlib.ExitStack() as closing:
         for _ in range(2 * MAX_CLIENTS):
             client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
