@@ -16,6 +16,7 @@ import pytest
 from support.dovecot import PASSWORD, Dovecot, Impossible, Message, dovecot
 from support.mta import wait_until
 from support.network import Network
+from support.phone import AWAY, Phone
 
 pytestmark = pytest.mark.mailboxes
 
@@ -384,3 +385,46 @@ def test_connections_leave_no_open_file(server: Dovecot, login: str) -> None:
             with opened(network.port, login):
                 network.cut()
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "the connections to be closed", 10)
+
+
+# the phone
+
+
+def test_a_phone_sees_flags_moves_and_idles_and_loses_nothing(server: Dovecot, login: str) -> None:
+    server.append(login, *map(small, range(5)), flags=KEYWORD)
+    with Phone(lambda: server.client(login), pause=0.01) as phone:
+        wait_until(lambda: len(phone.done) == 5 and min(phone.done.values()) > 1, "the phone to do everything", 30)
+        server.append(login, *map(small, range(5, 10)))
+    assert phone.done.keys() == {"see", "flag", "put aside", "bring back", "idle"}
+    assert not server.messages(login, AWAY)
+    messages = {message.raw: message.flags for message in server.messages(login)}
+    assert messages.keys() == {small(number) for number in range(10)}
+    assert len(server.messages(login)) == 10
+    assert all((KEYWORD in messages[small(number)]) == (number < 5) for number in range(10))
+    assert any(SEEN in flags for flags in messages.values())
+
+
+def test_a_mail_that_was_moved_and_came_back_has_another_uid_and_the_same_keywords(server: Dovecot, login: str) -> None:
+    server.append(login, small(1), flags=KEYWORD)
+    with opened(server.ports["imap"], login) as client:
+        client.create(AWAY)
+        for source, target in [("INBOX", AWAY), (AWAY, "INBOX")]:
+            client.select(source)
+            assert client.uid("MOVE", "1", target)[0] == "OK"
+        client.select("INBOX")
+        assert client.uid("SEARCH", "KEYWORD", KEYWORD)[1] == [b"2"]
+    assert server.messages(login) == [Message(small(1), frozenset({KEYWORD}))]
+
+
+def test_a_phone_goes_on_when_the_server_was_away() -> None:
+    with dovecot() as server:
+        server.add_user(TASK)
+        server.append(TASK, *map(small, range(5)))
+        with Phone(lambda: server.client(TASK), pause=0.01) as phone:
+            wait_until(lambda: phone.done["idle"], "the phone to read", 30)
+            server.kill()
+            wait_until(lambda: phone.done["lost the connection"] > 1, "the phone to miss it", 30)
+            server.start()
+            before = phone.done["idle"]
+            wait_until(lambda: phone.done["idle"] > before, "the phone to read again", 30)
+        assert {message.raw for message in server.messages(TASK)} == {small(number) for number in range(5)}
