@@ -24,8 +24,8 @@ from support.service import Service, running
 
 from mailgate import __version__
 from mailgate.admin import audit
-from mailgate.service.connection import MAX_RECIPIENTS
 from mailgate.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
+from mailgate.service.connection import MAX_RECIPIENTS
 from mailgate.service.service import ANSWERED_SECONDS, MAX_WAITING
 
 UNITS = ROOT / "systemd"

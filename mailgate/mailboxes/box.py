@@ -75,8 +75,11 @@ class Box(Protocol):
         Returns False at once where what is new shows itself only when the mailbox is opened anew.
         """
 
+    def leave(self) -> None:
+        """Leave in order. Raises nothing: what has not been done then is done next time."""
+
     def close(self) -> None:
-        """Leave, whatever the server says to that. Raises nothing."""
+        """End the connection at once, without a word. Raises nothing."""
 
 
 @contextmanager

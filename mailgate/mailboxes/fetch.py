@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from tempfile import SpooledTemporaryFile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mailgate import ancestry, journal, walk
 from mailgate.arguments import Arguments
@@ -273,17 +273,17 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     """Open a mailbox; what must be known of it next time is kept beside, if that is wanted. Raises Trouble."""
     path = os.path.join(folder, f"{mailbox.name}.json")
     with _on_disk(path):
-        known = kept.read(path)
-    is_first = known is None
-    since = mailbox.since or date.fromisoformat((known or {}).get("since") or date.today().isoformat())
-    known = {"since": since.isoformat(), "ended": (known or {}).get("ended", {})}
+        before = kept.read(path)
+        # "ended" and "knows_old" are a maildrop's: marks by UIDL, and whether those of the first day are among them
+        known: dict[str, Any] = {"since": date.today().isoformat(), "ended": {}, "knows_old": False} | (before or {})
+        since = mailbox.since or date.fromisoformat(known["since"])
 
     def keep() -> None:
-        if keeps:
+        if keeps and known != before:
             with _on_disk(path):
                 kept.replace(path, known)
 
-    if is_first:
+    if not before:
         keep()  # or the first day would be another one next time
 
     def token() -> str:
@@ -293,13 +293,16 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     if mailbox.protocol == IMAP:
         box: Box = Imap(mailbox, since, token)
     else:
-        box = Pop3(mailbox, since, token, known["ended"], is_first)
+        box = Pop3(mailbox, since, token, {**known["ended"]}, is_first=not known["knows_old"])
+        known |= {"ended": box.ended, "knows_old": True}
     try:
         yield box
-    finally:
+        box.leave()
+    except BaseException:  # a signal, too
         box.close()
-        if mailbox.protocol != IMAP:
-            keep()
+        raise
+    finally:
+        keep()
 
 
 @contextlib.contextmanager

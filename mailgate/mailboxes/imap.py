@@ -154,10 +154,15 @@ class Imap:
         with understood():
             return bool(self.client.folder_exists(name))
 
-    def close(self) -> None:
-        """Leave, whatever the server says to that."""
-        with suppress(Exception):  # it may be gone, and so may the library's own notion of its state
+    def leave(self) -> None:
+        """Log out."""
+        with suppress(IMAPClientError, OSError):  # it is gone already
             self.client.logout()
+
+    def close(self) -> None:
+        """End the connection: a server that has lost the thread would not understand a word."""
+        with suppress(OSError):  # it is gone already
+            self.client.shutdown()
 
 
 def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:

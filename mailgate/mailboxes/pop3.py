@@ -134,10 +134,15 @@ class Pop3:
         """Return False: what comes meanwhile shows itself to the next connection."""
         return False
 
-    def close(self) -> None:
+    def leave(self) -> None:
         """Leave in order, so that what was deleted goes."""
-        with suppress(Exception):  # it may be gone; what was not deleted now is so next time
+        with suppress(poplib.error_proto, OSError):  # it is gone already; what was not deleted now is so next time
             self.client.quit()
+
+    def close(self) -> None:
+        """End the connection: what was deleted stays, until next time."""
+        with suppress(OSError):  # it is gone already
+            self.client.close()
 
 
 def _connected(mailbox: Mailbox) -> poplib.POP3:
@@ -152,7 +157,8 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
         elif not is_loopback(mailbox):
             raise Trouble(Kind.TLS, PLAIN)
     except BaseException:  # a signal, too
-        client.close()
+        with suppress(OSError):  # a TLS that failed has closed it
+            client.close()
         raise
     return client
 

@@ -49,7 +49,13 @@ class Mailboxes:
     def run(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         found = subprocess.run(
-            self.command(*arguments), input=text, capture_output=True, text=True, env=self.environ, cwd=ROOT, timeout=300
+            self.command(*arguments),
+            input=text,
+            capture_output=True,
+            text=True,
+            env=self.environ,
+            cwd=ROOT,
+            timeout=300,
         )
         assert "Traceback" not in found.stderr, found.stderr
         assert PASSWORD not in found.stdout + found.stderr + self.text()
@@ -85,10 +91,14 @@ class Mailboxes:
             time.sleep(0.02)
 
 
+class Bare(str):
+    """What TOML has without quotes, such as a date."""
+
+
 def line(pair: tuple[str, object]) -> str:
     """Return a line of TOML."""
     key, value = pair
-    return f"{key} = {json.dumps(str(value)) if isinstance(value, str | os.PathLike) else value}"
+    return f"{key} = {json.dumps(str(value)) if isinstance(value, str | os.PathLike) and not isinstance(value, Bare) else value}"
 
 
 @contextlib.contextmanager
@@ -105,7 +115,7 @@ def running(mailboxes: Mailboxes) -> Iterator[Mailboxes]:
         assert PASSWORD not in mailboxes.text()
 
 
-def table(server: Dovecot, login: str, protocol: str = "imaps", **keys: object) -> dict[str, object]:
+def table(server: Dovecot, login: str, protocol: str = "imaps", /, **keys: object) -> dict[str, object]:
     """Return the table of a mailbox of this server, which gets such a user."""
     server.add_user(login)
     password = server.folder / "password"
