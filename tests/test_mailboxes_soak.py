@@ -245,7 +245,7 @@ def waiting(program: Mailboxes, server: Dovecot, sent: dict[int, Sent]) -> int:
         else:
             try:
                 left += sum(not copy.mark for copy in copies(server, login).values())
-            except FileNotFoundError:
+            except (FileNotFoundError, KeyError):  # a file has just got another name, or a keyword
                 left += 1
     return left
 
