@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Endpoint, Gate
-from support.gateway import ENVIRONMENT, PASSWORD, SETTINGS, Gateway, coverage_environment, write_settings
+from support.gateway import PASSWORD, Gateway
+from support.mailboxes import Mailboxes
 from support.mta import wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
@@ -398,34 +399,34 @@ def test_what_is_typed_imports_nothing_from_where_root_stands(tmp_path: Path, na
 
 def test_the_mailboxes_are_read_as_systemd_starts_and_stops_them(tmp_path: Path) -> None:
     """A mailbox whose server is away keeps nobody from being ready; its password and the database's are credentials."""
-    for name in ("journal", "mailboxes"):
-        (tmp_path / name).mkdir()
     for name, text in {"password": PASSWORD, "task.password": "hunter2"}.items():
         (tmp_path / name).touch(0o400)
         (tmp_path / name).write_text(text)
-    own = {"URL": "http://127.0.0.1:9", "PASSWORD": None, "JOURNAL": tmp_path / "journal", "LOG": tmp_path / "log"}
-    write_settings(tmp_path / "env", SETTINGS | own | {"MAILBOXES": tmp_path / "mailboxes.toml"})
-    (tmp_path / "mailboxes.toml").write_text(
-        f'folder = "{tmp_path}/mailboxes"\n[[mailbox]]\nname = "task"\nserver = "imap://127.0.0.1:9"\n'
-        'login = "task@example.com"\npassword_file = "task.password"\n'
-    )
+    table: dict[str, object] = {
+        "name": "task",
+        "server": "imap://127.0.0.1:9",
+        "login": "a",
+        "password_file": "task.password",
+    }
+    own = Mailboxes(tmp_path, table, URL="http://127.0.0.1:9", PASSWORD=None)
+    own.command()
     environ = dict(line.replace("%d", str(tmp_path)).split("=", 1) for line in options(OF_MAILBOXES)["Environment"])
     environ |= {"CREDENTIALS_DIRECTORY": str(tmp_path), "NOTIFY_SOCKET": f"{tmp_path}/notify"}
-    _, _, *arguments = shlex.split(option(OF_MAILBOXES, "ExecStart").replace(ENV_FILE, f"{tmp_path}/env"))
+    _, _, *arguments = shlex.split(option(OF_MAILBOXES, "ExecStart").replace(ENV_FILE, f"{own.env_file}"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
         notifications.bind(f"{tmp_path}/notify")
         notifications.settimeout(60)
         process = subprocess.Popen(
             ["sh", typed("mail-gateway-mailboxes", tmp_path), *arguments],
-            env=ENVIRONMENT | coverage_environment() | environ,
+            env=own.environ | environ,
         )
         try:
             assert notifications.recv(4096) == b"READY=1"
-            wait_until(lambda: "mailbox task: network: " in (tmp_path / "log").read_text(), "the trouble")
+            wait_until(lambda: "mailbox task: network: " in own.text(), "the trouble")
             process.send_signal(signal.SIGTERM)  # to the shell, which has become the program
             assert notifications.recv(4096) == b"STOPPING=1"
             assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
-    assert "hunter2" not in (tmp_path / "log").read_text()
+    assert "hunter2" not in own.text()
