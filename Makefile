@@ -14,7 +14,7 @@ demo: $(VENV)/made ## Send six mails through the gateway into the embedded datab
 demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
 	$(VENV)/bin/python demo/picture.py
 
-admin-pages: $(VENV)/made-dev ## Write the desk's screens in docs/admin.md, its man page and its completions anew (a minute).
+admin-pages: $(VENV)/made-dev ## Write the screens of docs/admin.md anew, and man pages and completions (a minute).
 	$(VENV)/bin/python tests/admin_page.py
 
 test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).

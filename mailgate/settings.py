@@ -145,7 +145,8 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     built["journal_password"] = built["journal_password_file"]
     for name in ("catchall", "bounce"):  # of each alias domain
         built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
-    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
+    names = built.keys() & {*Addresses._fields} - {"mailboxes"}  # as a setting, that is a file
+    built["addresses"] = Addresses(**{name: built[name] for name in names})
     return Settings(**{name: built[name] for name in Settings._fields})
 
 

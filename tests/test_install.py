@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import imapclient
 import pytest
 from support import mta
 from support.endpoint import Endpoint
@@ -20,6 +21,7 @@ from mailgate import ENV_FILE
 
 INSTALL = ROOT / "systemd/install"
 PASSWORD_FILE = "/etc/mail-gateway.password"
+MAILBOXES_FILE = "/etc/mail-gateway-mailboxes.toml"
 PROGRAM = "/opt/mail-gateway"
 OTHER_USER = "nobody"
 OPERATORS = {"etc/mail-gateway.env", "etc/mail-gateway.password"}
@@ -107,6 +109,27 @@ def test_what_is_installed_runs_and_is_what_an_administrator_needs(destination: 
     assert f"    chgrp mail-gateway {ENV_FILE}" in said  # nobody has that right here
 
 
+@pytest.mark.parametrize("has_mailboxes", [False, True])
+def test_mailboxes_are_read_where_their_file_is(destination: Path, user: str | None, has_mailboxes: bool) -> None:
+    file = destination / MAILBOXES_FILE[1:]
+    if has_mailboxes:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        if user:
+            subprocess.run(["chown", "-R", user, destination], check=True)
+    said = make("install", destination, user)
+    assert ("    systemctl enable mail-gateway-mailboxes" in said) is has_mailboxes
+    assert file.exists() is has_mailboxes  # it is the operator's to write
+    assert (destination / "etc/systemd/system/mail-gateway-mailboxes.service").exists()
+    assert (destination / "usr/local/sbin/mail-gateway-mailboxes").stat().st_mode & 0o777 == 0o755
+    assert (destination / "usr/local/share/man/man1/mail-gateway-mailboxes.1").exists()
+    assert (destination / "var/lib/mail-gateway/mailboxes").stat().st_mode & 0o777 == 0o700
+    assert make("install", destination, user)[0] == "nothing to change"
+    said = make("uninstall", destination, user)
+    assert (f"{MAILBOXES_FILE} stays" in said) is has_mailboxes
+    assert not (destination / "usr/local/sbin/mail-gateway-mailboxes").exists()
+
+
 def test_a_second_run_changes_nothing_and_uninstall_is_the_reverse(destination: Path, user: str | None) -> None:
     make("install", destination, user)
     first = tree(destination)
@@ -185,9 +208,9 @@ MACHINE = """
 mount -t tmpfs none /run && mkdir -p /run/systemd/system /run/mail-gateway /run/etc && cp -a /etc/. /run/etc
 mount --bind /run/etc /etc && mount -t tmpfs none /opt && mount -t tmpfs none /var/lib
 sed -i '/^mail-gateway:/d' /etc/passwd /etc/group /etc/shadow
-rm -rf /etc/mail-gateway.* /etc/systemd/system/mail-gateway-*
+rm -rf /etc/mail-gateway* /etc/systemd/system/mail-gateway-*
 """
-# What is not on that machine, or would not come to an end. To systemctl the service runs once it has been started.
+# What is not on that machine, or would not come to an end. To systemctl a service runs once it has been started.
 STUBS = {
     "apt-get": "",
     "editor": r"""
@@ -195,13 +218,22 @@ sed -i "s|^\(MAIL_GATEWAY_URL=\).*|\1$URL|; s|^\(MAIL_GATEWAY_LOGIN=\).*|\12|" $
 printf %s "$PASSWORD" >$2
 """,
     "systemctl": """
-case $1 in is-active | is-enabled) [ -e /run/started ] ;; enable) [ "$2" != --now ] || touch /run/started ;; esac
+case $1 in is-active | is-enabled) [ -e /run/started.$3 ] ;; enable) [ "$2" != --now ] || touch /run/started.$3 ;; esac
 """,
 }
 WALK = r"""
 echo --- again
 make install
 stat -c '%U:%G %a %n' /etc/mail-gateway.env /etc/mail-gateway.password /var/lib/mail-gateway/held /opt/mail-gateway
+echo --- mailboxes without a package
+touch /etc/mail-gateway-mailboxes.toml
+python3 -m venv --without-pip /opt/mail-gateway/venv
+! make install 2>&1
+echo --- mailboxes
+python3 -m venv --without-pip --system-site-packages /opt/mail-gateway/venv
+cp -r $PACKAGES /opt/mail-gateway/venv/lib/python3.*/site-packages
+make install
+make install
 echo --- a mail
 chown mail-gateway: /run/mail-gateway
 cd /opt/mail-gateway
@@ -214,6 +246,7 @@ kill $! && wait $! || true
 echo --- without a package
 ! PYTHON=false "$OLDPWD/systemd/install" 2>&1
 echo --- and out again
+rm -r /opt/mail-gateway/venv
 /opt/mail-gateway/systemd/install --remove
 echo --- what is left
 ls -A /opt /etc/systemd/system | grep mail-gateway || true
@@ -229,11 +262,13 @@ def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint
         (tmp_path / name).chmod(0o755)
     (block,) = re.findall(r"(?m)^    apt-get install(?:.*\n    )+.*\n", page("README.md"))
     commands = [f"echo '--- {number}'\n{line.strip()}\n" for number, line in enumerate(block.splitlines())]
+    installed = Path(imapclient.__file__).parents[1]
+    packages = " ".join(f"{path}" for pattern in ("imapclient*", "*oauthlib*") for path in installed.glob(pattern))
     environ = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "URL": endpoint.url, "PASSWORD": PASSWORD}
     finished = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-euc", "".join([MACHINE, *commands, WALK])],
         cwd=ROOT,
-        env=environ | {"MTA": "postfix"},
+        env=environ | {"MTA": "postfix", "PACKAGES": packages},
         capture_output=True,
         text=True,
         timeout=120,
@@ -249,9 +284,15 @@ def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint
         f"nothing to change\nroot:mail-gateway 640 {ENV_FILE}\nroot:mail-gateway 640 {PASSWORD_FILE}\n"
         "mail-gateway:mail-gateway 700 /var/lib/mail-gateway/held\nroot:root 755 /opt/mail-gateway\n"
     )
+    assert said["mailboxes without a package"].startswith(
+        "mail-gateway-mailboxes: needs the package imapclient: docs/mailboxes.md says how to install it\n"
+        "install: so the mailboxes are not read\n"
+    )
+    assert said["mailboxes"] == "systemctl enable --now mail-gateway-mailboxes\nnothing to change\n"
     assert said["a mail"] == "2.0.0 delivered\n"
     assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")  # by way of the service
     assert said["without a package"].startswith("install: false has no package requests: apt-get install python3-requ")
-    assert "systemctl disable --now mail-gateway-lmtp\n" in said["and out again"]
+    for unit in "mail-gateway-lmtp", "mail-gateway-mailboxes":
+        assert f"systemctl disable --now {unit}\n" in said["and out again"]
     assert "the user mail-gateway stays: the folder is its own\n" in said["and out again"]
     assert said["what is left"] == ""

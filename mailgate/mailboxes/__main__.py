@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import NamedTuple
 
 try:
     import imapclient  # noqa: F401  # said here, in a sentence, before any module fails for it
@@ -22,10 +24,20 @@ from mailgate.mailboxes import check, config, fetch, oauth
 from mailgate.mailboxes.config import Mailbox, Mailboxes
 from mailgate.mailboxes.fetch import Shared, State
 from mailgate.notify import notify
-from mailgate.outcome import Ended
+from mailgate.outcome import Ended, Outcome
 from mailgate.settings import Settings
+from mailgate.values import reason
 
+USAGE = 2  # exit status, as argparse has it
 STOP_WITHIN_SECONDS = 75.0  # that the messages under way have when the process is stopped; systemd waits 90
+
+
+class Command(NamedTuple):
+    """What is done, in a sentence, and an example's arguments. ``run`` returns the exit status, and may raise Ended."""
+
+    run: Callable[[argparse.Namespace, Settings, Log, Mailboxes], int]
+    summary: str
+    example: str
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         current, log = read_settings(arguments.env_file)
         mailboxes = config.read(current.mailboxes)
-        return COMMANDS[arguments.command or "run"](arguments, current, log, mailboxes)
+        return COMMANDS[arguments.command or "run"].run(arguments, current, log, mailboxes)
     except Ended as ended:
         print(f"mail-gateway-mailboxes: {ended.verdict.cause}", file=sys.stderr)
         return os.EX_CONFIG
@@ -43,16 +55,23 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, of which the man page and the completions are made."""
     made = argparse.ArgumentParser(
-        "mail-gateway-mailboxes", description="Take mail from mailboxes to an Odoo database."
+        "mail-gateway-mailboxes",
+        description="Take mail from mailboxes to an Odoo database. docs/mailboxes.md says how.",
+        epilog="Exit status: 0 all is good, 1 something was found, 2 wrong usage, 78 wrong settings.",
     )
-    made.add_argument("--env-file", default="", help="the settings file; docs/settings.md lists the settings")
+    made.add_argument("--env-file", default="", metavar="FILE", help="the settings file of the gateway")
     made.add_argument("--version", action="version", version=f"mail-gateway {__version__}")
-    commands = made.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("run", help="read all mailboxes until stopped; it is what no command means")
-    commands.add_parser("once", help="read all mailboxes once: for cron")
-    commands.add_parser("check", help="try each mailbox, and change nothing")
-    authorize = commands.add_parser("authorize", help="get the token of a mailbox with oauth")
-    authorize.add_argument("name", metavar="NAME", help="the mailbox, by its name in the file")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            epilog=f"Example:\n  mail-gateway-mailboxes {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == "authorize":
+            one.add_argument("name", metavar="NAME", help="the mailbox, by its name in the file")
     return made
 
 
@@ -97,8 +116,11 @@ def _stop_at_signals(is_over: threading.Event) -> None:
 
 
 def _with_metrics(shared: Shared, address: str, states: dict[str, State]) -> Shared:
-    """Return what is shared, with what counts; it can be read from now on. Raises OSError."""
-    from mailgate.metrics import Metrics  # and with it prometheus_client, for them alone
+    """Return what is shared, with what counts; it can be read from now on. Raises Ended."""
+    try:
+        from mailgate.metrics import Metrics  # and with it prometheus_client, for them alone
+    except ImportError:
+        raise Ended(Outcome.SETTINGS, "metrics needs the package prometheus_client") from None
 
     metrics = Metrics(
         fetch.gauges(states), {"the journal can't be written": lambda: journal.can_write(shared.settings)}
@@ -108,7 +130,12 @@ def _with_metrics(shared: Shared, address: str, states: dict[str, State]) -> Sha
         writing = functools.partial(asyncio.run, metrics.write_forever(address, report))
         threading.Thread(target=writing, name="metrics", daemon=True).start()
     else:
-        metrics.listen(address)
+        try:
+            metrics.listen(address)
+        except OSError as error:
+            raise Ended(
+                Outcome.SETTINGS, f"mailboxes file {shared.settings.mailboxes}: metrics {reason(error)}"
+            ) from None
     return shared._replace(told=metrics.message)
 
 
@@ -140,7 +167,7 @@ def authorize(arguments: argparse.Namespace, _: Settings, log: Log, mailboxes: M
     if not found or not found.grant:
         names = ", ".join(each.name for each in mailboxes.mailboxes if each.grant) or "none"
         print(f"mail-gateway-mailboxes: mailboxes with oauth: {names}", file=sys.stderr)
-        return os.EX_USAGE
+        return USAGE
     try:
         oauth.authorize(found.name, found.grant, mailboxes.folder, functools.partial(print, flush=True), input)
     except (oauth.NotAuthorized, oauth.Unreachable) as error:
@@ -152,7 +179,20 @@ def authorize(arguments: argparse.Namespace, _: Settings, log: Log, mailboxes: M
     return os.EX_OK
 
 
-COMMANDS = {"run": run_forever, "once": read_once, "check": show_check, "authorize": authorize}
+COMMANDS = {
+    "run": Command(
+        run_forever,
+        "Read all mailboxes until stopped; it is what no command means.",
+        "--env-file /etc/mail-gateway.env run",
+    ),
+    "once": Command(
+        read_once,
+        "Read all mailboxes once, for cron; the exit status is 1 where one can't be read or a message waits.",
+        "once",
+    ),
+    "check": Command(show_check, "Try each mailbox, change nothing, and say what to do.", "check"),
+    "authorize": Command(authorize, "Get the token of a mailbox with oauth.", "authorize task"),
+}
 
 
 def run() -> None:

@@ -5,6 +5,7 @@ It is TOML, for it has a table for each mailbox. docs/mailboxes.md lists the key
 
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
@@ -22,6 +23,8 @@ else:  # of which it is a copy
     import tomli as tomllib
 
 FOLDER = "/var/lib/mail-gateway/mailboxes"
+INBOX = "INBOX"  # whose case does not matter (RFC 3501, 5.1)
+MAX_BYTES = 2**20  # of the file: some thousand mailboxes
 IMAP, POP3 = "imap", "pop3"
 # By what the URL begins with: protocol, whether TLS comes first, and the port.
 SCHEMES = {
@@ -60,7 +63,7 @@ class Mailbox(NamedTuple):
     @property
     def protocol(self) -> str:
         """IMAP or POP3."""
-        return SCHEMES[urlsplit(self.server).scheme][0]
+        return _protocol(self.server)
 
     @property
     def is_tls(self) -> bool:
@@ -70,12 +73,12 @@ class Mailbox(NamedTuple):
     @property
     def host(self) -> str:
         """The server's name or address."""
-        return urlsplit(self.server).hostname or ""
+        return _address(self.server)[0]
 
     @property
     def port(self) -> int:
         """The server's port."""
-        return urlsplit(self.server).port or SCHEMES[urlsplit(self.server).scheme][2]
+        return _address(self.server)[1]
 
 
 class Mailboxes(NamedTuple):
@@ -84,6 +87,19 @@ class Mailboxes(NamedTuple):
     folder: str
     metrics: str
     mailboxes: tuple[Mailbox, ...]
+
+
+def _protocol(url: str) -> str:
+    return SCHEMES[urlsplit(url).scheme][0]
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or SCHEMES[parts.scheme][2]
+
+
+def _canonical(folder: str) -> str:
+    return INBOX if folder.upper() == INBOX else folder
 
 
 # --- values: each takes what TOML has and raises ValueError, whose text follows the key's name, or OSError ------------
@@ -97,7 +113,7 @@ def _text(value: Any) -> str:
 
 def _name(value: Any) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", _text(value), re.ASCII):
-        raise ValueError("must be letters, digits, dots and hyphens")
+        raise ValueError("must be up to 64 letters, digits, dots, hyphens and underscores, first a letter or digit")
     return str(value)
 
 
@@ -105,6 +121,7 @@ def _server(value: Any) -> str:
     try:
         parts = urlsplit(_text(value))
         valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and not parts.path.strip("/")
+        valid = valid and not re.search(r"\s", value)
     except ValueError:
         valid = False
     if not valid or "@" in parts.netloc or parts.query or parts.fragment:
@@ -122,6 +139,16 @@ def _file(convert: Callable[[str], Any]) -> Callable[[Any], Any]:
         return convert(os.path.join(credentials or "", value))
 
     return converted
+
+
+def _certificates(path: str) -> str:
+    """Return the path of a file with certificates."""
+    values.readable_file(path)
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:  # an OSError, whose text says nothing to a person
+        raise ValueError(f"has no certificate (PEM): {path}") from None
+    return path
 
 
 def _recipient(value: Any) -> str:
@@ -143,24 +170,38 @@ def _date(value: Any) -> date:
     return value
 
 
+def _folder(value: Any) -> str:
+    if not os.path.exists(_text(value)) and os.path.isabs(value):
+        raise ValueError(f"is not there: install -d -m 700 -o mail-gateway {value}")
+    return values.own_folder(value)
+
+
 REQUIRED = object()
 KEYS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "name": (_name, REQUIRED),
     "server": (_server, REQUIRED),
     "login": (_text, REQUIRED),
     "password_file": (_file(values.password_file), Secret()),
-    "oauth": (lambda value: value, None),  # it depends on the protocol; see _mailbox()
-    "folder": (_text, "INBOX"),
+    "oauth": (lambda value: value, None),  # it depends on the protocol; see _grant()
+    "folder": (_text, INBOX),
     "recipient": (_recipient, ""),
     "model": (_text, ""),
     "done": (_action, Action(KEEP)),
     "refused": (_action, Action(KEEP)),
     "since": (_date, None),
-    "ca_file": (_file(values.readable_file), ""),
+    "ca_file": (_file(_certificates), ""),
 }
 TOP_KEYS: dict[str, tuple[Callable[[Any], Any], Any]] = {
-    "folder": (lambda value: values.own_folder(_text(value)), FOLDER),
+    "folder": (_folder, FOLDER),
     "metrics": (lambda value: values.socket_address(_text(value)), ""),
+}
+
+
+# What is said of a key that is not known where it stands.
+MISPLACED = {
+    **dict.fromkeys(KEYS, "it belongs below a line [[mailbox]]"),
+    **dict.fromkeys(TOP_KEYS, "it belongs above the first [[mailbox]]"),
+    "password": "a password stands in a file, which password_file names",
 }
 
 
@@ -172,8 +213,11 @@ def read(path: str) -> Mailboxes:
     try:
         with open(path, "rb") as file:
             trusted.check(path, file.fileno())
-            found = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"is larger than {MAX_BYTES} bytes")
+        found = tomllib.loads(content.decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # they name a place, and quote no value
         raise Ended(Outcome.SETTINGS, f"mailboxes file {path} is not TOML: {error}") from None
     except (OSError, ValueError) as error:
         reason = values.reason(error).removesuffix(f": {path}")
@@ -185,22 +229,21 @@ def read(path: str) -> Mailboxes:
 
 
 def _built(found: Mapping[str, Any]) -> tuple[Mailboxes, list[str]]:
+    top, wrong = _converted({"folder": FOLDER, **found}, TOP_KEYS)  # the default must be there, too
     tables = found.get("mailbox")
-    top, wrong = _converted({key: value for key, value in found.items() if key != "mailbox"}, TOP_KEYS)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        return Mailboxes("", "", ()), [*wrong, "it has no table [[mailbox]]"]
-    if top.get("folder") == FOLDER and not found.get("folder"):
-        wrong += _reasons(TOP_KEYS["folder"][0], FOLDER, "folder")
-    mailboxes = []
+        wrong.append("it has no table [[mailbox]]")
+        tables = []
+    of_each = []
     for number, table in enumerate(tables, 1):
-        values_of, errors = _converted(table, KEYS)
-        mailbox, more = _mailbox(values_of) if not errors else (None, [])
-        label = f"mailbox {values_of.get('name') or number}"
-        wrong += [f"{label}: {error}" for error in [*errors, *more]]
-        mailboxes += [mailbox] if mailbox else []
-    wrong += _twice(each.name for each in mailboxes)
-    wrong += _twice(f"{each.server} {each.login} {each.folder}" for each in mailboxes)
-    return Mailboxes(top.get("folder", ""), top.get("metrics", ""), tuple(mailboxes)), wrong
+        built, errors = _converted(table, KEYS)
+        errors += _contradictions(built, table)
+        wrong += [f"mailbox {built.get('name', number)}: {error}" for error in errors]
+        of_each.append(built)
+    wrong += _twice(of_each)
+    if wrong:
+        return Mailboxes("", "", ()), wrong
+    return Mailboxes(top["folder"], top["metrics"], tuple(map(_mailbox, of_each))), []
 
 
 def _converted(
@@ -208,7 +251,7 @@ def _converted(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the values of a table's keys, or their defaults, and what is wrong."""
     built: dict[str, Any] = {}
-    wrong = [f"{key} is not known" for key in found if key not in keys]
+    wrong = [_unknown(key) for key in found if key not in keys and not (key == "mailbox" and keys is TOP_KEYS)]
     for key, (convert, default) in keys.items():
         if key in found:
             try:
@@ -222,40 +265,54 @@ def _converted(
     return built, wrong
 
 
-def _reasons(convert: Callable[[Any], Any], value: Any, key: str) -> list[str]:
+def _unknown(key: str) -> str:
+    name = key if re.fullmatch(r"[\w-]{1,40}", key, re.ASCII) else "a key in quotes"  # it may be anything
+    return f"{name} is not known" + (f" here: {MISPLACED[key]}" if key in MISPLACED else "")
+
+
+def _contradictions(built: dict[str, Any], table: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with values that are right by themselves; what could not be built is not looked at."""
+    wrong = []
+    if ("password_file" in table) == ("oauth" in table):
+        wrong.append("password_file must be given, or oauth, and not both")
+    elif "oauth" in table and "server" in built:
+        wrong += _grant(built)
+    if built.get("model") and "recipient" not in table:
+        wrong.append("model needs a recipient: it is mail for this address that becomes its records")
+    is_pop3 = "server" in built and _protocol(built["server"]) == POP3
+    for key in ("done", "refused"):
+        action: Action = built.get(key, Action(KEEP))
+        if is_pop3 and action.verb not in POP3_VERBS:
+            wrong.append(f'{key} must be "keep" or "delete": POP3 has no flags and no folders')
+        elif action.verb == MOVE and _canonical(action.folder) == _canonical(built.get("folder", "")):
+            wrong.append(f"{key} moves into the folder that is read")
+    if is_pop3 and _canonical(built.get("folder", INBOX)) != INBOX:
+        wrong.append("folder is IMAP's: POP3 has one maildrop")
+    return wrong
+
+
+def _grant(built: dict[str, Any]) -> list[str]:
+    """Put a grant in the place of what says how to get it, and return what is wrong with that."""
     try:
-        convert(value)
+        built["oauth"] = oauth.grant(built["oauth"], _protocol(built["server"]))
     except (OSError, ValueError) as error:
-        return [f"{key} {values.reason(error)}"]
+        return [f"oauth {values.reason(error)}"]
     return []
 
 
-def _mailbox(built: dict[str, Any]) -> tuple[Mailbox | None, list[str]]:
-    """Return a mailbox of values that are right by themselves, and what is wrong with them together."""
-    wrong = []
-    given, grant = built.pop("oauth"), None
-    password = built.pop("password_file")
-    mailbox = Mailbox(password=password, grant=None, **built)
-    if bool(password) == bool(given):
-        wrong.append("password_file must be given, or oauth, and not both")
-    elif given:
-        try:
-            grant = oauth.grant(given, mailbox.protocol)
-        except (OSError, ValueError) as error:
-            wrong.append(f"oauth {values.reason(error)}")
-    if mailbox.model and not mailbox.recipient:
-        wrong.append("model needs a recipient: what no alias takes is known by it")
-    for key in ("done", "refused"):
-        action: Action = built[key]
-        if mailbox.protocol == POP3 and action.verb not in POP3_VERBS:
-            wrong.append(f'{key} must be "keep" or "delete": POP3 has no flags and no folders')
-        if action.verb == MOVE and action.folder == mailbox.folder:
-            wrong.append(f"{key} moves into the folder that is read")
-    if mailbox.protocol == POP3 and mailbox.folder != "INBOX":
-        wrong.append("folder is IMAP's: POP3 has one maildrop")
-    return mailbox._replace(grant=grant), wrong
+def _mailbox(built: Mapping[str, Any]) -> Mailbox:
+    others = {name: built[name] for name in Mailbox._fields if name not in ("password", "grant")}
+    return Mailbox(password=built["password_file"], grant=built["oauth"], **others)
 
 
-def _twice(names: Iterable[str]) -> list[str]:
-    found = [*names]
-    return [f"{name} stands there more than once" for name in dict.fromkeys(found) if found.count(name) > 1]
+def _twice(of_each: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return which mailboxes have the same name, or are the same."""
+    names = [built["name"] for built in of_each if "name" in built]
+    wrong = [f"more than one mailbox has the name {name}" for name in dict.fromkeys(names) if names.count(name) > 1]
+    by_place: dict[tuple[Any, ...], list[str]] = {}
+    for built in of_each:
+        if built.keys() >= {"name", "server", "login", "folder"}:
+            place = (*_address(built["server"]), built["login"], _canonical(built["folder"]))
+            by_place.setdefault(place, []).append(built["name"])
+    same = [dict.fromkeys(found) for found in by_place.values()]
+    return wrong + [f"mailboxes {' and '.join(found)} are the same" for found in same if len(found) > 1]
