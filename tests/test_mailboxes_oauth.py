@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -35,6 +36,7 @@ from support.authorization_server import (
     error,
     redirect,
 )
+from support.pages import page, rows_below
 
 from mailgate.mailboxes import authorization, oauth
 
@@ -234,6 +236,19 @@ def test_nobody_signs_in_for_what_cant_be_kept(server: AuthorizationServer, tmp_
         with pytest.raises(oauth.Unreachable, match=f"the token's file .*{folder.name}"):
             oauth.authorize("task", grant(server), str(folder), print, input)
     assert server.requests == []
+
+
+def test_a_folder_that_goes_while_somebody_signs_in_is_named(server: AuthorizationServer, tmp_path: Path) -> None:
+    folder, person = tmp_path / "kept", Person(server)
+    folder.mkdir()
+
+    def remove() -> Answer:
+        shutil.rmtree(folder)
+        return Answer(200, {"access_token": "x"})
+
+    server.answers = [remove]
+    with pytest.raises(oauth.Unreachable, match=r"the token's file can't be used: No such file or directory: .*kept"):
+        oauth.authorize("task", grant(server), str(folder), person.say, person.ask)
 
 
 # --- an application -------------------------------------------------------------------------------------------
@@ -516,6 +531,11 @@ def test_each_refusal_is_one_line_that_says_what_to_do(
     assert kept(tmp_path) == before
 
 
+def test_the_page_has_each_line() -> None:
+    lines = [cells[0].strip("`") for cells in rows_below(page("docs/mailboxes-oauth.md"), "the line")]
+    assert {*authorization.REFUSALS.values(), authorization.OTHER_REFUSAL} <= {*lines}
+
+
 def nested() -> bytes:
     return b'{"a":' + b"[" * 60000
 
@@ -568,6 +588,15 @@ def test_whatever_the_server_answers_to_who_wants_a_code_is_said(
     server.answers = [ODD[what][0]]
     with pytest.raises(oauth.Unreachable):
         oauth.authorize("task", grant(server, "device"), str(tmp_path), print, input)
+
+
+def test_no_more_is_read_than_an_answer_may_have(server: AuthorizationServer, tmp_path: Path) -> None:
+    made = signed_in(server, tmp_path)
+    expire(tmp_path)
+    server.answers = [HUGE]
+    with pytest.raises(oauth.Unreachable):
+        oauth.access_token("task", made, str(tmp_path))
+    assert server.cut_off.acquire(timeout=10)
 
 
 def test_a_redirect_is_not_followed(server: AuthorizationServer, tmp_path: Path) -> None:
@@ -787,7 +816,7 @@ URL = "https://login.example.com/token"
             "token_url must be https, for it leads to another host",
         ),
         (
-            {"client_id": "x", "token_url": "https://me:a secret@example.com", "device_url": "ftp://example.com"},
+            {"client_id": "x", "token_url": "https://me:secret@example.com", "device_url": "ftp://example.com"},
             "device_url is not a URL like https://login.example.com/token; "
             "token_url is not a URL like https://login.example.com/token",
         ),

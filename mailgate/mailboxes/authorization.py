@@ -116,7 +116,6 @@ def session(name: str, grant: Grant) -> Iterator[OAuth2Session]:
     redirect_url = grant.redirect_url if grant.kind == BROWSER else None
     host = urlsplit(grant.token_url).hostname
     with OAuth2Session(client=CLIENTS[grant.kind](grant.client_id), redirect_uri=redirect_url) as asking:
-        asking.trust_env = False  # no proxies and no netrc of the environment
         asking.headers.update({"Accept-Encoding": "identity", "User-Agent": f"mail-gateway/{__version__}"})
         for scheme in ("https://", "http://"):
             asking.mount(scheme, Adapter(grant.ca_file or system_ca()))
@@ -131,7 +130,7 @@ def session(name: str, grant: Grant) -> Iterator[OAuth2Session]:
 
 
 class Adapter(HTTPAdapter):
-    """The connection: whom it trusts, how long it waits, and how much it reads. It follows no redirect."""
+    """The connection: whom it trusts, how long it waits, and how much it reads; neither proxies nor redirects count."""
 
     def __init__(self, authorities: str | bool) -> None:
         self.authorities = authorities

@@ -12,6 +12,7 @@ ends in ?token=). The user's name is in ``username`` and in ``email``.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import secrets
@@ -51,7 +52,7 @@ HUGE = Answer(200, b'{"access_token": "' + b"x" * 10 * 2**20 + b'"}')
 
 def redirect(url: str) -> Answer:
     """Return an answer that sends the client elsewhere, with what it has posted."""
-    return Answer(307, b"", (("Location", url),))
+    return Answer(307, {}, (("Location", url),))
 
 
 class Waiting(NamedTuple):
@@ -82,6 +83,7 @@ class AuthorizationServer:
         self.access: dict[str, tuple[str, float]] = {}  # by token: the user, and until when
         self.refresh: dict[str, str] = {}  # by the token that is good: the user
         self.used: dict[str, str] = {}  # by the token that was: the user
+        self.cut_off = threading.Semaphore(0)  # released by each answer of which the client wants no more
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: _Handler(self, *args))
         self._http.daemon_threads = True
@@ -274,14 +276,19 @@ class _Handler(BaseHTTPRequestHandler):
             form.setdefault("token", token)
         answer = self.authority.answer(urlsplit(self.path).path, form)
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        headers = [("Content-Type", "application/json"), *answer.headers]
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body)
+            headers.append(("Content-Encoding", "gzip"))
         try:
             self.send_response(answer.status)
-            for name, value in (("Content-Type", "application/json"), *answer.headers):
+            for name, value in headers:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-        except OSError:  # the client has enough
+        except OSError:
+            self.authority.cut_off.release()
             self.close_connection = True
 
     def log_message(self, *args: object) -> None:
