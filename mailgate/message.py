@@ -2,7 +2,8 @@
 
 The database routes by Delivered-To (besides To and Cc), sends its notices to Return-Path, knows a message again by its
 Message-ID, and finds its thread by References. Of Return-Path and Message-ID it reads the first, so a better one in
-front is enough, and none where the first says the same; several References it joins. ancestry.py says which ids the message shall have.
+front is enough, and none where the first says the same; several References it joins. ancestry.py says which ids the
+message shall have.
 
 Delivered-To counts as To for the database: an alias in Cc would take an answer away from its thread, and the bounce
 address there would make an order vanish. So only who stands in no field that it reads anyway gets one. One field with

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.authorization_server import CLIENT_ID, AuthorizationServer
 from support.dovecot import Dovecot, dovecot
 from support.endpoint import Endpoint, Request, fault, http, traceback
 from support.mailboxes import Bare, Mailboxes, running, table
@@ -34,10 +35,8 @@ _numbers = itertools.count(1)
 
 
 def mail(number: object, to: str = "task@example.com", body: str = "hello", fields: str = "") -> bytes:
-    return (
-        f"{fields}From: ann@outside.test\r\nTo: {to}\r\nSubject: {number}\r\nMessage-ID: <{number}@outside.test>\r\n\r\n"
-        f"{body}\r\n"
-    ).encode()
+    head = f"{fields}From: ann@outside.test\r\nTo: {to}\r\nSubject: {number}\r\nMessage-ID: {id_of(number)}\r\n"
+    return f"{head}\r\n{body}\r\n".encode()
 
 
 def id_of(number: object) -> str:
@@ -633,3 +632,63 @@ def test_a_message_that_somebody_takes_away_meanwhile(
         with running(mailboxes):
             mailboxes.wait_for(f"message_id={id_of(1)}")
     assert id_of(1) in database.messages
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authorization() -> Iterator[AuthorizationServer]:
+    with AuthorizationServer() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def token_server(authorization: AuthorizationServer) -> Iterator[Dovecot]:
+    with dovecot(introspection=authorization.introspection_url) as found:
+        yield found
+
+
+@pytest.mark.parametrize("protocol", ["imaps", "pop3s"])
+def test_a_mailbox_that_a_person_has_authorized(
+    mailboxes: Mailboxes,
+    authorization: AuthorizationServer,
+    token_server: Dovecot,
+    database: Records,
+    login: str,
+    protocol: str,
+) -> None:
+    """Until the sign-in is revoked: that is said, counted, and mended by another one, while all goes on."""
+    urls = f'device_url = "{authorization.device_url}", token_url = "{authorization.token_url}"'
+    more = f'kind = "device", client_id = "{CLIENT_ID}", scope = "mail"'
+    add(mailboxes, token_server, login, protocol, oauth=Bare(f"{{ {urls}, {more} }}"))
+    del mailboxes.tables[0]["password_file"]
+    port = free_port()
+    mailboxes.top["metrics"] = f"127.0.0.1:{port}"
+    mailboxes.runs_first(QUICK)
+
+    def authorize() -> None:
+        with mailboxes.talking("authorize", login) as process:
+            assert process.stdout
+            for said in process.stdout:
+                if code := re.search(r"enter (\w+),", said):
+                    authorization.approve(code[1], login)
+            assert process.wait(60) == 0
+
+    token_server.append(login, mail(1))
+    found = mailboxes.run("check")
+    assert f"mail-gateway-mailboxes authorize {login}" in found.stdout
+    authorize()
+    with running(mailboxes):
+        mailboxes.wait_for("outcome=delivered")
+        authorization.revoke(login)
+        token_server.kill()
+        token_server.start()
+        mailboxes.wait_for(f"mailbox {login}: token: ")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert f'mail_gateway_mailbox_token_refused{{mailbox="{login}"}} 1.0' in answer.read().decode()
+        authorize()
+        token_server.append(login, mail(2))
+        mailboxes.wait_for("outcome=delivered", 2)
+    assert len(database.messages) == 2
+    assert not [secret for secret in authorization.secrets if secret in mailboxes.text()]

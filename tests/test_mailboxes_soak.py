@@ -134,19 +134,36 @@ class Chaos:
     def __init__(
         self, program: Mailboxes, server: Dovecot, networks: list[Network], restart: Callable[[], None]
     ) -> None:
+        self.program, self.server, self.networks, self.restart = program, server, networks, restart
         self.happened: Counter[str] = Counter()
-        self.events: dict[str, tuple[float, Callable[[], object]]] = {
-            "our process was killed": (4, lambda: (program.stop(signal.SIGKILL), program.start())),
-            "our process was stopped": (1, lambda: (program.stop(), program.start())),
-            "Dovecot was killed": (2, lambda: (server.kill(), server.start())),
-            "the network was cut": (4, lambda: [network.cut() for network in networks]),
-            "the database was restarted": (1, restart),
+        self.events: dict[Callable[[], None], float] = {
+            self.our_process_was_killed: 4,
+            self.our_process_was_stopped: 1,
+            self.dovecot_was_killed: 2,
+            self.the_network_was_cut: 4,
+            restart: 1,
         }
 
+    def our_process_was_killed(self) -> None:
+        self.program.stop(signal.SIGKILL)
+        self.program.start()
+
+    def our_process_was_stopped(self) -> None:
+        self.program.stop()
+        self.program.start()
+
+    def dovecot_was_killed(self) -> None:
+        self.server.kill()
+        self.server.start()
+
+    def the_network_was_cut(self) -> None:
+        for network in self.networks:
+            network.cut()
+
     def strike(self) -> None:
-        name = random.choices([*self.events], [weight for weight, _ in self.events.values()])[0]
-        self.events[name][1]()
-        self.happened[name] += 1
+        event = random.choices([*self.events], [*self.events.values()])[0]
+        event()
+        self.happened[event.__name__.replace("_", " ")] += 1
 
 
 def fails(database: Any, connection: Any, request: Request) -> None:

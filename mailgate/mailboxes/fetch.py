@@ -286,9 +286,9 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     if not before:
         keep()  # or the first day would be another one next time
 
-    def token() -> str:
+    def token(refused: str) -> str:
         assert mailbox.grant
-        return oauth.access_token(mailbox.name, mailbox.grant, folder)
+        return oauth.access_token(mailbox.name, mailbox.grant, folder, refused)
 
     if mailbox.protocol == IMAP:
         box: Box = Imap(mailbox, since, token)

@@ -37,8 +37,11 @@ ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501,
 class Imap:
     """An open mailbox; see box.Box. It is a class, for the connection has a state."""
 
-    def __init__(self, mailbox: Mailbox, since: date, token: Callable[[], str]) -> None:
-        """Connect, log in, and open the folder. ``token`` gives what logs in without a password. Raises Trouble."""
+    def __init__(self, mailbox: Mailbox, since: date, token: Callable[[str], str]) -> None:
+        """Connect, log in, and open the folder. Raises Trouble.
+
+        ``token`` gives what logs in without a password, and is not the token that it is given.
+        """
         self.mailbox, self.since = mailbox, since
         with understood():
             self.client = _connected(mailbox)
@@ -180,19 +183,29 @@ def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
     return client
 
 
-def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[], str]) -> None:
+def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     try:
-        if not mailbox.grant:
-            client.login(mailbox.login, mailbox.password)
-        elif client.has_capability("AUTH=XOAUTH2"):
-            client.oauth2_login(mailbox.login, token())
+        if mailbox.grant:
+            _sign_in(client, mailbox, token)
         else:
-            client.oauthbearer_login(mailbox.login, token())
+            client.login(mailbox.login, mailbox.password)
     except LoginError as error:
         if isinstance(error.__context__, IMAPClientAbortError):  # no answer is no refusal
             raise error.__context__ from None
         text = said(error).replace(mailbox.password or "\0", "********")
         raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
+
+
+def _sign_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
+    log_in = client.oauth2_login if client.has_capability("AUTH=XOAUTH2") else client.oauthbearer_login
+    first = token("")
+    try:
+        log_in(mailbox.login, first)
+    except LoginError as error:
+        if isinstance(error.__context__, IMAPClientAbortError):
+            raise
+        log_in(mailbox.login, token(first))
 
 
 def _uid(item: Item) -> int:

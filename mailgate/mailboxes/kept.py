@@ -1,9 +1,10 @@
-"""What is kept between two runs, as JSON: each file is ours alone, and replaces the one before it in one step."""
+"""What is kept between two runs: each file is ours alone, and takes the place of the one before it in one step."""
 
 import json
 import os
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from mailgate import trusted
 from mailgate.hold import sync_folder
@@ -29,15 +30,28 @@ def read(path: str) -> dict[str, Any] | None:
 
 def replace(path: str, values: dict[str, Any]) -> None:
     """Keep these values: whatever happens meanwhile, the file has the old ones or these. Raises OSError."""
-    beside = f"{path}.{os.urandom(4).hex()}.new"
+    with replacing(path) as file:
+        file.write(json.dumps(values).encode())
+
+
+@contextmanager
+def replacing(path: str, reserved: int = 0) -> Iterator[IO[bytes]]:
+    """Give a new file that takes the place of the old one in one step, or is gone. Raises OSError.
+
+    So many bytes are ``reserved`` for it on the disk before anything else is done.
+    """
+    new = f"{path}.new"  # always the same: what a kill has left is overwritten
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
-            json.dump(values, file)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            if reserved:
+                os.posix_fallocate(file.fileno(), 0, reserved)
+            yield file
+            file.truncate()
             file.flush()
-            os.fsync(descriptor)
-        os.rename(beside, path)
+            os.fsync(file.fileno())
+        os.rename(new, path)
         sync_folder(os.path.dirname(path))
-    finally:
-        with suppress(OSError):
-            os.unlink(beside)
+    except BaseException:  # a signal, too
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        raise

@@ -12,14 +12,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import IO
+from contextlib import contextmanager
 from urllib.parse import parse_qs
 
 from oauthlib.oauth2 import WebApplicationClient
 
 from mailgate import trusted, values
-from mailgate.hold import sync_folder
 from mailgate.mailboxes.authorization import (
     MAX_ANSWER_BYTES,
     NotAuthorized,
@@ -31,6 +29,7 @@ from mailgate.mailboxes.authorization import (
     to_do,
 )
 from mailgate.mailboxes.grants import APPLICATION, DEVICE, Grant, grant
+from mailgate.mailboxes.kept import replacing
 
 __all__ = ["Grant", "NotAuthorized", "Unreachable", "access_token", "authorize", "grant", "xoauth2"]
 
@@ -82,7 +81,9 @@ def _renewed(name: str, grant: Grant, path: str, token: Token) -> Token:
     """Return a new token, which is kept: with it may come the only refresh token that is valid from now on."""
     if not token.refresh_token:
         raise NotAuthorized(to_do(name, "the token has expired, and nothing to renew it came with it; sign in again"))
-    with _replacing(path) as file:  # before the server is asked: a full disk must not cost the refresh token
+    with replacing(
+        path, MAX_ANSWER_BYTES
+    ) as file:  # before the server is asked: a full disk must not cost the refresh token
         token = fetched(name, grant, refresh_token=token.refresh_token)
         file.write(_json(token))
     return token
@@ -103,7 +104,7 @@ def authorize(name: str, grant: Grant, folder: str, say: Callable[[str], None], 
     with _on_disk(), _locked(path):
         pass  # nobody signs in for what can't be kept
     token = _by_device(name, grant, say) if grant.kind == DEVICE else _by_browser(name, grant, say, ask)
-    with _on_disk(), _locked(path), _replacing(path) as file:
+    with _on_disk(), _locked(path), replacing(path, MAX_ANSWER_BYTES) as file:
         file.write(_json(token))
     say(f"{name} is authorized. A service that runs takes the token up by itself.")
     if not token.refresh_token:
@@ -214,21 +215,3 @@ def _locked(path: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """Give a new file that takes the place of the old one in one step, or is gone. Its room on the disk is reserved."""
-    new = f"{path}.new"  # always the same: what a kill has left is overwritten
-    try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, MAX_ANSWER_BYTES)
-            yield file
-            file.truncate()
-            os.fsync(file.fileno())
-        os.rename(new, path)
-        sync_folder(os.path.dirname(path))
-    except BaseException:  # a signal, too
-        with suppress(FileNotFoundError):
-            os.unlink(new)
-        raise

@@ -39,13 +39,18 @@ class Pop3:
     """An open maildrop; see box.Box. It is a class, for the connection has a state."""
 
     def __init__(
-        self, mailbox: Mailbox, since: date, token: Callable[[], str], ended: MutableMapping[str, str], is_first: bool
+        self,
+        mailbox: Mailbox,
+        since: date,
+        token: Callable[[str], str],
+        ended: MutableMapping[str, str],
+        is_first: bool,
     ) -> None:
-        """Connect, log in, and list what is there.
+        """Connect, log in, and list what is there. Raises Trouble.
 
-        ``token`` gives what logs in without a password. ``ended`` has a mark for each UIDL whose message has ended: the
-        one of what is there no more goes. If it ``is_first``, what came before ``since`` is marked as old. Raises
-        Trouble.
+        ``token`` gives what logs in without a password, and is not the token that it is given. ``ended`` has a mark for
+        each UIDL whose message has ended: that of what is there no more goes. If it ``is_first``, what came before
+        ``since`` is marked as old.
         """
         self.mailbox, self.since, self.ended = mailbox, since, ended
         with understood():
@@ -163,16 +168,31 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
     return client
 
 
-def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[], str]) -> None:
+def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     try:
-        if not mailbox.grant:
+        if mailbox.grant:
+            _sign_in(client, mailbox, token)
+        else:
             client.user(mailbox.login)
             client.pass_(mailbox.password)
-        else:
-            for line in ("AUTH XOAUTH2", oauth.xoauth2(mailbox.login, token()).decode()):
-                client._shortcmd(line)  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
     except poplib.error_proto as error:
         text = said(error).replace(mailbox.password or "\0", "********")
         if TEMPORARY.search(text):
             raise Trouble(Kind.ANSWER, f"it says: {text}") from None
         raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
+
+
+def _sign_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
+
+    def log_in(with_token: str) -> None:
+        say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
+        say("AUTH XOAUTH2")
+        if not say(oauth.xoauth2(mailbox.login, with_token).decode()).startswith(b"+OK"):
+            say("")  # answers the reason of a refusal, which comes then
+
+    first = token("")
+    try:
+        log_in(first)
+    except poplib.error_proto:
+        log_in(token(first))

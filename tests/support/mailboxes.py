@@ -61,6 +61,14 @@ class Mailboxes:
         assert PASSWORD not in found.stdout + found.stderr + self.text()
         return found
 
+    @contextlib.contextmanager
+    def talking(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command that somebody reads while it runs."""
+        with subprocess.Popen(
+            self.command(*arguments), stdout=subprocess.PIPE, text=True, env=self.environ, cwd=ROOT
+        ) as process:
+            yield process
+
     @property
     def environ(self) -> dict[str, str]:
         return ENVIRONMENT | coverage_environment()
@@ -98,7 +106,8 @@ class Bare(str):
 def line(pair: tuple[str, object]) -> str:
     """Return a line of TOML."""
     key, value = pair
-    return f"{key} = {json.dumps(str(value)) if isinstance(value, str | os.PathLike) and not isinstance(value, Bare) else value}"
+    is_text = isinstance(value, str | os.PathLike) and not isinstance(value, Bare)
+    return f"{key} = {json.dumps(str(value)) if is_text else value}"
 
 
 @contextlib.contextmanager
