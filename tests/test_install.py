@@ -13,6 +13,8 @@ from pathlib import Path
 import imapclient
 import pytest
 from support import mta
+from support.dovecot import PASSWORD as MAILBOX_PASSWORD
+from support.dovecot import dovecot
 from support.endpoint import Endpoint
 from support.gateway import ENVIRONMENT, PASSWORD
 from support.pages import ROOT, page
@@ -214,9 +216,13 @@ rm -rf /etc/mail-gateway* /etc/systemd/system/mail-gateway-*
 STUBS = {
     "apt-get": "",
     "editor": r"""
-sed -i "s|^\(MAIL_GATEWAY_URL=\).*|\1$URL|; s|^\(MAIL_GATEWAY_LOGIN=\).*|\12|" $1
-printf %s "$PASSWORD" >$2
+for file; do case $file in
+*.env) sed -i "s|^\(MAIL_GATEWAY_URL=\).*|\1$URL|; s|^\(MAIL_GATEWAY_LOGIN=\).*|\12|" $file ;;
+*/task.password) printf %s "$MAILBOX_PASSWORD" >$file ;;
+*.password) printf %s "$PASSWORD" >$file ;;
+esac; done
 """,
+    "journalctl": "",
     "systemctl": """
 case $1 in is-active | is-enabled) [ -e /run/started.$3 ] ;; enable) [ "$2" != --now ] || touch /run/started.$3 ;; esac
 """,
@@ -253,29 +259,38 @@ ls -A /opt /etc/systemd/system | grep mail-gateway || true
 """
 
 
-@pytest.mark.mta
-def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint: Endpoint, tmp_path: Path) -> None:
-    """As root, on a machine that has never seen the gateway; nobody says where the service is."""
-    assert os.geteuid() == 0
+def on_a_machine(scripts: list[str], folder: Path, endpoint: Endpoint, **environ: str) -> dict[str, str]:
+    """Run scripts, as root, on a machine that has never seen the gateway; return what they say behind each "---"."""
     for name, script in STUBS.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
-        (tmp_path / name).chmod(0o755)
-    (block,) = re.findall(r"(?m)^    apt-get install(?:.*\n    )+.*\n", page("README.md"))
-    commands = [f"echo '--- {number}'\n{line.strip()}\n" for number, line in enumerate(block.splitlines())]
-    installed = Path(imapclient.__file__).parents[1]
-    packages = " ".join(f"{path}" for pattern in ("imapclient*", "*oauthlib*") for path in installed.glob(pattern))
-    environ = {"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin", "URL": endpoint.url, "PASSWORD": PASSWORD}
+        (folder / name).write_text(f"#!/bin/sh\n{script}")
+        (folder / name).chmod(0o755)
+    path = {"PATH": f"{folder}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
     finished = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-euc", "".join([MACHINE, *commands, WALK])],
+        ["unshare", "--mount", "--propagation", "private", "sh", "-euc", "".join([MACHINE, *scripts])],
         cwd=ROOT,
-        env=environ | {"MTA": "postfix", "PACKAGES": packages},
+        env=environ | path | {"URL": endpoint.url, "PASSWORD": PASSWORD, "PACKAGES": packages()},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert (finished.returncode, finished.stderr) == (0, "")
-    said = dict(re.findall(r"(?ms)^--- ([^\n]*)\n(.*?)(?=^--- |\Z)", finished.stdout))
+    return dict(re.findall(r"(?ms)^--- ([^\n]*)\n(.*?)(?=^--- |\Z)", finished.stdout))
+
+
+def packages() -> str:
+    """Return where those packages are that Debian 12 has not; they are the tests' own."""
+    installed = Path(imapclient.__file__).parents[1]
+    return " ".join(f"{path}" for pattern in ("imapclient*", "*oauthlib*") for path in installed.glob(pattern))
+
+
+@pytest.mark.mta
+def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint: Endpoint, tmp_path: Path) -> None:
+    """As root, on a machine that has never seen the gateway; nobody says where the service is."""
+    assert os.geteuid() == 0
+    (block,) = re.findall(r"(?m)^    apt-get install(?:.*\n    )+.*\n", page("README.md"))
+    commands = [f"echo '--- {number}'\n{line.strip()}\n" for number, line in enumerate(block.splitlines())]
+    said = on_a_machine([*commands, WALK], tmp_path, endpoint, MTA="postfix")
     assert said["1"].startswith("useradd --system ")
     assert "\nsystemctl enable mail-gateway-lmtp\nnext: your database into /etc/mail-gateway.env, " in said["1"]
     assert said["3"].startswith("info@example.com: delivered as info@example.com")
@@ -296,3 +311,42 @@ def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint
         assert f"systemctl disable --now {unit}\n" in said["and out again"]
     assert "the user mail-gateway stays: the folder is its own\n" in said["and out again"]
     assert said["what is left"] == ""
+
+
+FETCHED = r"""
+echo --- once
+mail-gateway-mailboxes once
+mail-gateway-mailboxes check
+echo --- and out again
+rm -r /opt/mail-gateway/venv
+/opt/mail-gateway/systemd/install --remove
+"""
+
+
+@pytest.mark.mailboxes
+def test_the_six_steps_lead_from_nothing_to_the_first_record_of_a_mailbox(endpoint: Endpoint, tmp_path: Path) -> None:
+    """On a machine without a mail server. What comes from a network, and systemd, are not there."""
+    assert os.geteuid() == 0
+    text = page("docs/mailboxes.md").partition("\n## From nothing")[2].partition("\n## ")[0]
+    steps = ["\n".join(re.findall(r"(?m)^ {7}(.*)$", step)) for step in re.split(r"(?m)^\d\. ", text)[1:]]
+    assert len(steps) == 6
+    with dovecot() as server:
+        server.add_user("task@example.com")
+        server.append("task@example.com", b"Message-ID: <1@outside.test>\r\nSubject: hello\r\n\r\nbody\r\n")
+        url = server.url("imaps").replace("127.0.0.1", "localhost")
+        assert 'server = "imaps://imap.example.com"' in steps[3]
+        table = steps[3].replace("imaps://imap.example.com", url) + '\nca_file = "/etc/mail-gateway-ca.pem"'
+        steps[3] = f"cp {server.ca_file} /etc/mail-gateway-ca.pem\ncat >{MAILBOXES_FILE} <<'END'\n{table}\nEND"
+        downloaded = "/opt/mail-gateway/venv/bin/pip install 'IMAPClient>=2.3'"
+        assert downloaded in steps[0]
+        steps[0] = steps[0].replace(downloaded, "cp -r $PACKAGES /opt/mail-gateway/venv/lib/python3.*/site-packages")
+        commands = [f"echo '--- {number}'\n{step}\n" for number, step in enumerate(steps, 1)]
+        no_mail_server = "sed -i '/^postfix:/d; /^Debian-exim:/d' /etc/passwd\n"
+        scripts = [no_mail_server, *commands, FETCHED]
+        said = on_a_machine(scripts, tmp_path, endpoint, MAILBOX_PASSWORD=MAILBOX_PASSWORD)
+        assert said["5"] == f"ok  task: {url} lets us in: 1 messages, 1 of them new\n"
+        assert said["6"] == "systemctl enable --now mail-gateway-mailboxes\n"
+        assert said["once"] == f"ok  task: {url} lets us in: 1 messages, 0 of them new\n"
+        assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")
+        (message,) = server.messages("task@example.com")
+        assert set(message.flags) == {"$MailGatewayDone"}
