@@ -4,16 +4,14 @@ The database, Dovecot, the network between and our process are killed; a person 
 calm, and each mail is looked for: on its records, in the hold folder, and in its mailbox.
 """
 
-import imaplib
 import json
 import random
 import shutil
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from support.mailboxes import Mailboxes, table
 from support.mta import wait_until
 from support.network import Network
 from support.odoo.server import Odoo
+from support.phone import Phone
 from support.trials import Behind, Fault, cut_after, cut_before, cut_within, passes, proxy_gives_up, settings_for
 
 pytestmark = [
@@ -117,17 +116,6 @@ def deliver(server: Dovecot, login: str, number: int, raw: bytes) -> None:
     unfinished.rename(folder / "new" / unfinished.name)
 
 
-def read_as_a_phone(server: Dovecot, login: str, is_over: threading.Event) -> None:
-    """Look at the newest mails, mark some as seen or flagged, again and again."""
-    while not is_over.wait(random.uniform(0.2, 1)):
-        with suppress(OSError, imaplib.IMAP4.error), server.client(login) as client:
-            client.select("INBOX")
-            _, (numbers,) = client.search(None, "ALL")
-            for number in random.sample(found := numbers.split(), min(5, len(found))):
-                client.fetch(number.decode(), "(BODY[HEADER])")
-                client.store(number.decode(), "+FLAGS", random.choice(["\\Seen", "\\Flagged", "(\\Seen \\Answered)"]))
-
-
 class Chaos:
     """What fails at random, until it is over."""
 
@@ -197,12 +185,9 @@ def soak(database: Behind, restart: Callable[[], None], folder: Path, count: int
             own["server"] = f"{protocol}://localhost:{networks[-1].port}"
             program.tables.append(own)
         sent: dict[int, Sent] = {}
-        is_over = threading.Event()
-        phones = [threading.Thread(target=read_as_a_phone, args=[server, each, is_over]) for each in ("info", "both")]
+        phones = [Phone(partial(server.client, login), pause=0.5) for login in ("info", "both")]
         program.start()
         try:
-            for phone in phones:
-                phone.start()
             database.fault = database.questions = fails
             chaos = Chaos(program, server, networks, restart)
             for number in range(1, count + 1):
@@ -214,12 +199,11 @@ def soak(database: Behind, restart: Callable[[], None], folder: Path, count: int
                 if number % (count // 60) == 0:
                     chaos.strike()
             database.fault = database.questions = calm
+            for phone in phones:
+                phone.close()
             wait_until(lambda: not waiting(program, server, sent), "all mails to be marked", SECONDS)
             assert program.stop() == 0
         finally:
-            is_over.set()
-            for phone in phones:
-                phone.join()
             assert program.process
             program.process.kill()
             program.process.wait()
