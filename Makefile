@@ -14,7 +14,7 @@ demo: $(VENV)/made ## Send six mails through the gateway into the embedded datab
 demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
 	$(VENV)/bin/python demo/picture.py
 
-admin-pages: $(VENV)/made-dev ## Write the desk's screens in docs/admin.md, its man page and its completions anew (a minute).
+admin-pages: $(VENV)/made-dev ## Write the screens of docs/admin.md anew, and man pages and completions (a minute).
 	$(VENV)/bin/python tests/admin_page.py
 
 test: $(VENV)/made ## Run the tests that this machine allows, and say which were not run and why (10 minutes).
@@ -26,6 +26,9 @@ test-odoo: $(VENV)/made ## Run the tests with a real Odoo 19 and 14, which they 
 
 test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a real Odoo behind them (as root; 15 minutes).
 	$(VENV)/bin/python -m pytest --mta --odoo -m mta $(FLAGS)
+
+test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail goes into a real Odoo 19 (as root; 5 minutes).
+	$(VENV)/bin/python -m pytest --mailboxes --odoo -m mailboxes $(FLAGS)
 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
@@ -41,7 +44,7 @@ check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minu
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 8 minutes).
-	@status=0; for name in cpu memory service throughput database reading journal desk odoo; do \
+	@status=0; for name in cpu memory service throughput database reading journal desk mailboxes odoo; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).
@@ -68,4 +71,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-debian13 soak check bench install uninstall coverage clean
+.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-mailboxes test-debian13 soak check bench install uninstall coverage clean

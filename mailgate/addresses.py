@@ -26,8 +26,9 @@ class Addresses(NamedTuple):
 
     ``aliases``, ``catchall`` and ``bounce`` are full addresses; a catchall or bounce address without a domain
     (``catchall@``) is known in all, as by an Odoo before 17. ``allowed_domains`` are those in which an alias is known
-    by its local-part, besides the alias domains; without any, it is known in all. Without aliases and local-parts, the
-    domains alone say what is the database's, except in a list, which names all that there is.
+    by its local-part, besides the alias domains; without any, it is known in all. ``mailboxes`` are the full addresses
+    of mailboxes whose mail is the database's, whatever it knows of them. Without aliases and local-parts, the domains
+    alone say what is the database's, except in a list, which names all that there is.
     """
 
     alias_domains: frozenset[str] = frozenset()
@@ -36,6 +37,7 @@ class Addresses(NamedTuple):
     local_parts: frozenset[str] = frozenset()
     catchall: frozenset[str] = frozenset()
     bounce: frozenset[str] = frozenset()
+    mailboxes: frozenset[str] = frozenset()
     recipient_delimiter: str = ""
     is_list: bool = False  # the database's own, not what the operator says of it
 
@@ -78,6 +80,7 @@ ADDRESS_RULES: dict[str, Rule] = {
     "an alias by its local-part": lambda addresses, local_part, domain: (
         local_part in addresses.local_parts and (not addresses.allowed_domains or _at_known_domain(addresses, domain))
     ),
+    "the address of a mailbox": lambda addresses, local_part, domain: f"{local_part}@{domain}" in addresses.mailboxes,
 }
 DOMAIN_RULES: dict[str, Rule] = {
     "any address at an alias or allowed domain": lambda addresses, local_part, domain: (

@@ -121,7 +121,7 @@ class Client:
     @cached_property
     def authorities(self) -> str | bool:
         """Where the certificate authorities are that are trusted."""
-        return self.settings.ca_file or _system_ca()
+        return self.settings.ca_file or system_ca()
 
     def post(self, added: bytes, raw: Raw, until: float, on_leaving: Callable[[bool], None]) -> Reply:
         """Send ``added`` and the message to message_process and return what answers.
@@ -200,7 +200,7 @@ class Client:
         return reply
 
 
-def _system_ca() -> str | bool:
+def system_ca() -> str | bool:
     """Return where the system keeps its certificate authorities; requests would take its own list."""
     from ssl import get_default_verify_paths
 

@@ -2,7 +2,8 @@
 
 The database routes by Delivered-To (besides To and Cc), sends its notices to Return-Path, knows a message again by its
 Message-ID, and finds its thread by References. Of Return-Path and Message-ID it reads the first, so a better one in
-front is enough; several References it joins. ancestry.py says which ids the message shall have.
+front is enough, and none where the first says the same; several References it joins. ancestry.py says which ids the
+message shall have.
 
 Delivered-To counts as To for the database: an alias in Cc would take an answer away from its thread, and the bounce
 address there would make an order vanish. So only who stands in no field that it reads anyway gets one. One field with
@@ -51,8 +52,11 @@ def prepare(raw: Raw, sender: str | None, addresses: Iterable[str], instead: byt
     lacking = [address for address in dict.fromkeys(addresses) if address.lower() not in named]
 
     added = []
-    if sender is not None:
-        added.append(b"Return-Path: <%b>" % os.fsencode(join_address(*split_address(sender)) if sender else ""))
+    path = b"<%b>" % os.fsencode(join_address(*split_address(sender)) if sender else "")
+    if sender is not None and path != next(
+        (unfold(field) for name, field in fields(head) if name == b"return-path"), None
+    ):
+        added.append(b"Return-Path: " + path)
     if lacking:
         end = b"," if any(name == b"delivered-to" for name, _ in fields(head)) else b""
         added.append(b"Delivered-To: " + b", ".join(b"<%b>" % os.fsencode(address) for address in lacking) + end)

@@ -65,6 +65,8 @@ VARIABLES = {
     "SOCKETMAP": Variable(values.socket_address),
     "WORKERS": Variable(values.worker_count, 2),
     "METRICS": Variable(values.socket_address),
+    # That of the mailboxes; what is in the file is theirs to read.
+    "MAILBOXES": Variable(values.absolute_path, "/etc/mail-gateway-mailboxes.toml"),
 }
 
 # JOURNAL's name in earlier versions. It counts where the new one is not set, if its folder has nothing of theirs.
@@ -99,6 +101,7 @@ class Settings(NamedTuple):
     socketmap: str
     workers: int
     metrics: str
+    mailboxes: str
 
 
 def path_of(environ: Mapping[str, str], env_file: str = "") -> str:
@@ -142,7 +145,8 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     built["journal_password"] = built["journal_password_file"]
     for name in ("catchall", "bounce"):  # of each alias domain
         built[name] = frozenset(f"{local}@{domain}" for local in built[name] for domain in built["alias_domains"])
-    built["addresses"] = Addresses(**{name: built[name] for name in Addresses._fields if name in built})
+    names = built.keys() & {*Addresses._fields} - {"mailboxes"}  # as a setting, that is a file
+    built["addresses"] = Addresses(**{name: built[name] for name in names})
     return Settings(**{name: built[name] for name in Settings._fields})
 
 

@@ -147,6 +147,13 @@ def is_public(file: IO[bytes]) -> bool:
     return bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
 
 
+def absolute_path(value: str) -> str:
+    """Return an absolute path, whatever is there."""
+    if not os.path.isabs(text(value)):
+        raise ValueError("must be an absolute path")
+    return value
+
+
 def folder(value: str) -> str:
     """Return the absolute path of a folder that we can write, and nobody else."""
     if not os.path.isabs(value):  # in which folder we are called is the MTA's to say

@@ -1,6 +1,6 @@
-"""Write anew what is made of the desk: ``python tests/admin_page.py``.
+"""Write anew what is made of the programs that an operator types: ``python tests/admin_page.py``.
 
-The screens of docs/admin.md, the man page (argparse-manpage), and the completions for bash and zsh (shtab).
+The screens of docs/admin.md, and for each program its man page (argparse-manpage) and completions (shtab).
 """
 
 import re
@@ -13,11 +13,12 @@ from support.desk import FATES, PAGE, WORLD, Desk, block
 from support.mail_database_server import ROOT, served
 
 HEADING = "## Ten mails\n"
-MAN, COMPLETIONS = "mail-gateway-admin.1", {"bash": "mail-gateway-admin.bash", "zsh": "_mail-gateway-admin"}
+PROGRAMS = {"mail-gateway-admin": "mailgate.admin", "mail-gateway-mailboxes": "mailgate.mailboxes"}
+MAN = ROOT / "docs" / "man"
 
 
 def main() -> None:
-    """Deliver ten mails of different fate, trace each, and write what is seen behind the heading."""
+    """Deliver ten mails of different fate, trace each, and write what is seen behind the heading; then the others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with served(f"sqlite:///{folder}/mail.db", WORLD) as server:
@@ -27,13 +28,22 @@ def main() -> None:
             screens = [block(command, desk.run(*command)) for command in commands]
     head, _, _ = PAGE.read_text().partition(HEADING)
     PAGE.write_text(head + HEADING + "\n" + "\n".join(screens))
-    program = str(Path(sys.executable).with_name("argparse-manpage"))
-    named = ["--project-name", "mail-gateway", "--prog", "mail-gateway-admin", "--manual-title", "Mail gateway"]
-    man = run(program, "--pyfile", "mailgate/admin/__main__.py", "--function", "parser", *named)
-    (ROOT / "docs" / "man" / MAN).write_text(re.sub(r'"\d{4}\\-\d\d\\-\d\d"', '""', man))
-    for shell, name in COMPLETIONS.items():
-        made = [sys.executable, "-m", "shtab", "--shell", shell, "mailgate.admin.__main__.parser"]
-        (ROOT / "docs" / "man" / name).write_text(run(*made))
+    for program, package in PROGRAMS.items():
+        for path, text in pages(program, package).items():
+            path.write_text(text)
+
+
+def pages(name: str, package: str) -> dict[Path, str]:
+    """Return what is made of a program's parser: man page and completions, by their paths."""
+    maker = str(Path(sys.executable).with_name("argparse-manpage"))
+    source = f"{package.replace('.', '/')}/__main__.py"
+    titles = ["--project-name", "mail-gateway", "--prog", name, "--manual-title", "Mail gateway"]
+    man = run(maker, "--pyfile", source, "--function", "parser", *titles)
+    found = {MAN / f"{name}.1": re.sub(r'"\d{4}\\-\d\d\\-\d\d"', '""', man)}
+    for shell, file in {"bash": f"{name}.bash", "zsh": f"_{name}"}.items():
+        prefix = ["--prefix", name.replace("-", "_")]  # of the functions, which a shell has for both programs
+        found[MAN / file] = run(sys.executable, "-m", "shtab", "--shell", shell, *prefix, f"{package}.__main__.parser")
+    return found
 
 
 def run(*command: str) -> str:

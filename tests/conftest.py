@@ -51,7 +51,11 @@ SECONDS = {
 }
 
 # What needs servers that not every machine has: the marker, what these are, and what runs the tests.
-SERVERS = {"odoo": ("a real Odoo 19 or 14", "make test-odoo"), "mta": ("real mail servers", "make test-mta")}
+SERVERS = {
+    "odoo": ("a real Odoo 19 or 14", "make test-odoo"),
+    "mta": ("real mail servers", "make test-mta"),
+    "mailboxes": ("a real Dovecot", "make test-mailboxes"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

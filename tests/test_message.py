@@ -27,6 +27,9 @@ def spooled(data: bytes) -> Iterator[Raw]:
         # what the message brings is not believed where the envelope is known
         (b"Message-ID: <a@b>\nRETURN-path: <z@y>\n\n", "ann@y", ["info@x"],
          b"Return-Path: <ann@y>\nDelivered-To: <info@x>\n"),
+        # it says so already, as what a mail server has put into a mailbox
+        (b"Return-Path: <ann@y>\nMessage-ID: <a@b>\n\n", "ann@y", ["info@x"], b"Delivered-To: <info@x>\n"),
+        (b"Return-Path: <>\nMessage-ID: <a@b>\n\n", "", ["info@x"], b"Delivered-To: <info@x>\n"),
         (b"Message-ID: <a@b>\nReturn-Path: <z@y>\n\n", None, ["info@x"], b"Delivered-To: <info@x>\n"),
         (b"Message-ID: <a@b>\n\nReturn-Path: <z@y>\n", "ann@y", ["info@x"],
          b"Return-Path: <ann@y>\nDelivered-To: <info@x>\n"),

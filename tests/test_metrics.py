@@ -15,23 +15,27 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from support import mailboxes
 from support.disk import Disk
 from support.endpoint import Answer, Endpoint, cut, fault, returns
 from support.endpoint import http as answers_http
+from support.gateway import PASSWORD
+from support.mailboxes import Mailboxes
 from support.mta import free_port, wait_until
 from support.pages import ROOT, anchors, rows_below
 from support.service import Service, running
 
 from mailgate import __version__
 from mailgate.admin import audit
+from mailgate.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
 from mailgate.service.connection import MAX_RECIPIENTS
-from mailgate.service.metrics import MAX_CLIENTS, MAX_COUNTED_FILES
 from mailgate.service.service import ANSWERED_SECONDS, MAX_WAITING
 
 UNITS = ROOT / "systemd"
 GUIDE = (UNITS / "README.md").read_text()
 MESSAGE = b"Message-ID: <1@outside.test>\r\nSubject: hello\r\n\r\nbody\r\n"
 DOMAIN = {"id": 1, "name": "example.com", "bounce_email": "", "catchall_email": "", "default_from_email": ""}
+OF_MAILBOXES = "mail_gateway_mailbox_"
 A_LIST: list[Answer] = [returns([DOMAIN]), returns([]), returns(False)]  # of one domain, no alias and no further domain
 NO_LIST = returns({"server_version_info": [13, 0]})
 
@@ -61,6 +65,11 @@ def asked(port: int) -> Values:
 def names(found: Values) -> set[str]:
     """Return the names of metrics, without the parts of histograms and what the library adds."""
     return {re.sub("_(sum|count|bucket)$", "", name) for name, *_ in found if not name.endswith("_created")}
+
+
+def documented() -> set[str]:
+    """Return the names that the README has."""
+    return {name for cells in rows_below(GUIDE, "metric") for name in re.findall(r"`(\w+)", cells[0])}
 
 
 def promtool(*arguments: str | Path, text: str = "") -> None:
@@ -108,8 +117,7 @@ def test_the_metrics_are_those_of_the_readme_and_grow(monitored: Monitored) -> N
             client.begin("info@example.com", "nobody@elsewhere.test")
             assert client.data(MESSAGE) == ["250 2.0.0 delivered"]
             after = asked(port)
-    documented = {name for cells in rows_below(GUIDE, "metric") for name in re.findall(r"`(\w+)", cells[0])}
-    assert names(after) == documented
+    assert names(after) == {name for name in documented() if not name.startswith(OF_MAILBOXES)}
     grown = {
         key: value - before.get(key, 0)
         for key, value in after.items()
@@ -147,7 +155,7 @@ def test_the_names_are_as_prometheus_wants_them(monitored: Monitored) -> None:
 
 def test_the_held_messages_are_counted_when_somebody_asks(monitored: Monitored) -> None:
     key, new = ("mail_gateway_held_messages",), monitored.folder / "hold/new"
-    monitored.service.runs_first("from mailgate.service import metrics; metrics.MAX_COUNTED_FILES = 3")
+    monitored.service.runs_first("from mailgate import metrics; metrics.MAX_COUNTED_FILES = 3")
     with running(monitored.service):
         assert asked(monitored.port)[key] == 0
         new.mkdir()
@@ -192,7 +200,7 @@ def test_a_client_of_the_metrics_who_says_too_little_is_cut_off(
     """He has five seconds; here it is a half. More than a few at a time are turned away at once."""
     port = free_port()
     service = Service(tmp_path, URL=endpoint.url, METRICS=f"127.0.0.1:{port}")
-    service.runs_first("from mailgate.service import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
+    service.runs_first("from mailgate import metrics; metrics.CLIENT_TIMEOUT_SECONDS = 0.5")
     with running(service), contextlib.ExitStack() as closing:
         for _ in range(2 * MAX_CLIENTS):
             client = closing.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -243,6 +251,41 @@ def test_a_file_that_cannot_be_written_is_in_the_log(tmp_path: Path, endpoint: E
         service.wait_for("the metrics can't be written: ")
         with service.client() as client:
             assert client.deliver(MESSAGE, "info@example.com") == ["250 2.0.0 delivered"]
+
+
+def read_mailboxes(folder: Path, metrics: object) -> Mailboxes:
+    """Return the process of a mailbox whose server is away. It is not started yet."""
+    password = folder / "password"
+    password.touch(0o600)
+    password.write_text(PASSWORD)
+    table = {"name": "task", "server": f"imap://127.0.0.1:{free_port()}", "login": "a", "password_file": password}
+    found = Mailboxes(folder, table, URL="http://127.0.0.1:9")
+    found.top["metrics"] = metrics
+    return found
+
+
+def test_the_mailboxes_have_metrics_of_their_own(tmp_path: Path) -> None:
+    port = free_port()
+    with mailboxes.running(read_mailboxes(tmp_path, f"127.0.0.1:{port}")) as process:
+        process.wait_for("mailbox task: network: ")
+        found = asked(port)
+    ours = {name for name in documented() if name.startswith(OF_MAILBOXES)}
+    assert ours < names(found) < documented()
+    assert {key: value for key, value in found.items() if key[0] in ours} == {
+        ("mail_gateway_mailbox_ready", "task"): 0,
+        ("mail_gateway_mailbox_token_refused", "task"): 0,
+        ("mail_gateway_mailbox_waiting_messages", "task"): 0,
+        ("mail_gateway_mailbox_read_timestamp_seconds", "task"): 0,
+    }
+
+
+def test_the_metrics_of_the_mailboxes_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mail_gateway_mailboxes.prom"
+    with mailboxes.running(read_mailboxes(tmp_path, path)):
+        wait_until(path.exists, "the file")
+        text = path.read_text()
+    promtool("check", "metrics", text=text)
+    assert ("mail_gateway_mailbox_ready", "task") in values(text)
 
 
 # --- health ---
@@ -390,7 +433,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         with running(service, METRICS=path):
             wait_until(path.exists, "the file")
             in_file = values(path.read_text())
-    return {name for name, *_ in over_http | in_file}
+    of_mailboxes = read_mailboxes(folder, f"127.0.0.1:{free_port()}")
+    with mailboxes.running(of_mailboxes):
+        in_process = asked(int(str(of_mailboxes.top["metrics"]).rpartition(":")[2]))
+    return {name for name, *_ in over_http | in_file | in_process}
 
 
 def test_the_alerts_are_rules_that_prometheus_takes(exposed: set[str]) -> None:
@@ -432,6 +478,9 @@ def test_an_alert_comes_while_half_of_the_places_are_free() -> None:
 FILE = 'node_textfile_mtime_seconds{file="/var/lib/node/mail_gateway.prom"}'
 READ = "mail_gateway_alias_list_read_timestamp_seconds"
 ACCESS_DENIED = 'mail_gateway_messages_total{outcome="access_denied"}'
+BOX_READY, BOX_TOKEN, BOX_WAITS = (
+    f'mail_gateway_mailbox_{name}{{mailbox="task"}}' for name in ("ready", "token_refused", "waiting_messages")
+)
 # What a series has each minute, in promtool's notation, and which alerts there are after half an hour.
 SCENARIOS = [
     ({'up{job="mail-gateway"}': "1x30", "mail_gateway_ready": "1x30", "mail_gateway_held_messages": "0x30"}, []),
@@ -452,6 +501,13 @@ SCENARIOS = [
     ({"mail_gateway_audit_lost": "1x30", "mail_gateway_audit_doubled": "0x30"}, ["MailGatewayAudit"]),
     ({"mail_gateway_audit_lost": "0x30", "mail_gateway_audit_doubled": "1x30"}, ["MailGatewayAudit"]),
     ({"mail_gateway_audit_lost": "0x30", "mail_gateway_audit_doubled": "0x30"}, []),
+    ({BOX_READY: "1x30", BOX_TOKEN: "0x30", BOX_WAITS: "0x30"}, []),
+    ({BOX_READY: "0x30", BOX_TOKEN: "0x30"}, ["MailGatewayMailboxNotReady"]),
+    ({BOX_READY: "0x10 1x4 0x15", BOX_TOKEN: "0x30"}, []),  # for fourteen minutes
+    ({BOX_READY: "0x30", BOX_TOKEN: "1x30"}, ["MailGatewayMailboxTokenRefused"]),
+    ({BOX_READY: "0x30", BOX_TOKEN.replace("task", "jobs"): "0x30"}, ["MailGatewayMailboxNotReady"]),
+    ({BOX_WAITS: "1x30"}, ["MailGatewayMailboxWaits"]),
+    ({BOX_WAITS: "9x20 0x1 9x9"}, []),
 ]
 
 

@@ -3,11 +3,13 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pages import PAGES, ROOT, anchors, links, page, rows_below, tables_below
 
 from mailgate import handover, journal
+from mailgate.mailboxes import box, config, fetch, imap, pop3
 from mailgate.outcome import Outcome
 from mailgate.service import connection, directory, service, workers
 from mailgate.settings import HOLD, JOURNAL, REQUIRED, VARIABLES, read
@@ -21,6 +23,7 @@ LINES = {
     "docs/journal.md": 40,
     "docs/several-hosts.md": 50,
     "docs/service.md": 100,
+    "docs/mailboxes.md": 240,
     "docs/flow.md": 120,
     "docs/standards.md": 70,
     "docs/odoo.md": 150,
@@ -142,6 +145,88 @@ def test_the_example_can_be_read(tmp_path: Path) -> None:
     values, wrong = read({}, str(path))
     assert set(values) == set(re.findall(r"(?m)^#?MAIL_GATEWAY_(\w+)=.", EXAMPLE))
     assert wrong == []
+
+
+# --- mailboxes ----------------------------------------------------------------------------------------------------
+
+MAILBOXES = page("docs/mailboxes.md")
+
+
+@pytest.mark.parametrize(("heading", "keys"), [("key of the file", config.TOP_KEYS), ("key of a mailbox", config.KEYS)])
+def test_the_keys_of_the_mailboxes_file_are_those_of_the_code(
+    heading: str, keys: dict[str, tuple[object, Any]]
+) -> None:
+    rows = rows_below(MAILBOXES, heading)
+    assert [cells[0] for cells in rows] == [f"`{key}`" for key in keys]
+    for key, _, documented in rows:
+        default = keys[key.strip("`")][1]
+        if default is config.REQUIRED:
+            assert documented == "required"
+        elif key in INSTEAD:
+            assert not default
+            assert documented == INSTEAD[key]
+        else:
+            text = default.verb if isinstance(default, config.Action) else default
+            assert documented == (f"`{text}`" if text else "empty")
+
+
+# What stands there in place of nothing.
+INSTEAD = {
+    "`password_file`": "this or the next",
+    "`oauth`": "",
+    "`model`": "`MAIL_GATEWAY_MODEL`",
+    "`since`": "the day of the first run",
+    "`ca_file`": "the system's",
+}
+
+
+def test_each_ending_of_a_message_has_its_mark_in_the_mailbox() -> None:
+    rows = [(re.findall(r"`(\w+)`", cells[0]), cells[1]) for cells in rows_below(MAILBOXES, "it ends as")]
+    documented = {name: mark for names, mark in rows for name in names}
+    assert sum(len(names) for names, _ in rows) == len(documented)
+    assert documented == {
+        outcome.name.lower(): "none" if outcome.is_temporary else f"`{fetch.mark_of(outcome).value}`"
+        for outcome in Outcome
+    }
+    (waiting,) = [names for names, _ in rows if "no_answer" in names]
+    assert sorted(waiting) == sorted(outcome.name.lower() for outcome in fetch.OF_THE_DATABASE)
+
+
+def test_each_trouble_of_a_mailbox_has_its_heading_and_its_lines() -> None:
+    parts = dict(re.findall(r"(?ms)^### (\w+)$(.*?)(?=^##)", MAILBOXES.partition("\n## The line, ")[2]))
+    assert [kind.value for kind in box.Kind] == [*parts]
+    for kind in box.Kind:
+        assert all(len(cells) == 3 and cells[2] for cells in rows_below(parts[kind.value], "the line"))
+
+
+def test_each_line_of_trouble_that_is_the_codes_own_stands_on_its_page() -> None:
+    """Of those with words of a server's behind them, the beginning."""
+    source = "".join(Path(str(module.__file__)).read_text() for module in (box, imap, pop3))
+    said = re.findall(r'(?:Trouble\(Kind\.\w+, f?|PLAIN = )"([^"{]+)(?:\{|")', source)
+    assert len(said) >= 8
+    assert [text for text in said if text.strip() not in MAILBOXES] == []
+
+
+PAUSES = fetch.TROUBLE_PAUSES
+TIMES: dict[str, tuple[float, ...]] = {
+    "POP3, and IMAP without IDLE, is asked every": (fetch.POLL_SECONDS,),
+    "an IDLE is begun anew after": (imap.RENEW_SECONDS,),
+    "a server may be silent for": (box.TIMEOUT_SECONDS,),
+    "pauses after `network`": PAUSES[box.Kind.NETWORK],
+    "pauses after `login`, so that no account is locked": PAUSES[box.Kind.LOGIN],
+    "pauses after `token`": PAUSES[box.Kind.TOKEN],
+    "pauses after other trouble": fetch.OTHER_PAUSES,
+    "pauses while the database is away": fetch.DATABASE_PAUSES,
+    "pauses of a message that is tried again": fetch.MESSAGE_PAUSES,
+    "a trouble that lasts is logged again after": (fetch.SAID_AGAIN_SECONDS,),
+}
+
+
+def test_the_times_of_the_mailboxes_are_those_of_the_code() -> None:
+    documented = dict(rows_below(MAILBOXES, "what"))
+    assert documented == {
+        what: f"{' to '.join(f'{seconds:,.0f}' for seconds in times)} seconds" for what, times in TIMES.items()
+    }
 
 
 # --- endings ------------------------------------------------------------------------------------------------------

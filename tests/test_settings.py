@@ -55,6 +55,7 @@ def test_the_defaults() -> None:
         "socketmap": "",
         "workers": 2,
         "metrics": "",
+        "mailboxes": "/etc/mail-gateway-mailboxes.toml",
     }
     assert "s3cret" not in f"{settings!r} {settings!s} {settings._asdict()} {settings.password!r}"
 

@@ -1,19 +1,26 @@
 """What postfix/ and exim/ say is what the program does, and what their READMEs say is there."""
 
+import argparse
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.pages import ROOT, rows_below
 
 from mailgate import DEADLINE
+from mailgate.admin.__main__ import parser as admin
 from mailgate.arguments import TAKES_VALUE
+from mailgate.mailboxes.__main__ import parser as mailboxes
 from mailgate.outcome import Outcome
 from mailgate.settings import VARIABLES
 
 POSTFIX, EXIM = ROOT / "postfix", ROOT / "exim"
 TRANSPORT = (EXIM / "conf.d/transport/30_mail-gateway").read_text()
 SERVICES = (POSTFIX / "master.cf").read_text()
+MAN = ROOT / "docs/man"
+TYPED = {parser().prog: parser() for parser in (admin, mailboxes)}
 FOR_THE_SENDER = [outcome for outcome in Outcome if outcome.exit_status not in (0, 75)]
 
 
@@ -85,3 +92,32 @@ def test_a_shipped_file_stands_where_it_is_installed_from(path: Path) -> None:
     if path.is_file():
         named = set(re.findall(r"/opt/[\w./-]*mail_gateway\.py|/opt/mail[\w-]*", path.read_text()))
         assert named <= {"/opt/mail-gateway/mail_gateway.py", "/opt/mail-gateway"}
+
+
+def words(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the commands and the options of a command line, and of its commands."""
+    for action in parser._actions:  # argparse has no public way to them
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield name
+                yield from words(command)
+
+
+@pytest.mark.parametrize("program", TYPED)
+def test_what_is_typed_is_in_its_man_page_and_is_completed(program: str) -> None:
+    """``make admin-pages`` writes them."""
+    wanted = set(words(TYPED[program])) - {"--help"}  # of which the man page has the short one
+    man = (MAN / f"{program}.1").read_text().replace("\\", "")
+    bash, zsh = (MAN / f"{program}.bash").read_text(), (MAN / f"_{program}").read_text()
+    for text in man, bash, zsh:
+        assert {word for word in wanted if not re.search(rf"(?<![\w-]){word}(?![\w-])", text)} == set()
+    subprocess.run(["bash", "-n", MAN / f"{program}.bash"], check=True)
+
+
+def test_a_shell_can_complete_one_program_beside_the_other() -> None:
+    """What each defines has a name of its own."""
+    one, other = (set(re.findall(r"\b_shtab_mail\w+", (MAN / f"{program}.bash").read_text())) for program in TYPED)
+    assert one
+    assert other
+    assert not one & other

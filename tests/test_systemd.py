@@ -16,19 +16,25 @@ from pathlib import Path
 import pytest
 from support.endpoint import Endpoint, Gate
 from support.gateway import PASSWORD, Gateway
+from support.mailboxes import Mailboxes
 from support.mta import wait_until
 from support.pages import ROOT, page, rows_below
 from support.service import Client, Service, running
 
 from mailgate import ENV_FILE
+from mailgate.mailboxes import __main__ as mailboxes
+from mailgate.mailboxes import config
 from mailgate.service.__main__ import MAX_DESCRIPTORS
 from mailgate.service.service import STOP_WITHIN_SECONDS
 from mailgate.settings import HOLD, JOURNAL, VARIABLES
 
 UNITS = ROOT / "systemd"
 UNIT = UNITS / "mail-gateway-lmtp.service"
+OF_MAILBOXES = UNITS / "mail-gateway-mailboxes.service"
+RESIDENT = pytest.mark.parametrize("unit", [UNIT, OF_MAILBOXES], ids=lambda unit: unit.stem)
 SOCKETS = sorted(UNITS.glob("*.socket"))
 GUIDE = (UNITS / "README.md").read_text()
+INSTALLED = Path("/opt/mail-gateway/systemd/mail-gateway-mailboxes")
 MESSAGE = b"Message-ID: <1@outside.test>\r\nSubject: hello\r\n\r\nbody\r\n"
 
 
@@ -70,22 +76,43 @@ def test_systemd_understands_every_line(analyze: Callable[..., str]) -> None:
     assert "mail-gateway" not in analyze("verify", *UNITS.glob("*.service"), *SOCKETS, *UNITS.glob("*.timer"))
 
 
-def test_the_sandbox_is_as_hard_as_the_readme_says(analyze: Callable[..., str]) -> None:
+@RESIDENT
+def test_the_sandbox_is_as_hard_as_the_readme_says(analyze: Callable[..., str], unit: Path) -> None:
     (promised,) = re.findall(r"below (\d\.\d) of 10", GUIDE)
-    analyze("security", "--offline=true", f"--threshold={float(promised) * 10 - 1:.0f}", UNIT)
+    analyze("security", "--offline=true", f"--threshold={float(promised) * 10 - 1:.0f}", unit)
 
 
-def test_the_limits_are_those_that_the_program_needs() -> None:
-    assert int(option(UNIT, "TimeoutStopSec")) > STOP_WITHIN_SECONDS
-    assert int(option(UNIT, "LimitNOFILE")) >= MAX_DESCRIPTORS
-    assert option(UNIT, "RestartPreventExitStatus") == f"{os.EX_CONFIG}"
+@RESIDENT
+def test_the_limits_are_those_that_the_program_needs(unit: Path) -> None:
+    assert int(option(unit, "TimeoutStopSec")) > max(STOP_WITHIN_SECONDS, mailboxes.STOP_WITHIN_SECONDS)
+    assert int(option(unit, "LimitNOFILE")) >= MAX_DESCRIPTORS
+    assert option(unit, "RestartPreventExitStatus") == f"{os.EX_CONFIG}"
+    assert option(unit, "Restart") == "on-failure"
+    assert option(unit, "Type") == "notify"
+
+
+def test_the_mailboxes_are_read_in_the_sandbox_of_the_service() -> None:
+    """The same hardening, line by line; only what it needs of its own differs."""
+    service, ours = options(UNIT), options(OF_MAILBOXES)
+    own = {"Description", "Documentation", "ExecStart", "ExecReload", "SyslogIdentifier", "StateDirectory", "TasksMax"}
+    own |= {"After", "Before", "Requires", "Wants", "ConditionPathExists"}
+    assert {name: values for name, values in ours.items() if name not in own} == {
+        name: values for name, values in service.items() if name not in own
+    }
+
+
+def test_without_mailboxes_their_unit_is_not_started() -> None:
+    assert option(OF_MAILBOXES, "ConditionPathExists") == VARIABLES["MAILBOXES"].default
 
 
 def test_the_paths_are_those_of_the_pages_and_of_the_program() -> None:
-    folders = [f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()]
-    assert {HOLD, JOURNAL} <= set(folders)
+    folders = [f"/var/lib/{name}" for name in option(OF_MAILBOXES, "StateDirectory").split()]
+    assert {HOLD, JOURNAL, config.FOLDER} <= set(folders)
+    assert {f"/var/lib/{name}" for name in option(UNIT, "StateDirectory").split()} == set(folders) - {config.FOLDER}
     assert all(f"{path}" in page("docs/install.md") for path in [*folders, option(UNIT, "WorkingDirectory")])
     assert shlex.split(option(UNIT, "ExecStart"))[-2:] == ["--env-file", ENV_FILE]
+    assert shlex.split(option(OF_MAILBOXES, "ExecStart"))[1:] == [f"{INSTALLED}", "--env-file", ENV_FILE, "run"]
+    assert (ROOT / INSTALLED.relative_to(option(OF_MAILBOXES, "WorkingDirectory"))).is_file()
     listening = {option(unit, "FileDescriptorName"): option(unit, "ListenStream") for unit in SOCKETS}
     assert listening["lmtp"] == VARIABLES["LMTP"].default
     assert all(path in GUIDE for path in listening.values())
@@ -350,12 +377,56 @@ def test_who_is_not_among_the_clients_is_turned_away(tmp_path: Path, endpoint: E
         service.wait_for(f"user id {os.getuid()} is not among MAIL_GATEWAY_CLIENTS")
 
 
-def test_the_desk_imports_nothing_from_where_root_stands(tmp_path: Path) -> None:
+def typed(name: str, folder: Path) -> Path:
+    """Return a copy of what an operator types, which runs this checkout with the test's interpreter, as who runs it."""
+    script = (UNITS / name).read_text().replace('[ "$(id -u)" != 0 ] ||', "true ||")
+    copy = folder / name
+    copy.write_text(re.sub("/opt/mail-gateway/venv/bin/python|/usr/bin/python3", sys.executable, script, count=1))
+    copy.write_text(copy.read_text().replace("/opt/mail-gateway", str(ROOT)))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["mail-gateway-admin", "mail-gateway-mailboxes"])
+def test_what_is_typed_imports_nothing_from_where_root_stands(tmp_path: Path, name: str) -> None:
     """A folder of a stranger's may have a module of the same name."""
-    script = (UNITS / "mail-gateway-admin").read_text().replace("/opt/mail-gateway", str(ROOT))
     (tmp_path / "argparse.py").write_text("raise SystemExit('a stranger')")
-    desk = tmp_path / "desk"
-    desk.write_text(script.replace("/usr/bin/python3", sys.executable))
-    done = subprocess.run(["sh", desk, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", typed(name, tmp_path), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: mail-gateway-admin ")
+    assert done.stdout.startswith(f"usage: {name} ")
+
+
+def test_the_mailboxes_are_read_as_systemd_starts_and_stops_them(tmp_path: Path) -> None:
+    """A mailbox whose server is away keeps nobody from being ready; its password and the database's are credentials."""
+    for name, text in {"password": PASSWORD, "task.password": "hunter2"}.items():
+        (tmp_path / name).touch(0o400)
+        (tmp_path / name).write_text(text)
+    table: dict[str, object] = {
+        "name": "task",
+        "server": "imap://127.0.0.1:9",
+        "login": "a",
+        "password_file": "task.password",
+    }
+    own = Mailboxes(tmp_path, table, URL="http://127.0.0.1:9", PASSWORD=None)
+    own.command()
+    environ = dict(line.replace("%d", str(tmp_path)).split("=", 1) for line in options(OF_MAILBOXES)["Environment"])
+    environ |= {"CREDENTIALS_DIRECTORY": str(tmp_path), "NOTIFY_SOCKET": f"{tmp_path}/notify"}
+    _, _, *arguments = shlex.split(option(OF_MAILBOXES, "ExecStart").replace(ENV_FILE, f"{own.env_file}"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(f"{tmp_path}/notify")
+        notifications.settimeout(60)
+        process = subprocess.Popen(
+            ["sh", typed("mail-gateway-mailboxes", tmp_path), *arguments],
+            env=own.environ | environ,
+        )
+        try:
+            assert notifications.recv(4096) == b"READY=1"
+            wait_until(lambda: "mailbox task: network: " in own.text(), "the trouble")
+            process.send_signal(signal.SIGTERM)  # to the shell, which has become the program
+            assert notifications.recv(4096) == b"STOPPING=1"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert "hunter2" not in own.text()

@@ -5,111 +5,111 @@
 #    source ~/.local/share/bash_completion/mail-gateway-admin
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_mailgate_held_subparsers=(list show release mend forward drop)
-_shtab_mailgate_subparsers=(today trace explain check audit held addresses redirections settings send-test postmaster)
+_shtab_mail_gateway_admin_held_subparsers=(list show release mend forward drop)
+_shtab_mail_gateway_admin_subparsers=(today trace explain check audit held addresses redirections settings send-test postmaster)
 
-_shtab_mailgate_today_option_strings=(-h --help --json --mta-config)
-_shtab_mailgate_trace_option_strings=(-h --help --json --since --ending --limit --mta-log)
-_shtab_mailgate_explain_option_strings=(-h --help --json --sender --original-recipient --address)
-_shtab_mailgate_check_option_strings=(-h --help --json --mta-config --dns)
-_shtab_mailgate_audit_option_strings=(-h --help --json --since --mta-config --textfile)
-_shtab_mailgate_held_list_option_strings=(-h --help --json)
-_shtab_mailgate_held_show_option_strings=(-h --help --json)
-_shtab_mailgate_held_release_option_strings=(-h --help --cause --all --recipient --dry-run --json)
-_shtab_mailgate_held_mend_option_strings=(-h --help --dry-run --json)
-_shtab_mailgate_held_forward_option_strings=(-h --help --dry-run --json)
-_shtab_mailgate_held_drop_option_strings=(-h --help --dry-run --why --json)
-_shtab_mailgate_held_option_strings=(-h --help --json)
-_shtab_mailgate_addresses_option_strings=(-h --help --json --format --output --then --force --dry-run)
-_shtab_mailgate_redirections_option_strings=(-h --help --json --to --domain --format --seconds --output --then --force --dry-run)
-_shtab_mailgate_settings_option_strings=(-h --help --json --url --database --login --password-file --output --update --force --dry-run)
-_shtab_mailgate_send_test_option_strings=(-h --help --json --smtp --direct --sender --wait --remove --dry-run)
-_shtab_mailgate_postmaster_option_strings=(-h --help --json --dry-run)
-_shtab_mailgate_option_strings=(-h --help --env-file --version)
+_shtab_mail_gateway_admin_today_option_strings=(-h --help --json --mta-config)
+_shtab_mail_gateway_admin_trace_option_strings=(-h --help --json --since --ending --limit --mta-log)
+_shtab_mail_gateway_admin_explain_option_strings=(-h --help --json --sender --original-recipient --address)
+_shtab_mail_gateway_admin_check_option_strings=(-h --help --json --mta-config --dns)
+_shtab_mail_gateway_admin_audit_option_strings=(-h --help --json --since --mta-config --textfile)
+_shtab_mail_gateway_admin_held_list_option_strings=(-h --help --json)
+_shtab_mail_gateway_admin_held_show_option_strings=(-h --help --json)
+_shtab_mail_gateway_admin_held_release_option_strings=(-h --help --cause --all --recipient --dry-run --json)
+_shtab_mail_gateway_admin_held_mend_option_strings=(-h --help --dry-run --json)
+_shtab_mail_gateway_admin_held_forward_option_strings=(-h --help --dry-run --json)
+_shtab_mail_gateway_admin_held_drop_option_strings=(-h --help --dry-run --why --json)
+_shtab_mail_gateway_admin_held_option_strings=(-h --help --json)
+_shtab_mail_gateway_admin_addresses_option_strings=(-h --help --json --format --output --then --force --dry-run)
+_shtab_mail_gateway_admin_redirections_option_strings=(-h --help --json --to --domain --format --seconds --output --then --force --dry-run)
+_shtab_mail_gateway_admin_settings_option_strings=(-h --help --json --url --database --login --password-file --output --update --force --dry-run)
+_shtab_mail_gateway_admin_send_test_option_strings=(-h --help --json --smtp --direct --sender --wait --remove --dry-run)
+_shtab_mail_gateway_admin_postmaster_option_strings=(-h --help --json --dry-run)
+_shtab_mail_gateway_admin_option_strings=(-h --help --env-file --version)
 
 
 
-_shtab_mailgate_held_pos_0_choices=(list show release mend forward drop)
-_shtab_mailgate_addresses___format_choices=(plain json postfix postfix-regexp exim)
-_shtab_mailgate_redirections_pos_0_choices=(watch)
-_shtab_mailgate_redirections___format_choices=(table postfix exim)
-_shtab_mailgate_pos_0_choices=(today trace explain check audit held addresses redirections settings send-test postmaster)
+_shtab_mail_gateway_admin_held_pos_0_choices=(list show release mend forward drop)
+_shtab_mail_gateway_admin_addresses___format_choices=(plain json postfix postfix-regexp exim)
+_shtab_mail_gateway_admin_redirections_pos_0_choices=(watch)
+_shtab_mail_gateway_admin_redirections___format_choices=(table postfix exim)
+_shtab_mail_gateway_admin_pos_0_choices=(today trace explain check audit held addresses redirections settings send-test postmaster)
 
-_shtab_mailgate_today__h_nargs=0
-_shtab_mailgate_today___help_nargs=0
-_shtab_mailgate_today___json_nargs=0
-_shtab_mailgate_trace_pos_0_nargs=+
-_shtab_mailgate_trace__h_nargs=0
-_shtab_mailgate_trace___help_nargs=0
-_shtab_mailgate_trace___json_nargs=0
-_shtab_mailgate_explain_pos_1_nargs='*'
-_shtab_mailgate_explain__h_nargs=0
-_shtab_mailgate_explain___help_nargs=0
-_shtab_mailgate_explain___json_nargs=0
-_shtab_mailgate_check__h_nargs=0
-_shtab_mailgate_check___help_nargs=0
-_shtab_mailgate_check___json_nargs=0
-_shtab_mailgate_check___dns_nargs='?'
-_shtab_mailgate_audit__h_nargs=0
-_shtab_mailgate_audit___help_nargs=0
-_shtab_mailgate_audit___json_nargs=0
-_shtab_mailgate_held_list__h_nargs=0
-_shtab_mailgate_held_list___help_nargs=0
-_shtab_mailgate_held_list___json_nargs=0
-_shtab_mailgate_held_show__h_nargs=0
-_shtab_mailgate_held_show___help_nargs=0
-_shtab_mailgate_held_show___json_nargs=0
-_shtab_mailgate_held_release__h_nargs=0
-_shtab_mailgate_held_release___help_nargs=0
-_shtab_mailgate_held_release___all_nargs=0
-_shtab_mailgate_held_release___dry_run_nargs=0
-_shtab_mailgate_held_release___json_nargs=0
-_shtab_mailgate_held_mend__h_nargs=0
-_shtab_mailgate_held_mend___help_nargs=0
-_shtab_mailgate_held_mend___dry_run_nargs=0
-_shtab_mailgate_held_mend___json_nargs=0
-_shtab_mailgate_held_forward__h_nargs=0
-_shtab_mailgate_held_forward___help_nargs=0
-_shtab_mailgate_held_forward___dry_run_nargs=0
-_shtab_mailgate_held_forward___json_nargs=0
-_shtab_mailgate_held_drop__h_nargs=0
-_shtab_mailgate_held_drop___help_nargs=0
-_shtab_mailgate_held_drop___dry_run_nargs=0
-_shtab_mailgate_held_drop___json_nargs=0
-_shtab_mailgate_held_pos_0_nargs=A...
-_shtab_mailgate_held__h_nargs=0
-_shtab_mailgate_held___help_nargs=0
-_shtab_mailgate_held___json_nargs=0
-_shtab_mailgate_addresses__h_nargs=0
-_shtab_mailgate_addresses___help_nargs=0
-_shtab_mailgate_addresses___json_nargs=0
-_shtab_mailgate_addresses___force_nargs=0
-_shtab_mailgate_addresses___dry_run_nargs=0
-_shtab_mailgate_redirections__h_nargs=0
-_shtab_mailgate_redirections___help_nargs=0
-_shtab_mailgate_redirections___json_nargs=0
-_shtab_mailgate_redirections___force_nargs=0
-_shtab_mailgate_redirections___dry_run_nargs=0
-_shtab_mailgate_settings__h_nargs=0
-_shtab_mailgate_settings___help_nargs=0
-_shtab_mailgate_settings___json_nargs=0
-_shtab_mailgate_settings___update_nargs=0
-_shtab_mailgate_settings___force_nargs=0
-_shtab_mailgate_settings___dry_run_nargs=0
-_shtab_mailgate_send_test__h_nargs=0
-_shtab_mailgate_send_test___help_nargs=0
-_shtab_mailgate_send_test___json_nargs=0
-_shtab_mailgate_send_test___direct_nargs=0
-_shtab_mailgate_send_test___remove_nargs=0
-_shtab_mailgate_send_test___dry_run_nargs=0
-_shtab_mailgate_postmaster__h_nargs=0
-_shtab_mailgate_postmaster___help_nargs=0
-_shtab_mailgate_postmaster___json_nargs=0
-_shtab_mailgate_postmaster___dry_run_nargs=0
-_shtab_mailgate_pos_0_nargs=A...
-_shtab_mailgate__h_nargs=0
-_shtab_mailgate___help_nargs=0
-_shtab_mailgate___version_nargs=0
+_shtab_mail_gateway_admin_today__h_nargs=0
+_shtab_mail_gateway_admin_today___help_nargs=0
+_shtab_mail_gateway_admin_today___json_nargs=0
+_shtab_mail_gateway_admin_trace_pos_0_nargs=+
+_shtab_mail_gateway_admin_trace__h_nargs=0
+_shtab_mail_gateway_admin_trace___help_nargs=0
+_shtab_mail_gateway_admin_trace___json_nargs=0
+_shtab_mail_gateway_admin_explain_pos_1_nargs='*'
+_shtab_mail_gateway_admin_explain__h_nargs=0
+_shtab_mail_gateway_admin_explain___help_nargs=0
+_shtab_mail_gateway_admin_explain___json_nargs=0
+_shtab_mail_gateway_admin_check__h_nargs=0
+_shtab_mail_gateway_admin_check___help_nargs=0
+_shtab_mail_gateway_admin_check___json_nargs=0
+_shtab_mail_gateway_admin_check___dns_nargs='?'
+_shtab_mail_gateway_admin_audit__h_nargs=0
+_shtab_mail_gateway_admin_audit___help_nargs=0
+_shtab_mail_gateway_admin_audit___json_nargs=0
+_shtab_mail_gateway_admin_held_list__h_nargs=0
+_shtab_mail_gateway_admin_held_list___help_nargs=0
+_shtab_mail_gateway_admin_held_list___json_nargs=0
+_shtab_mail_gateway_admin_held_show__h_nargs=0
+_shtab_mail_gateway_admin_held_show___help_nargs=0
+_shtab_mail_gateway_admin_held_show___json_nargs=0
+_shtab_mail_gateway_admin_held_release__h_nargs=0
+_shtab_mail_gateway_admin_held_release___help_nargs=0
+_shtab_mail_gateway_admin_held_release___all_nargs=0
+_shtab_mail_gateway_admin_held_release___dry_run_nargs=0
+_shtab_mail_gateway_admin_held_release___json_nargs=0
+_shtab_mail_gateway_admin_held_mend__h_nargs=0
+_shtab_mail_gateway_admin_held_mend___help_nargs=0
+_shtab_mail_gateway_admin_held_mend___dry_run_nargs=0
+_shtab_mail_gateway_admin_held_mend___json_nargs=0
+_shtab_mail_gateway_admin_held_forward__h_nargs=0
+_shtab_mail_gateway_admin_held_forward___help_nargs=0
+_shtab_mail_gateway_admin_held_forward___dry_run_nargs=0
+_shtab_mail_gateway_admin_held_forward___json_nargs=0
+_shtab_mail_gateway_admin_held_drop__h_nargs=0
+_shtab_mail_gateway_admin_held_drop___help_nargs=0
+_shtab_mail_gateway_admin_held_drop___dry_run_nargs=0
+_shtab_mail_gateway_admin_held_drop___json_nargs=0
+_shtab_mail_gateway_admin_held_pos_0_nargs=A...
+_shtab_mail_gateway_admin_held__h_nargs=0
+_shtab_mail_gateway_admin_held___help_nargs=0
+_shtab_mail_gateway_admin_held___json_nargs=0
+_shtab_mail_gateway_admin_addresses__h_nargs=0
+_shtab_mail_gateway_admin_addresses___help_nargs=0
+_shtab_mail_gateway_admin_addresses___json_nargs=0
+_shtab_mail_gateway_admin_addresses___force_nargs=0
+_shtab_mail_gateway_admin_addresses___dry_run_nargs=0
+_shtab_mail_gateway_admin_redirections__h_nargs=0
+_shtab_mail_gateway_admin_redirections___help_nargs=0
+_shtab_mail_gateway_admin_redirections___json_nargs=0
+_shtab_mail_gateway_admin_redirections___force_nargs=0
+_shtab_mail_gateway_admin_redirections___dry_run_nargs=0
+_shtab_mail_gateway_admin_settings__h_nargs=0
+_shtab_mail_gateway_admin_settings___help_nargs=0
+_shtab_mail_gateway_admin_settings___json_nargs=0
+_shtab_mail_gateway_admin_settings___update_nargs=0
+_shtab_mail_gateway_admin_settings___force_nargs=0
+_shtab_mail_gateway_admin_settings___dry_run_nargs=0
+_shtab_mail_gateway_admin_send_test__h_nargs=0
+_shtab_mail_gateway_admin_send_test___help_nargs=0
+_shtab_mail_gateway_admin_send_test___json_nargs=0
+_shtab_mail_gateway_admin_send_test___direct_nargs=0
+_shtab_mail_gateway_admin_send_test___remove_nargs=0
+_shtab_mail_gateway_admin_send_test___dry_run_nargs=0
+_shtab_mail_gateway_admin_postmaster__h_nargs=0
+_shtab_mail_gateway_admin_postmaster___help_nargs=0
+_shtab_mail_gateway_admin_postmaster___json_nargs=0
+_shtab_mail_gateway_admin_postmaster___dry_run_nargs=0
+_shtab_mail_gateway_admin_pos_0_nargs=A...
+_shtab_mail_gateway_admin__h_nargs=0
+_shtab_mail_gateway_admin___help_nargs=0
+_shtab_mail_gateway_admin___version_nargs=0
 
 
 # $1=COMP_WORDS[1]
@@ -171,7 +171,7 @@ _set_new_action() {
 #     hello="world"
 #     x="hello"
 #     ${!x} -> ${hello} -> "world"
-_shtab_mailgate() {
+_shtab_mail_gateway_admin() {
   local completing_word="${COMP_WORDS[COMP_CWORD]}"
   local previous_word="${COMP_WORDS[COMP_CWORD-1]}"
   local completed_positional_actions
@@ -185,7 +185,7 @@ _shtab_mailgate() {
   local sub_parsers
   COMPREPLY=()
 
-  local prefix=_shtab_mailgate
+  local prefix=_shtab_mail_gateway_admin
   local word_index=0
   local pos_only=0 # "--" delimiter not encountered yet
   _set_parser_defaults
@@ -261,4 +261,4 @@ _shtab_mailgate() {
   return 0
 }
 
-complete -o bashdefault -F _shtab_mailgate mail-gateway-admin
+complete -o bashdefault -F _shtab_mail_gateway_admin mail-gateway-admin

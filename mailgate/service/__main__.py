@@ -20,6 +20,7 @@ except ImportError:
 from mailgate import __version__, journal, settings
 from mailgate.handover import settings_version
 from mailgate.log import Log, error_text
+from mailgate.notify import notify
 from mailgate.outcome import Ended
 from mailgate.service import listen, socketmap
 from mailgate.service.connection import MAX_CONNECTIONS, Connection
@@ -98,9 +99,9 @@ async def serve(config: Settings, log: Log, version: str, listeners: dict[str, s
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop_requested.set)
     service.report(f"mail-gateway-lmtp {__version__} is ready", "LOG_INFO")
-    listen.notify(os.environ, "READY=1")
+    notify(os.environ, "READY=1")
     await service.stop_requested.wait()
-    listen.notify(os.environ, "STOPPING=1")
+    notify(os.environ, "STOPPING=1")
     for server in servers:
         server.close()
     await service.stop()
@@ -123,7 +124,7 @@ async def _socketmap_server(service: Service, listener: socket.socket) -> asynci
 
 def reload(service: Service, env_file: str) -> None:
     """Read settings and alias list anew; the old ones stay where the new ones can't be used."""
-    listen.notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
         service.configure(*read_settings(env_file))
         service.report("settings and alias list are read anew", "LOG_INFO")
@@ -131,7 +132,7 @@ def reload(service: Service, env_file: str) -> None:
         service.are_settings_good = False
         cause = error.verdict.cause if isinstance(error, Ended) else error_text(error)
         service.report(f"the settings stay as they were: {cause}", "LOG_ERR")
-    listen.notify(os.environ, "READY=1")
+    notify(os.environ, "READY=1")
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""The service's sockets: those that systemd hands over, or our own; who may use them; what systemd is told."""
+"""The service's sockets: those that systemd hands over, or our own; who may use them."""
 
 import contextlib
 import fcntl
@@ -88,11 +88,3 @@ def peer(connection: socket.socket) -> int | None:
 def user_ids(users: frozenset[str]) -> frozenset[int]:
     """Return the ids of users by name. Raises KeyError."""
     return frozenset(getpwnam(user).pw_uid for user in users)
-
-
-def notify(environ: Mapping[str, str], state: str) -> None:
-    """Tell systemd about the service's state (sd_notify(3)); without systemd, nobody."""
-    address = environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)

@@ -58,7 +58,7 @@ class Service:
         self.configure(settings, log, settings_version)
 
     def _new_metrics(self) -> Any:
-        from mailgate.service.metrics import Metrics, new_mail_count  # and with it prometheus_client, for them alone
+        from mailgate.metrics import Metrics, new_mail_count  # and with it prometheus_client, for them alone
 
         gauges: dict[str, tuple[str, Callable[[], float | None]]] = {
             "connections": ("Connections of mail servers", lambda: len(self.connections)),

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus, at http://ADDRESS/metrics or in a textfile for node_exporter.
+"""What a resident process counts, for Prometheus, at http://ADDRESS/metrics or in a textfile for node_exporter.
 
 Beside /metrics there are /healthz (the process answers) and /readyz (it can deliver, as far as it knows). Names follow
 Prometheus' documentation, "Metric and label naming": a counter ends in _total, and a quantity's name has its unit.
@@ -34,6 +34,7 @@ TEXTFILE_EVERY_SECONDS = 15.0  # as often as Prometheus asks by default
 MAX_CLIENTS = 10  # over HTTP, at a time
 CLIENT_TIMEOUT_SECONDS = 5.0  # that one may take in all
 MAX_COUNTED_FILES = 10_000  # of a folder: some milliseconds
+Value = float | Mapping[str, float] | None
 BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
@@ -42,10 +43,12 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        gauges: Mapping[str, tuple[str, Callable[[], float | None]]],
+        gauges: Mapping[str, tuple[str, Callable[[], Value]]],
         checks: Mapping[str, Callable[[], bool]],
     ) -> None:
-        """``gauges`` are looked at when somebody asks: by name, what each is and how to get it; None leaves it out.
+        """``gauges`` are looked at when somebody asks: by name, what each is and how to get it.
+
+        None leaves it out; a mapping has a number for each mailbox, by its name.
 
         ``checks`` tell whether the service is ready: by the reason why it is not, a function that tells whether it is.
         They are called whenever somebody asks, so they must be cheap.
@@ -73,9 +76,14 @@ class Metrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges that have a value, and whether the service is ready."""
         for name, (text, value) in self.gauges.items():
-            number = value()
-            if number is not None:
-                yield GaugeMetricFamily(f"mail_gateway_{name}", text, number)
+            found = value()
+            if isinstance(found, Mapping):
+                family = GaugeMetricFamily(f"mail_gateway_{name}", text, labels=["mailbox"])
+                for mailbox, number in found.items():
+                    family.add_metric([mailbox], number)
+                yield family
+            elif found is not None:
+                yield GaugeMetricFamily(f"mail_gateway_{name}", text, found)
         yield GaugeMetricFamily("mail_gateway_ready", "1 where /readyz says ok, else 0", not self.why_not_ready())
 
     def why_not_ready(self) -> list[str]:

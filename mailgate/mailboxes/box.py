@@ -1,0 +1,131 @@
+"""A mailbox as the fetcher sees it, whatever the protocol: what is new, its bytes, and how each message is marked."""
+
+import imaplib
+import poplib
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from ipaddress import ip_address
+from typing import IO, NamedTuple, Protocol
+
+from mailgate.mailboxes import oauth
+from mailgate.mailboxes.config import Mailbox
+
+TIMEOUT_SECONDS = 60.0  # that a server may be silent
+PIECE_BYTES = 2**18  # of a message that is asked for at a time
+
+
+class Kind(Enum):
+    """What is wrong with a mailbox: the names are those of the metric, and of the headings in docs/mailboxes.md."""
+
+    NETWORK = "network"
+    TLS = "tls"
+    LOGIN = "login"
+    TOKEN = "token"
+    FOLDER = "folder"
+    ANSWER = "answer"
+    DISK = "disk"
+    FAILED = "failed"
+
+
+class Trouble(Exception):
+    """Raised where a mailbox can't be read now; the text says why, and holds no secret."""
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class Mark(Enum):
+    """What has become of a message: the keyword that it bears, so that it is not taken again."""
+
+    DONE = "$MailGatewayDone"
+    REFUSED = "$MailGatewayRefused"
+    HELD = "$MailGatewayHeld"
+
+
+class Item(NamedTuple):
+    """A message that lies in the mailbox: what the server calls it, and how many bytes it says that it has."""
+
+    uid: str
+    size: int
+
+
+class Box(Protocol):
+    """An open mailbox, with so many messages. Each method raises Trouble."""
+
+    message_count: int
+
+    def new(self) -> list[Item]:
+        """Return what is new, oldest first."""
+
+    def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
+        """Write the first bytes of a message, about ``limit`` at most, to a file, and leave no trace in the mailbox.
+
+        Returns False for a message that is there no more.
+        """
+
+    def mark(self, item: Item, mark: Mark) -> str:
+        """Mark a message, and move or delete it; return what could not be done, "" for nothing."""
+
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Wait until there may be something new, at most so long, or until ``is_over``.
+
+        Returns False at once where what is new shows itself only when the mailbox is opened anew.
+        """
+
+    def leave(self) -> None:
+        """Leave in order. Raises nothing: what has not been done then is done next time."""
+
+    def close(self) -> None:
+        """End the connection at once, without a word. Raises nothing."""
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise Trouble for all that a connection, a server and the libraries that read its answers may do."""
+    try:
+        yield
+    except Trouble:
+        raise
+    except oauth.NotAuthorized as error:
+        raise Trouble(Kind.TOKEN, str(error)) from None
+    except oauth.Unreachable as error:
+        raise Trouble(Kind.NETWORK, str(error)) from None
+    except ssl.SSLCertVerificationError as error:
+        raise Trouble(Kind.TLS, f"its certificate does not verify: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise Trouble(Kind.TLS, f"TLS fails: {error.reason or error}") from None
+    except TimeoutError:
+        raise Trouble(Kind.NETWORK, "it does not answer") from None
+    except (OSError, imaplib.IMAP4.abort, EOFError) as error:
+        text = isinstance(error, OSError) and error.strerror
+        raise Trouble(Kind.NETWORK, text or f"the connection is lost: {said(error)}") from None
+    except (imaplib.IMAP4.error, poplib.error_proto) as error:
+        raise Trouble(Kind.ANSWER, f"it says: {said(error)}") from None
+    except Exception as error:  # an answer may break each of the parsers that see it, and each in its own way
+        what = f"{type(error).__name__}: {said(error)}"
+        raise Trouble(Kind.ANSWER, f"it answers what can't be understood: {what}") from None
+
+
+def said(error: object) -> str:
+    """Return what a server has said, in printable characters and short."""
+    text = str(error).removeprefix("b'").removesuffix("'")
+    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+
+
+def tls_context(mailbox: Mailbox) -> ssl.SSLContext:
+    """Return what verifies the server's certificate and name."""
+    return ssl.create_default_context(cafile=mailbox.ca_file or None)
+
+
+def is_loopback(mailbox: Mailbox) -> bool:
+    """Tell whether nobody stands between us and the server, so that a password may go in plain text."""
+    try:
+        return mailbox.host == "localhost" or ip_address(mailbox.host).is_loopback
+    except ValueError:
+        return False
+
+
+PLAIN = "it offers no STARTTLS, and the password would go in plain text"

@@ -1,0 +1,212 @@
+"""A mailbox over IMAP (RFC 3501), by IMAPClient.
+
+What is new bears none of our keywords: who reads the mailbox first takes nothing away. Where the server keeps no
+keywords, it is what nobody has seen. Either way the server looks for it, so that old mail costs nothing.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+from typing import IO, Any
+
+import imapclient
+from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, LoginError
+
+from mailgate.mailboxes.box import (
+    PIECE_BYTES,
+    PLAIN,
+    TIMEOUT_SECONDS,
+    Item,
+    Kind,
+    Mark,
+    Trouble,
+    is_loopback,
+    said,
+    tls_context,
+    understood,
+)
+from mailgate.mailboxes.config import DELETE, MOVE, SEEN, Action, Mailbox
+
+RENEW_SECONDS = 540.0  # an IDLE is begun anew: RFC 2177 says 29 minutes, and routers forget in ten
+TICK_SECONDS = 1.0  # between two looks at whether the process shall end
+SIZES_AT_A_TIME = 500  # messages whose sizes are asked for in one command
+ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501, 7.1)
+
+
+class Imap:
+    """An open mailbox; see box.Box. It is a class, for the connection has a state."""
+
+    def __init__(self, mailbox: Mailbox, since: date, token: Callable[[str], str]) -> None:
+        """Connect, log in, and open the folder. Raises Trouble.
+
+        ``token`` gives what logs in without a password, and is not the token that it is given.
+        """
+        self.mailbox, self.since = mailbox, since
+        with understood():
+            self.client = _connected(mailbox)
+        try:
+            with understood():
+                _log_in(self.client, mailbox, token)
+                self.capabilities = {each.upper() for each in self.client.capabilities()}
+                selected = self._select()
+        except BaseException:  # a signal, too
+            self.close()
+            raise
+        self.message_count = int(selected.get(b"EXISTS", 0))
+        self.validity = selected.get(b"UIDVALIDITY", 0)
+        permanent = {flag.lower() for flag in selected.get(b"PERMANENTFLAGS", ())}
+        self.has_keywords = ANY_KEYWORD in permanent or {mark.value.encode().lower() for mark in Mark} <= permanent
+
+    def _select(self) -> dict[bytes, Any]:
+        try:
+            selected: dict[bytes, Any] = self.client.select_folder(self.mailbox.folder)
+        except IMAPClientError as error:
+            raise Trouble(Kind.FOLDER, f"folder {self.mailbox.folder} can't be opened: {said(error)}") from None
+        return selected
+
+    def new(self) -> list[Item]:
+        """Return what is new, oldest first. Raises Trouble."""
+        with understood():
+            marks = [word for mark in Mark for word in ("UNKEYWORD", mark.value)]
+            looked_for = marks if self.has_keywords else ["UNSEEN"]
+            uids = self.client.search([*looked_for, "UNDELETED", "SINCE", self.since])
+            items = []
+            for start in range(0, len(uids), SIZES_AT_A_TIME):
+                found = self.client.fetch(uids[start : start + SIZES_AT_A_TIME], ["RFC822.SIZE"])
+                # what somebody has taken away meanwhile has no size
+                items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found)]
+            return [Item(f"{self.validity}.{uid}", int(size)) for uid, size in items if size is not None]
+
+    def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
+        """Write the first bytes of a message to a file, in pieces, and leave it unseen; tell whether it is there."""
+        uid, begin = _uid(item), 0
+        with understood():
+            while begin < limit:
+                wanted = min(PIECE_BYTES, limit - begin)
+                found = self.client.fetch([uid], [f"BODY.PEEK[]<{begin}.{wanted}>"]).get(uid)
+                if not found:  # somebody has deleted or moved it
+                    return False
+                piece = next((value for key, value in found.items() if key.startswith(b"BODY[]")), None) or b""
+                file.write(piece)
+                begin += len(piece)
+                if len(piece) != wanted:  # the end, or a server that gives all at once
+                    break
+        return True
+
+    def mark(self, item: Item, mark: Mark) -> str:
+        """Mark a message, then move or delete it; return what could not be done. Raises Trouble."""
+        uid = _uid(item)
+        action = self.mailbox.done if mark is Mark.DONE else self.mailbox.refused
+        flags = [mark.value] if self.has_keywords else [imapclient.SEEN]
+        flags += [imapclient.SEEN] if action.verb == SEEN else []
+        with understood():
+            self.client.add_flags([uid], flags, silent=True)
+            try:
+                self._act(uid, action)
+            except IMAPClientAbortError:
+                raise
+            except IMAPClientError as error:  # it is marked: what fails now is not worth another delivery
+                return f"{action.verb} {action.folder}".strip() + f": {said(error)}"
+        return ""
+
+    def _act(self, uid: int, action: Action) -> None:
+        if action.verb == MOVE:
+            self._move(uid, action.folder)
+        elif action.verb == DELETE:
+            self._expunge(uid)
+
+    def _move(self, uid: int, folder: str) -> None:
+        """Move a message, into a folder that is made where it is missing (RFC 6851; without it, RFC 3501)."""
+        can_move = b"MOVE" in self.capabilities
+        move = self.client.move if can_move else self.client.copy
+        try:
+            move([uid], folder)
+        except IMAPClientError:
+            self.client.create_folder(folder)  # or it says why that can't be
+            move([uid], folder)
+        if not can_move:
+            self._expunge(uid)
+
+    def _expunge(self, uid: int) -> None:
+        """Delete this message and no other: without UIDPLUS (RFC 4315) it stays as deleted, for a person to expunge."""
+        self.client.delete_messages([uid], silent=True)
+        if b"UIDPLUS" in self.capabilities:
+            self.client.uid_expunge([uid])
+
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Wait for new mail by IDLE (RFC 2177), at most so long and until it must be renewed. Raises Trouble."""
+        until = time.monotonic() + min(seconds, RENEW_SECONDS)
+        if b"IDLE" not in self.capabilities:
+            while time.monotonic() < until and not is_over():
+                time.sleep(min(TICK_SECONDS, max(0.0, until - time.monotonic())))
+            return True
+        with understood():
+            self.client.idle()
+            while time.monotonic() < until and not is_over():
+                began = time.monotonic()
+                answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
+                # a connection that has ended looks like silence that comes at once
+                if any(b"EXISTS" in answer for answer in answers) or (not answers and time.monotonic() - began < 0.1):
+                    break
+            self.client.idle_done()
+        return True
+
+    def has_folder(self, name: str) -> bool:
+        """Tell whether there is a folder of this name. Raises Trouble."""
+        with understood():
+            return bool(self.client.folder_exists(name))
+
+    def leave(self) -> None:
+        """Log out."""
+        with suppress(IMAPClientError, OSError):  # it is gone already
+            self.client.logout()
+
+    def close(self) -> None:
+        """End the connection: a server that has lost the thread would not understand a word."""
+        with suppress(OSError):  # it is gone already
+            self.client.shutdown()
+
+
+def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
+    """Return a connection that is safe for a password. Raises Trouble and what understood() makes one of."""
+    context = tls_context(mailbox)
+    client = imapclient.IMAPClient(
+        mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS
+    )
+    if not mailbox.is_tls:
+        if client.has_capability("STARTTLS"):
+            client.starttls(context)
+        elif not is_loopback(mailbox):
+            client.shutdown()
+            raise Trouble(Kind.TLS, PLAIN)
+    return client
+
+
+def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    try:
+        if mailbox.grant:
+            _sign_in(client, mailbox, token)
+        else:
+            client.login(mailbox.login, mailbox.password)
+    except LoginError as error:
+        if isinstance(error.__context__, IMAPClientAbortError):  # no answer is no refusal
+            raise error.__context__ from None
+        text = said(error).replace(mailbox.password or "\0", "********")
+        raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
+
+
+def _sign_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
+    log_in = client.oauth2_login if client.has_capability("AUTH=XOAUTH2") else client.oauthbearer_login
+    first = token("")
+    try:
+        log_in(mailbox.login, first)
+    except LoginError as error:
+        if isinstance(error.__context__, IMAPClientAbortError):
+            raise
+        log_in(mailbox.login, token(first))
+
+
+def _uid(item: Item) -> int:
+    return int(item.uid.partition(".")[2])

@@ -1,0 +1,198 @@
+"""A mailbox over POP3 (RFC 1939), by the standard library.
+
+A maildrop has no flags: what is new is what is not among the UIDLs that are kept beside it. It is locked while it is
+open, and shows what came meanwhile to the next connection only, so that one is made each minute. What is to be deleted
+goes when the connection is left in order; what does not go then, goes next time, for its UIDL is kept.
+"""
+
+import poplib
+import re
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from datetime import date
+from email.utils import parsedate_to_datetime
+from typing import IO
+
+from mailgate.envelope import fields, unfold
+from mailgate.mailboxes import oauth
+from mailgate.mailboxes.box import (
+    PIECE_BYTES,
+    PLAIN,
+    TIMEOUT_SECONDS,
+    Item,
+    Kind,
+    Mark,
+    Trouble,
+    is_loopback,
+    said,
+    tls_context,
+    understood,
+)
+from mailgate.mailboxes.config import DELETE, Mailbox
+
+OLD = "old"  # is kept of a message that came before the first day
+# Refusals that have nothing to do with the password (RFC 2449, 8.1; RFC 3206).
+TEMPORARY = re.compile(r"\[(IN-USE|LOGIN-DELAY|SYS/TEMP)\]")
+
+
+class Pop3:
+    """An open maildrop; see box.Box. It is a class, for the connection has a state."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        since: date,
+        token: Callable[[str], str],
+        ended: MutableMapping[str, str],
+        is_first: bool,
+    ) -> None:
+        """Connect, log in, and list what is there. Raises Trouble.
+
+        ``token`` gives what logs in without a password, and is not the token that it is given. ``ended`` has a mark for
+        each UIDL whose message has ended: that of what is there no more goes. If it ``is_first``, what came before
+        ``since`` is marked as old.
+        """
+        self.mailbox, self.since, self.ended = mailbox, since, ended
+        with understood():
+            self.client = _connected(mailbox)
+        try:
+            with understood():
+                _log_in(self.client, mailbox, token)
+                self.numbers = self._listed()
+                if is_first:
+                    for uidl, number in self.numbers.items():
+                        if self._came_before(number):
+                            ended.setdefault(uidl, OLD)
+        except BaseException:  # a signal, too
+            self.close()
+            raise
+        self.message_count = len(self.numbers)
+        for gone in ended.keys() - self.numbers.keys():
+            del ended[gone]
+
+    def _listed(self) -> dict[str, str]:
+        """Return the number of each message by its UIDL."""
+        try:
+            _, lines, _ = self.client.uidl()
+        except poplib.error_proto as error:
+            raise Trouble(Kind.ANSWER, f"it has no UIDL, by which a message is known again: {said(error)}") from None
+        pairs = (line.decode("ascii", "backslashreplace").split(" ", 1) for line in lines)
+        return {uidl.strip(): number for number, uidl in pairs}
+
+    def _came_before(self, number: str) -> bool:
+        """Tell by the topmost Received field whether a message came before the first day."""
+        _, lines, _ = self.client.top(int(number), 0)
+        received = next((field for name, field in fields(b"\r\n".join(lines)) if name == b"received"), b"")
+        try:
+            moment = parsedate_to_datetime(unfold(received).rpartition(b";")[2].decode("ascii", "replace"))
+        except (TypeError, ValueError):  # no date is no reason to leave a message out
+            return False
+        return moment.date() < self.since
+
+    def new(self) -> list[Item]:
+        """Return what is new, oldest first; what has ended before and should be gone is deleted. Raises Trouble."""
+        with understood():
+            for uidl, mark in self.ended.items():
+                if mark != OLD and self._action(Mark[mark]) == DELETE:
+                    self.client.dele(int(self.numbers[uidl]))
+            _, lines, _ = self.client.list()
+            sizes = dict(line.decode("ascii").split()[:2] for line in lines)
+            return [
+                Item(uidl, int(sizes[number]))
+                for uidl, number in self.numbers.items()
+                if uidl not in self.ended and number in sizes
+            ]
+
+    def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
+        """Write the first bytes of a message to a file, as they come; tell whether it is there. Raises Trouble.
+
+        Beyond ``limit`` the rest is read and left out, for the server sends all of it.
+        """
+        with understood():
+            # poplib's own retr() takes no line over 2048 bytes, drops line ends, and keeps all of it in memory
+            self.client._shortcmd(f"RETR {self.numbers[item.uid]}")  # type: ignore[attr-defined]  # it is private
+            source, at_line_start = self.client.file, True
+            while True:
+                piece = source.readline(PIECE_BYTES)
+                if not piece:
+                    raise EOFError("in the middle of a message")
+                if at_line_start and piece.startswith(b"."):
+                    if piece in (b".\r\n", b".\n"):
+                        return True
+                    piece = piece[1:]
+                at_line_start = piece.endswith(b"\n")
+                if file.tell() < limit:
+                    file.write(piece)
+
+    def mark(self, item: Item, mark: Mark) -> str:
+        """Note that a message has ended, and delete it where that is wanted. Raises Trouble."""
+        self.ended[item.uid] = mark.name
+        if self._action(mark) == DELETE:
+            with understood():
+                self.client.dele(int(self.numbers[item.uid]))
+        return ""
+
+    def _action(self, mark: Mark) -> str:
+        return (self.mailbox.done if mark is Mark.DONE else self.mailbox.refused).verb
+
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
+        """Return False: what comes meanwhile shows itself to the next connection."""
+        return False
+
+    def leave(self) -> None:
+        """Leave in order, so that what was deleted goes."""
+        with suppress(poplib.error_proto, OSError):  # it is gone already; what was not deleted now is so next time
+            self.client.quit()
+
+    def close(self) -> None:
+        """End the connection: what was deleted stays, until next time."""
+        with suppress(OSError):  # it is gone already
+            self.client.close()
+
+
+def _connected(mailbox: Mailbox) -> poplib.POP3:
+    """Return a connection that is safe for a password. Raises Trouble and what understood() makes one of."""
+    context = tls_context(mailbox)
+    if mailbox.is_tls:
+        return poplib.POP3_SSL(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS, context=context)
+    client = poplib.POP3(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS)
+    try:
+        if "STLS" in client.capa():
+            client.stls(context)
+        elif not is_loopback(mailbox):
+            raise Trouble(Kind.TLS, PLAIN)
+    except BaseException:  # a signal, too
+        with suppress(OSError):  # a TLS that failed has closed it
+            client.close()
+        raise
+    return client
+
+
+def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    try:
+        if mailbox.grant:
+            _sign_in(client, mailbox, token)
+        else:
+            client.user(mailbox.login)
+            client.pass_(mailbox.password)
+    except poplib.error_proto as error:
+        text = said(error).replace(mailbox.password or "\0", "********")
+        if TEMPORARY.search(text):
+            raise Trouble(Kind.ANSWER, f"it says: {text}") from None
+        raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
+
+
+def _sign_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
+
+    def log_in(with_token: str) -> None:
+        say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
+        say("AUTH XOAUTH2")
+        if not say(oauth.xoauth2(mailbox.login, with_token).decode()).startswith(b"+OK"):
+            say("")  # answers the reason of a refusal, which comes then
+
+    first = token("")
+    try:
+        log_in(first)
+    except poplib.error_proto:
+        log_in(token(first))
