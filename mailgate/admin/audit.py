@@ -13,6 +13,7 @@ from mailgate.admin.records import Record
 from mailgate.admin.screen import pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
 from mailgate.hold import KEPT_AS
+from mailgate.mailboxes import mailbox_of
 from mailgate.outcome import Outcome
 
 # Where a message must be that has ended so, as the summary names it.
@@ -142,7 +143,7 @@ def _place_of_try(desk: Desk, story: Story, attempt: Attempt, outcome: Outcome, 
     if not _may_be_there(attempt):
         return REFUSED, ""
     is_here = attempt["host"] in ("", socket.gethostname())
-    is_told = is_here and queue_id and there.queued is not None
+    is_told = is_here and queue_id and not mailbox_of(queue_id) and there.queued is not None
     if outcome.is_temporary and is_told and queue_id in (there.queued or ()):
         return WAITING, ""
     # Of several calls, or none that was noted, the rows know the endings.

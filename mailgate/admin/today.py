@@ -10,6 +10,7 @@ from mailgate.admin.desk import Answer, Command, Desk, moment
 from mailgate.admin.meaning import style, word
 from mailgate.admin.screen import brief, table, words
 from mailgate.admin.trace import NO_JOURNAL, Story, stories
+from mailgate.mailboxes import mailbox_of
 from mailgate.outcome import Outcome
 
 DAY_SECONDS = 86400.0
@@ -35,10 +36,12 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     queue = _with_our_reason(mta.queue(arguments.mta_config), found)
     kept = hold_folder.files(desk.settings.hold)
     failing = _failing(found)
+    in_mailboxes = _in_mailboxes(found)
     of_journal = {
         "today": {word(outcome): count for outcome, count in new.items()},
         "yesterday": {word(outcome): count for outcome, count in old.items()},
         "failing": failing,
+        "mailboxes": in_mailboxes,
     }
     facts = {
         **(of_journal if has_journal else dict.fromkeys(of_journal)),
@@ -50,6 +53,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
         "",
         *_waiting(queue),
         "",
+        *_in_mailboxes_shown(in_mailboxes),
         *_held(kept),
         *(["", *_fails(failing)] if has_journal else []),
     ]
@@ -87,6 +91,35 @@ def _waiting(queue: list[mta.Waiting] | None) -> list[Any]:
     return [
         words(f"In the mail server's queue: {len(queue)}", "waits"),
         table(["since", "queue id", "for", "why"], rows[:MAX_ROWS]),
+    ]
+
+
+def _in_mailboxes(found: list[Story]) -> list[dict[str, Any]]:
+    """Return what waits in mailboxes to be tried again: for each, how many messages, since when, and why the first."""
+    groups: dict[str, list[Story]] = {}
+    for story in found:
+        mailbox = mailbox_of(story.last["queue_id"] or "")
+        if mailbox and story.outcome.is_temporary:
+            groups.setdefault(mailbox, []).append(story)
+    return [
+        {
+            "mailbox": mailbox,
+            "messages": len(those),
+            "since": min(each["at"] for story in those for each in story.attempts),
+            "cause": f"{word(those[-1].outcome)}: {those[-1].last['cause']}",
+        }
+        for mailbox, those in sorted(groups.items())
+    ]
+
+
+def _in_mailboxes_shown(rows: list[dict[str, Any]]) -> list[Any]:
+    if not rows:
+        return []
+    shown = [(row["mailbox"], str(row["messages"]), moment(row["since"])[:16], brief(row["cause"])) for row in rows]
+    return [
+        words(f"In mailboxes: {sum(row['messages'] for row in rows)}", "waits"),
+        table(["mailbox", "mails", "since", "why"], shown[:MAX_ROWS], right=["mails"]),
+        "",
     ]
 
 

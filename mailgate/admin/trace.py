@@ -11,6 +11,7 @@ from mailgate.admin.desk import Answer, Command, Desk, Usage, moment, since
 from mailgate.admin.meaning import style, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import brief, indented, pairs, plain, table, words
+from mailgate.mailboxes import mailbox_of
 from mailgate.outcome import Ended, Outcome
 
 NO_JOURNAL = "no journal (MAIL_GATEWAY_JOURNAL), which would know what became of mail"
@@ -209,7 +210,8 @@ def _lines(attempt: Attempt) -> list[Any]:
     """Return the lines of a try: when it ended, how long it took, how it ended, and why."""
     outcome = Outcome[attempt["ending"]]
     ended, took = moment(attempt["at"])[:19], f"{attempt['seconds']:6.2f} s"
-    place = " ".join(filter(None, (attempt["queue_id"], attempt["host"])))
+    mailbox = mailbox_of(attempt["queue_id"] or "")
+    place = " ".join(filter(None, (f"mailbox {mailbox}" if mailbox else attempt["queue_id"], attempt["host"])))
     cause = (attempt["cause"] or "").partition(hold.KEPT_AS)[0]
     first = words(f"{ended}  {took}  {word(outcome):18} {place}", style(outcome))
     return [first, indented(cause)] if cause else [first]
@@ -253,6 +255,7 @@ def _facts(story: Story) -> dict[str, Any]:
                 "seconds": each["seconds"],
                 "host": each["host"],
                 "queue_id": each["queue_id"],
+                "mailbox": mailbox_of(each["queue_id"] or ""),
                 "ending": each["ending"].lower(),
                 "status_code": Outcome[each["ending"]].status_code,
                 "record_id": each["record_id"],

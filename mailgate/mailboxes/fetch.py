@@ -33,7 +33,7 @@ from mailgate.envelope import (
     spooled,
 )
 from mailgate.log import Facts, Log, error_text
-from mailgate.mailboxes import kept, oauth
+from mailgate.mailboxes import kept, oauth, queue_id
 from mailgate.mailboxes.box import Box, Item, Kind, Mark, Trouble
 from mailgate.mailboxes.config import IMAP, Mailbox
 from mailgate.mailboxes.imap import Imap
@@ -43,7 +43,6 @@ from mailgate.settings import Settings
 
 POLL_SECONDS = 60.0  # between two looks where the server does not tell what is new
 LOGGED_BYTES = 2**16  # of a message that is not taken: the log looks there for its Message-ID
-DIGEST_DIGITS = 12  # of a message's digest: by it, the journal knows the copy in this mailbox again
 # The database is not to be had, whatever the message: the mailbox waits.
 OF_THE_DATABASE = (
     Outcome.NO_ANSWER,
@@ -257,7 +256,7 @@ def envelope_for(mailbox: Mailbox, raw: Raw) -> Envelope:
 
 def _describe(facts: Facts, mailbox: Mailbox, raw: Raw) -> None:
     """Note whose message this is: it is known again in this mailbox whatever number the server gives it."""
-    facts.queue_id = f"{mailbox.name}.{ancestry.digest(raw, raw.head())[:DIGEST_DIGITS].decode()}"
+    facts.queue_id = queue_id(mailbox.name, ancestry.digest(raw, raw.head()))
     facts.describe(envelope_for(mailbox, raw), raw.head())
 
 
