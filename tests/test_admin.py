@@ -27,7 +27,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """After ten mails of different fate."""
     folder = tmp_path_factory.mktemp("desk")
     with served(f"sqlite:///{folder}/mail.db", WORLD) as server:
-        found = Desk(folder, server)
+        found = Desk(folder, server.url, LOGIN="admin")
         found.deliver_all()
         yield found
 
@@ -169,7 +169,7 @@ def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
 
 def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path) -> None:
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         desk.deliver_all()
         good = desk.run("audit", "--json", "--textfile", str(tmp_path / "audit.prom"))
         assert (good.status, good.err) == (0, "")
@@ -223,7 +223,7 @@ def test_the_man_page_and_the_completions_have_each_command_and_option(name: str
 def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_of_its_call(tmp_path: Path) -> None:
     """Another Date is another message, which is held under an id of its own."""
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         (held,) = (fate for fate in FATES if fate.name == "held")
         desk.deliver(held, 0)
         execute(desk.gateway.settings["JOURNAL"], "update attempt set at = at - 86400 * 8")
@@ -235,7 +235,7 @@ def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_o
 
 def test_another_date_is_another_message_to_trace_and_to_an_audit(tmp_path: Path) -> None:
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         first = FATES[0]
         later = first.message(0).replace(b"Mon, 30 Nov 2026 09:00", b"Mon, 30 Nov 2026 10:00")
         desk.deliver(first, 0)
