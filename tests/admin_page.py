@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with served(f"sqlite:///{folder}/mail.db", WORLD) as server:
-            desk = Desk(folder, server)
+            desk = Desk(folder, server.url, LOGIN="admin")
             desk.deliver_all()
             commands = [["trace", fate.message_id] for fate in FATES]
             screens = [block(command, desk.run(*command)) for command in commands]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.admin import ask
-from support.desk import FATES, PAGE, WORLD, Desk, Fate, block, run_desk
+from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
 from support.gateway import Gateway
 from support.journal import execute
 from support.mail_database_server import PASSWORD, ROOT, served
@@ -28,7 +28,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """After ten mails of different fate."""
     folder = tmp_path_factory.mktemp("desk")
     with served(f"sqlite:///{folder}/mail.db", WORLD) as server:
-        found = Desk(folder, server)
+        found = Desk(folder, server.url, LOGIN="admin")
         found.deliver_all()
         yield found
 
@@ -116,18 +116,14 @@ def test_settings_that_can_not_be_used_are_named(desk: Desk) -> None:
     assert screen.err == "mail-gateway-admin: MAIL_GATEWAY_URL is not a URL like https://odoo.example.com\n"
 
 
-def test_without_a_journal_nothing_is_said_of_what_it_would_know(desk: Desk, tmp_path: Path) -> None:
-    env_file = tmp_path / "settings.env"
-    env_file.touch(0o600)
-    env_file.write_text(
-        re.sub(r"(?m)^MAIL_GATEWAY_JOURNAL=.*$", "MAIL_GATEWAY_JOURNAL=", desk.gateway.env_file.read_text())
-    )
+def test_without_a_journal_nothing_is_said_of_what_it_would_know(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "http://127.0.0.1:9", JOURNAL="")
     for arguments in ["trace", "x"], ["audit"]:
-        screen = run_desk(env_file, *arguments)
+        screen = desk.run(*arguments)
         assert (screen.status, screen.out) == (2, "")
         assert "there is no journal (MAIL_GATEWAY_JOURNAL)" in screen.err
-    assert "No mail since yesterday." not in run_desk(env_file).out
-    facts = json.loads(run_desk(env_file, "today", "--json").out)
+    assert "No mail since yesterday." not in desk.run().out
+    facts = json.loads(desk.run("today", "--json").out)
     assert (facts["today"], facts["failing"]) == (None, None)
 
 
@@ -138,7 +134,7 @@ IN_ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTH
 def test_an_odd_subject_breaks_no_screen_and_no_json(tmp_path: Path) -> None:
     message = b"From: odd@outside.test\nMessage-ID: <odd@outside.test>\nSubject: %b\n\nx\n" % ODD
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         desk.gateway.run("--sender=odd@outside.test", "broken@example.com", message=message)
         desk.gateway.run("--sender=odd@outside.test", "info@example.com", message=message.replace(b"<odd", b"<even"))
         desk.gateway.command()
@@ -267,7 +263,7 @@ def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
 
 def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path) -> None:
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         desk.deliver_all()
         good = desk.run("audit", "--json", "--textfile", str(tmp_path / "audit.prom"))
         assert (good.status, good.err) == (0, "")
@@ -321,7 +317,7 @@ def test_the_man_page_and_the_completions_have_each_command_and_option(name: str
 def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_of_its_call(tmp_path: Path) -> None:
     """Another Date is another message, which is held under an id of its own."""
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         (held,) = (fate for fate in FATES if fate.name == "held")
         desk.deliver(held, 0)
         execute(desk.gateway.settings["JOURNAL"], "update attempt set at = at - 86400 * 8")
@@ -333,7 +329,7 @@ def test_an_audit_knows_a_held_message_by_the_id_that_it_came_with_and_by_that_o
 
 def test_another_date_is_another_message_to_trace_and_to_an_audit(tmp_path: Path) -> None:
     with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
-        desk = Desk(tmp_path, server)
+        desk = Desk(tmp_path, server.url)
         first = FATES[0]
         later = first.message(0).replace(b"Mon, 30 Nov 2026 09:00", b"Mon, 30 Nov 2026 10:00")
         desk.deliver(first, 0)

@@ -78,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_it_looks_for_what_each_try_has_left(
     tmp_path: Path, server: Server, tries: list[Try], stored: list[str], held: list[str], place: str
 ) -> None:
-    desk = Desk(tmp_path, server)
+    desk = Desk(tmp_path, server.url)
     settings = build({name: str(value) for name, value in desk.gateway.settings.items()})
     for each in tries:
         note(settings, each)

@@ -8,17 +8,18 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from support import desk as cast
+from support.desk import Screen
 from support.endpoint import Endpoint, fault, returns
-from support.gateway import ENVIRONMENT, PROGRAM, Gateway
+from support.gateway import ENVIRONMENT, PROGRAM
 from support.journal import age, execute
-from support.mail_database_server import PASSWORD, ROOT, Server, served
+from support.mail_database_server import ROOT, Server, served
 
 from mailgate import settings, walk
 from mailgate.database import Client
@@ -26,58 +27,13 @@ from mailgate.envelope import Envelope, Raw, Recipient, spool
 from mailgate.log import Facts
 from mailgate.outcome import Outcome
 
-WORLD: dict[str, Any] = {
-    "alias_domains": [{"id": 1, "name": "example.com", "catchall": "catchall", "bounce": "bounce"}],
-    "companies": [{"id": 1, "name": "Company", "email": "office@example.com", "alias_domain": "example.com"}],
-    "aliases": [
-        {"id": 1, "local_part": "info", "domain": "example.com", "model": "crm.lead"},
-        {"id": 2, "local_part": "jobs", "domain": "example.com", "model": "project.task"},
-        {"id": 3, "local_part": "broken", "domain": "example.com", "model": "crm.lead", "defaults": {"colour": "red"}},
-        {"id": 4, "local_part": "countries", "domain": "example.com", "model": "res.country"},
-    ],
-    "partners": [{"id": 3, "name": "Administrator", "email": "admin@example.com"}],
-    "users": [{"id": 2, "login": "admin", "partner_id": 3}],
-}
+COUNTRIES = {"id": 4, "local_part": "countries", "domain": "example.com", "model": "res.country"}
+WORLD = cast.WORLD | {"aliases": [*cast.WORLD["aliases"], COUNTRIES], "parameters": {}}
 READ_TIMEOUT = 150
 
 
-class Screen(NamedTuple):
-    """How the desk ended: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
-
-
-class Desk:
-    """A gateway in front of a database, its hold folder, and the desk beside it."""
-
-    def __init__(self, folder: Path, url: str, **more: object) -> None:
-        self.hold = folder / "held"
-        self.hold.mkdir()
-        values = {"LOGIN": "2", "PASSWORD": PASSWORD, "HOLD": self.hold, "PATIENCE": 0, "READ_TIMEOUT": READ_TIMEOUT}
-        self.gateway = Gateway(folder, URL=url, **{**values, **more})
-        self.gateway.command()  # writes the settings
-
-    @property
-    def files(self) -> list[Path]:
-        """What is held."""
-        return sorted(self.hold.glob("new/*"))
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "mailgate.admin", "--env-file", str(self.gateway.env_file), *arguments]
-
-    def run(self, *arguments: str, environ: dict[str, str] | None = None) -> Screen:
-        environ = (
-            ENVIRONMENT
-            | {key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")}
-            | (environ or {})
-        )
-        done = subprocess.run(self.command(*arguments), capture_output=True, env=environ, cwd=ROOT, check=False)
-        return Screen(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def facts(self, *arguments: str) -> dict[str, Any]:
-        return json.loads(self.run(*arguments, "--json").out)
+class Desk(cast.Desk):
+    """The same, with mail that is held."""
 
     def send(self, count: int = 1, to: str = "broken@example.com", fields: str = "", name: str = "mail") -> None:
         """Have the gateway deliver mails in this process; each has its number."""
@@ -104,7 +60,7 @@ def database(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def desk(tmp_path: Path, database: Server) -> Desk:
-    return Desk(tmp_path, database.url)
+    return Desk(tmp_path, database.url, READ_TIMEOUT=READ_TIMEOUT)
 
 
 def mend_alias(database: Server) -> None:
@@ -306,7 +262,7 @@ def test_an_answer_to_a_notice_is_released_without_the_notice(tmp_path: Path, en
         connection.sendall(ignored if names_it else returns(7))
 
     endpoint.answers = [answer]
-    desk = Desk(tmp_path, endpoint.url)
+    desk = Desk(tmp_path, endpoint.url, READ_TIMEOUT=READ_TIMEOUT)
     desk.send(1, fields=f"References: <a@b> {NOTICE.decode()}\nIn-Reply-To: {NOTICE.decode()}\n")
     assert desk.run("held", "release", "--all").out.startswith("1 of 1 released.")
     sent = endpoint.messages[-1]
@@ -423,7 +379,7 @@ def test_killed_at_random_each_of_twenty_is_delivered_once(desk: Desk, database:
 
 def test_a_signal_ends_it_after_the_message_at_hand(tmp_path: Path, endpoint: Endpoint, gate: Any) -> None:
     endpoint.answers = [fault(2, "x")]
-    desk = Desk(tmp_path, endpoint.url)
+    desk = Desk(tmp_path, endpoint.url, READ_TIMEOUT=READ_TIMEOUT)
     desk.send(3)
     endpoint.answers = [gate]
     command = desk.command("held", "release", "--all", "--json")
@@ -473,7 +429,7 @@ def test_five_hundred_in_one_command(desk: Desk, database: Server) -> None:
 
 def test_what_is_mended_is_released_and_the_original_kept(tmp_path: Path, endpoint: Endpoint) -> None:
     """Its header would keep the database busy, so it is held without asking, until that is mended."""
-    desk = Desk(tmp_path, endpoint.url)
+    desk = Desk(tmp_path, endpoint.url, READ_TIMEOUT=READ_TIMEOUT)
     desk.send(1, fields=f"Content-Type: text/plain{';' * 20_000}\n")
     (path,) = desk.files
     before, since = path.read_bytes(), path.stat().st_mtime

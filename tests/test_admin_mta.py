@@ -5,11 +5,12 @@ import socket
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from soak import KINDS, WORLD
 from support.accounts import account
-from support.desk import Screen, run_desk
+from support.admin import ask
 from support.endpoint import Request, http
 from support.mail_database_server import served
 from support.mta import EXIM, LMTP, PIPE, PYTHON, Exim, Mta, Postfix, started
@@ -47,24 +48,25 @@ def test_what_waits_is_shown_with_its_reason_and_is_not_lost(mta: Mta) -> None:
         mta.send(sender, recipients, message)
         mta.attempt()
 
-        def desk(*arguments: str) -> Screen:
-            return run_desk(mta.env_file, *arguments, "--json", environ={"PATH": PATH}, python=PYTHON)
+        def desk(*arguments: str) -> tuple[int, Any]:
+            done = ask(mta.env_file, *arguments, "--json", environ={"PATH": PATH}, python=PYTHON)
+            assert done.stderr == ""
+            return done.returncode, json.loads(done.stdout)
 
         config = ("--mta-config", str(mta.config))
-        today = desk("today", *config)
-        assert (today.status, today.err) == (1, "")
-        (waiting,) = json.loads(today.out)["waiting"]
+        status, today = desk("today", *config)
+        (waiting,) = today["waiting"]
+        assert status == 1
         assert (waiting["sender"], waiting["recipients"]) == (sender, list(recipients))
         assert waiting["reason"] == "database_down: HTTP 503"
-        audit = desk("audit", *config)
-        facts = json.loads(audit.out)
-        assert (audit.status, facts["places"]["waiting"], facts["lost"]) == (0, 1, [])
-        (story,) = json.loads(desk("trace", waiting["queue_id"], "--mta-log", str(mta.log_path)).out)["messages"]
+        status, audit = desk("audit", *config)
+        assert (status, audit["places"]["waiting"], audit["lost"]) == (0, 1, [])
+        (story,) = desk("trace", waiting["queue_id"], "--mta-log", str(mta.log_path))[1]["messages"]
         assert story["attempts"][0]["queue_id"] == waiting["queue_id"]
         assert any("mail_gateway" in line or "will try again" in line for line in story["mail_server"])
         mta.clear()
-        audit = desk("audit", *config)
-        assert (audit.status, len(json.loads(audit.out)["lost"])) == (1, 1)
+        status, audit = desk("audit", *config)
+        assert (status, len(audit["lost"])) == (1, 1)
     finally:
         database.close()
 

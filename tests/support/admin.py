@@ -13,6 +13,11 @@ from support.gateway import ENVIRONMENT, coverage_environment
 ROOT = Path(__file__).parents[2]
 
 
+def command(env_file: Path, *words: object, python: str = sys.executable) -> list[str]:
+    """Return what is typed for a command of the desk."""
+    return [python, "-m", "mailgate.admin", "--env-file", str(env_file), *map(str, words)]
+
+
 def ask(
     env_file: Path,
     *words: object,
@@ -22,7 +27,7 @@ def ask(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the desk in ``folder`` and return how it ended; what it prints has no password."""
     finished = subprocess.run(
-        [python, "-m", "mailgate.admin", "--env-file", str(env_file), *map(str, words)],
+        command(env_file, *words, python=python),
         capture_output=True,
         encoding="utf-8",
         timeout=120,

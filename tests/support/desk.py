@@ -1,16 +1,16 @@
-"""The operator's desk as a person starts it, and ten mails of different fate that he asks about."""
+"""The operator's desk beside a gateway, as a person starts it, and ten mails of different fate that he asks about."""
 
+import json
 import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from support.admin import ask
+from support.admin import ask, command
 from support.gateway import Gateway
-from support.mail_database_server import PASSWORD, ROOT, Server
+from support.mail_database_server import PASSWORD, ROOT
 
 PAGE = ROOT / "docs" / "admin.md"
 WORLD: dict[str, Any] = {
@@ -67,13 +67,26 @@ FATES = (
 
 
 class Desk:
-    """A gateway in front of a mail_database, and the desk beside it."""
+    """A gateway in front of a database, its hold folder, programs of a mail server, and the desk beside them."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
-        (folder / "held").mkdir()
-        settings = {"LOGIN": "admin", "PASSWORD": PASSWORD, "HOLD": folder / "held", "PATIENCE": 0}
-        self.gateway = Gateway(folder, URL=server.url, **settings)
+    def __init__(self, folder: Path, url: str, **more: object) -> None:
+        self.folder, self.hold = folder, folder / "held"
+        self.hold.mkdir()
+        settings = {"PASSWORD": PASSWORD, "HOLD": self.hold, "PATIENCE": 0}
+        self.gateway = Gateway(folder, URL=url, **settings | more)
         self.gateway.command()  # writes the settings
+
+    @property
+    def files(self) -> list[Path]:
+        """What is held."""
+        return sorted(self.hold.glob("new/*"))
+
+    def program(self, name: str, text: str) -> None:
+        """Put a program of the mail server's where the desk finds it."""
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
 
     def deliver_all(self) -> None:
         """Send all ten."""
@@ -96,7 +109,17 @@ class Desk:
 
     def run(self, *arguments: str, environ: dict[str, str] | None = None) -> "Screen":
         """Run a command of the desk."""
-        return run_desk(self.gateway.env_file, *arguments, environ=environ)
+        path = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin"}
+        done = ask(self.gateway.env_file, *arguments, environ=path | (environ or {}))
+        return Screen(done.returncode, done.stdout, done.stderr)
+
+    def facts(self, *arguments: str) -> Any:
+        """Return what a command of the desk tells a program."""
+        return json.loads(self.run(*arguments, "--json").out)
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return what is typed for a command."""
+        return command(self.gateway.env_file, *arguments)
 
 
 class Screen(NamedTuple):
@@ -119,14 +142,6 @@ class Screen(NamedTuple):
         for pattern, new in changes:
             text = re.sub(pattern, new, text)
         return text
-
-
-def run_desk(
-    env_file: Path, *arguments: str, environ: dict[str, str] | None = None, python: str = sys.executable
-) -> Screen:
-    """Run a command of the desk with these settings."""
-    done = ask(env_file, *arguments, python=python, environ=environ or {})
-    return Screen(done.returncode, done.stdout, done.stderr)
 
 
 def block(arguments: Sequence[str], screen: Screen) -> str:
