@@ -344,9 +344,9 @@ def test_the_six_steps_lead_from_nothing_to_the_first_record_of_a_mailbox(endpoi
         no_mail_server = "sed -i '/^postfix:/d; /^Debian-exim:/d' /etc/passwd\n"
         scripts = [no_mail_server, *commands, FETCHED]
         said = on_a_machine(scripts, tmp_path, endpoint, MAILBOX_PASSWORD=MAILBOX_PASSWORD)
-        assert said["5"] == f"ok  task: {url} lets us in: 1 messages, 1 of them new\n"
+        assert said["5"] == f"ok  task: {url} lets us in; messages: 1, new: 1\n"
         assert said["6"] == "systemctl enable --now mail-gateway-mailboxes\n"
-        assert said["once"] == f"ok  task: {url} lets us in: 1 messages, 0 of them new\n"
+        assert said["once"] == f"ok  task: {url} lets us in; messages: 1, new: 0\n"
         assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")
         (message,) = server.messages("task@example.com")
         assert set(message.flags) == {"$MailGatewayDone"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.admin import ask, facts
 from support.authorization_server import CLIENT_ID, AuthorizationServer
 from support.dovecot import Dovecot, dovecot
 from support.endpoint import Endpoint, Request, fault, http, traceback
@@ -632,6 +633,30 @@ def test_a_message_that_somebody_takes_away_meanwhile(
         with running(mailboxes):
             mailboxes.wait_for(f"message_id={id_of(1)}")
     assert id_of(1) in database.messages
+
+
+# --- the desk ---
+
+
+def test_the_desk_knows_what_waits_in_a_mailbox(
+    mailboxes: Mailboxes, endpoint: Endpoint, database: Records, server: Dovecot, login: str
+) -> None:
+    """It is in no mail server's queue, and not lost."""
+    endpoint.answers = [http(503)]
+    add(mailboxes, server, login)
+    server.append(login, mail(1))
+    assert mailboxes.run("once").returncode == 1
+    today = ask(mailboxes.env_file, "today").stdout
+    assert "In mailboxes: 1\n" in today
+    assert re.search(rf"{login} +1 ", today)
+    assert f"mailbox {login}" in ask(mailboxes.env_file, "trace", id_of(1)).stdout
+    assert facts(mailboxes.env_file, "audit")["lost"] == []
+    found = facts(mailboxes.env_file, "check")["findings"]
+    (sentence,) = (each["sentence"] for each in found if each["code"] == "mailboxes")
+    assert sentence == f"Mailbox {login}: {mailboxes.tables[0]['server']} lets us in; messages: 1, new: 1."
+    server.add_user(login, "another")
+    found = facts(mailboxes.env_file, "check")["findings"]
+    assert [each["state"] for each in found if each["code"] == "mailboxes"] == ["bad"]
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

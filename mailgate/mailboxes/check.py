@@ -48,7 +48,7 @@ def findings(mailbox: Mailbox, folder: str, settings: Settings) -> list[Finding]
     try:
         with fetch.opened(mailbox, folder, keeps=False) as box:
             new = len(box.new())
-            found.append(finding(f"{mailbox.server} lets us in: {box.message_count} messages, {new} of them new"))
+            found.append(finding(f"{mailbox.server} lets us in; messages: {box.message_count}, new: {new}"))
             if isinstance(box, Imap):
                 found += [finding(*each) for each in _of_imap(box, mailbox)]
     except Trouble as trouble:
