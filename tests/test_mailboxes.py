@@ -498,9 +498,7 @@ def test_a_server_that_goes_and_comes(mailboxes: Mailboxes, database: Records, l
 def test_a_network_that_stalls(mailboxes: Mailboxes, server: Dovecot, database: Records, login: str) -> None:
     with Network(server.ports["imap"]) as network:
         add(mailboxes, server, login, server=f"imap://localhost:{network.port}")
-        mailboxes.runs_first(
-            f"{QUICK}; from mailgate.mailboxes import imap; imap.TIMEOUT_SECONDS = 1; imap.RENEW_SECONDS = 1"
-        )
+        mailboxes.runs_first(f"{QUICK}; from mailgate.mailboxes import imap; imap.TIMEOUT_SECONDS = 1")
         with running(mailboxes):
             with network.stalled():
                 mailboxes.wait_for("network: it does not answer")
@@ -612,6 +610,26 @@ def test_its_metrics(mailboxes: Mailboxes, server: Dovecot, database: Records, l
     assert f'mail_gateway_mailbox_ready{{mailbox="{login}"}} 1.0' in found
     assert f'mail_gateway_mailbox_ready{{mailbox="{login}-away"}} 0.0' in found
     assert 'mail_gateway_messages_total{outcome="delivered"} 1.0' in found
+
+
+def test_a_message_that_the_server_can_not_give_blocks_no_other(
+    mailboxes: Mailboxes, server: Dovecot, database: Records, login: str
+) -> None:
+    """Its connection ends whenever that one is asked for."""
+    with Network(server.ports["imap"], reads_lines=True) as network:
+
+        def watch(data: bytes) -> None:
+            if b"UID FETCH 1 (BODY" in data:
+                raise ConnectionError
+
+        network.change = lambda said: said.replace(b" STARTTLS", b"")
+        network.watch = watch
+        add(mailboxes, server, login, server=f"imap://127.0.0.1:{network.port}")
+        mailboxes.runs_first(QUICK)
+        server.append(login, *(mail(number) for number in range(5)))
+        with running(mailboxes):
+            mailboxes.wait_for("outcome=delivered", 4)
+    assert id_of(0) not in database.messages
 
 
 def test_a_message_that_somebody_takes_away_meanwhile(

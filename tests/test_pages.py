@@ -209,8 +209,7 @@ def test_each_line_of_trouble_that_is_the_codes_own_stands_on_its_page() -> None
 
 PAUSES = fetch.TROUBLE_PAUSES
 TIMES: dict[str, tuple[float, ...]] = {
-    "POP3, and IMAP without IDLE, is asked every": (fetch.POLL_SECONDS,),
-    "an IDLE is begun anew after": (imap.RENEW_SECONDS,),
+    "each mailbox is asked, and its IDLE begun anew, every": (fetch.POLL_SECONDS,),
     "a server may be silent for": (box.TIMEOUT_SECONDS,),
     "pauses after `network`": PAUSES[box.Kind.NETWORK],
     "pauses after `login`, so that no account is locked": PAUSES[box.Kind.LOGIN],

@@ -41,7 +41,7 @@ from mailgate.mailboxes.pop3 import Pop3
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
-POLL_SECONDS = 60.0  # between two looks where the server does not tell what is new
+POLL_SECONDS = 60.0  # between two looks, also where the server tells what is new: its word may be lost
 LOGGED_BYTES = 2**16  # of a message that is not taken: the log looks there for its Message-ID
 # The database is not to be had, whatever the message: the mailbox waits.
 OF_THE_DATABASE = (
@@ -188,7 +188,11 @@ def read(box: Box, mailbox: Mailbox, shared: Shared, state: State) -> float:
     for item in state.found(items):
         if shared.is_over.is_set():
             return 0.0
-        verdict = deliver(box, item, mailbox, shared, client)
+        try:
+            verdict = deliver(box, item, mailbox, shared, client)
+        except Trouble:  # it may be this message, which the server can't give: the others go first next time
+            state.put_off(item)
+            raise
         if verdict is None or not verdict.outcome.is_temporary:
             failures = 0
             state.ended(item)

@@ -28,7 +28,6 @@ from mailgate.mailboxes.box import (
 )
 from mailgate.mailboxes.config import DELETE, MOVE, SEEN, Action, Mailbox
 
-RENEW_SECONDS = 540.0  # an IDLE is begun anew: RFC 2177 says 29 minutes, and routers forget in ten
 TICK_SECONDS = 1.0  # between two looks at whether the process shall end
 SIZES_AT_A_TIME = 500  # messages whose sizes are asked for in one command
 ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501, 7.1)
@@ -135,8 +134,8 @@ class Imap:
             self.client.uid_expunge([uid])
 
     def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
-        """Wait for new mail by IDLE (RFC 2177), at most so long and until it must be renewed. Raises Trouble."""
-        until = time.monotonic() + min(seconds, RENEW_SECONDS)
+        """Wait for new mail by IDLE (RFC 2177), which ends after so long: a server may forget one. Raises Trouble."""
+        until = time.monotonic() + seconds
         if b"IDLE" not in self.capabilities:
             while time.monotonic() < until and not is_over():
                 time.sleep(min(TICK_SECONDS, max(0.0, until - time.monotonic())))
