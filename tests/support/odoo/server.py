@@ -1,8 +1,10 @@
 """A real Odoo of the tests' own, 19 or 14, started and stopped by the scripts beside this file."""
 
 import os
+import signal
 import subprocess
 import tempfile
+import time
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,23 @@ class Odoo:
 
     def stop(self) -> None:
         subprocess.run([HERE / "down.sh", self.folder], check=True)
+
+    def kill(self) -> None:
+        """Kill Odoo at once; ``start`` starts it again."""
+        pid = int((self.folder / "run" / "odoo.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+
+    def control_postgresql(self, *command: str) -> None:
+        """Run pg_ctl on its PostgreSQL: ``stop -m fast``, and later ``restart``, which starts what has stopped.
+
+        After ``stop -m immediate`` the last commits may be gone, for it does not wait for the disk.
+        """
+        program = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))[-1]
+        user: dict[str, Any] = {} if os.getuid() else {"user": "postgres", "group": "postgres", "extra_groups": []}
+        words: list[str | Path] = [program, "-D", self.folder / "pgdata", "-w", "-l", self.folder / "log/postgres.log"]
+        subprocess.run([*words, *command], check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd="/", **user)
 
     def purge(self) -> None:
         subprocess.run([HERE / "down.sh", "--purge", self.folder], check=True)
