@@ -165,22 +165,22 @@ def seen_of(mtas: Sequence[Postfix], database: Database, sink: Sink, sent: list[
         made = Counter(alias for alias, _ in records)
         found = made + Counter(bounce=told[sender], held=len(copies))
         exact = database.is_exact(records, message.replace(b"\r\n", b"\n"))
-        ending = ending_of(without(mail, copies, made.elements()), found, exact)
+        ending = ending_of(without(mail, copies, made.elements(), mail.copies * len(mtas)), found, exact)
         ending = "still queued" if sender in queued else ending
         messages[number] = Seen(mail, ending, found, sender in queued)
     return messages
 
 
-def without(mail: Mail, held: list[bytes], made: Iterable[str] = ()) -> Mail:
+def without(mail: Mail, held: list[bytes], made: Iterable[str] = (), arrivals: int = 1) -> Mail:
     """Return what must become of a message of which these copies are held: who they are for gets no record of it.
 
-    If it came twice, the other copy may have ``made`` all of its records; a release finds that the database knows it.
-    Whether the database knows these recipients was never answered, so that nothing bounces.
+    If it came more than once, another copy may have ``made`` all of its records; a release finds that the database
+    knows it. Whether the database knows these recipients was never answered, so that nothing bounces.
     """
     if not held:
         return mail
     kept = record_counts(address for text in held for address in named(text))
-    is_made = mail.copies > 1 and Counter(made) == Counter(mail.records)
+    is_made = arrivals > 1 and Counter(made) == Counter(mail.records)
     records = mail.records if is_made else tuple((Counter(mail.records) - kept).elements())
     return mail._replace(records=records, held=len(held), bounces=0)
 
