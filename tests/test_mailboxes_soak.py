@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from soak import WORLD
 from support.dovecot import USER, Dovecot, dovecot
 from support.endpoint import Request, fault, traceback
-from support.mail_database_server import Server, command
+from support.mail_database_server import served
 from support.mailboxes import Mailboxes, table
 from support.mta import wait_until
 from support.network import Network
@@ -280,34 +281,18 @@ def account(server: Dovecot, database: Behind, sent: dict[int, Sent], hold: Path
     return endings
 
 
-WORLD = {
-    "alias_domains": [{"id": 1, "name": "example.com", "catchall": "catchall", "bounce": "bounce"}],
-    "companies": [{"id": 1, "name": "Company", "email": "office@example.com", "alias_domain": "example.com"}],
-    "aliases": [
-        {"id": 1, "local_part": "info", "domain": "example.com", "model": "crm.lead"},
-        {"id": 2, "local_part": "jobs", "domain": "example.com", "model": "project.task"},
-    ],
-    "partners": [{"id": 3, "name": "Administrator", "email": "admin@example.com"}],
-    "users": [{"id": 2, "login": "admin", "partner_id": 3}],
-}
-
-
 def test_into_mail_database(tmp_path: Path) -> None:
-    store, world = f"sqlite:///{tmp_path}/mail.db", tmp_path / "world.json"
-    world.write_text(json.dumps(WORLD))
-    command(store, "load", str(world))
-    server = Server(store)
-    database = Behind(server)
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        database = Behind(server)
 
-    def restart() -> None:
-        server.stop(kill=random.random() < 0.5)
-        server.start()
+        def restart() -> None:
+            server.stop(kill=random.random() < 0.5)
+            server.start()
 
-    try:
-        endings = soak(database, restart, tmp_path, COUNT)
-    finally:
-        database.close()
-        server.stop()
+        try:
+            endings = soak(database, restart, tmp_path, COUNT)
+        finally:
+            database.close()
     assert endings.keys() <= {"done", "refused", "held"}, endings
     assert endings.total() == COUNT
 
