@@ -125,14 +125,15 @@ PARTS = [
     Step("parts.py", "_forwarding", "before"),
     Step("inquiry.py", "of_another_model", "before"),
     Step("database.py", "_reply", "after"),  # where its thread is
-    Step("database.py", "_reply", "after", number=2),  # of which model the alias is
+    Step("database.py", "_reply", "after", number=2),  # which version it is
+    Step("database.py", "_reply", "after", number=3),  # of which model the alias is
     Step("parts.py", "_forwarding", "after"),
     Step("parts.py", "split", "after"),
     Step("walk.py", "plan_for", "after"),
     Step("walk.py", "_of_call", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "before"),
     Step("journal/sqlite.py", "Sqlite.write", "after", waits=True),
-    Step("database.py", "_reply", "before", 1, waits=True, number=3),
+    Step("database.py", "_reply", "before", 1, waits=True, number=4),
     Step("journal/sqlite.py", "Sqlite.write", "before", 1, waits=True, number=2),
     Step("journal/sqlite.py", "Sqlite.write", "after", 1, number=2),
     Step("walk.py", "_of_call", "after", 1),
@@ -144,7 +145,7 @@ PARTS = [
     Step("walk.py", "_called", "before", 1, number=2),
     Step("journal/sqlite.py", "Sqlite.write", "before", 1, number=3),
     Step("journal/sqlite.py", "Sqlite.write", "after", 1, waits=True, number=3),
-    Step("database.py", "_reply", "before", 2, waits=True, number=4),
+    Step("database.py", "_reply", "before", 2, waits=True, number=5),
     Step("walk.py", "judge", "after", 2, waits=True, number=2),
     Step("journal/sqlite.py", "Sqlite.write", "before", 2, waits=True, number=4),
     Step("journal/sqlite.py", "Sqlite.write", "after", 2, number=4),

@@ -32,4 +32,6 @@ class Records:
             asked = terms[0][2]
             is_known = not {PARENT, *self.messages}.isdisjoint([asked] if isinstance(asked, str) else asked)
             return [{"id": 1, "model": "crm.lead", "res_id": 7}] * is_known
-        return [{"id": 1, "alias_full_name": "support@example.com"}] * (terms[1][0] == "alias_model_id.model")
+        return [{"id": 1, "alias_full_name": "support@example.com", "alias_name": "support"}] * (
+            terms[1][0] == "alias_model_id.model"
+        )
