@@ -23,7 +23,7 @@ from support.mta import Impossible, wait_until
 from support.records import Records
 
 MAILBOXES = 20
-MAILS = 200
+MAILS = 100
 LARGE = 50 * 2**20  # bytes
 MEDIAN = Figure("mailboxes: seconds from APPEND to record with 20 mailboxes, median", "at most", 0.5)
 SLOWEST = Figure("mailboxes: seconds from APPEND to record with 20 mailboxes, 99 %", "at most", 2)
