@@ -457,11 +457,20 @@ def test_a_full_disk_is_found_before_the_refresh_token_is_used(server: Authoriza
     assert not (tmp_path / "task.token.new").exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C interrupt: the processes of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt() -> Answer:
     os.kill(os.getpid(), signal.SIGINT)
     return BROKEN
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_leaves_what_was_there(server: AuthorizationServer, tmp_path: Path) -> None:
     made = signed_in(server, tmp_path)
     expire(tmp_path)
@@ -473,6 +482,7 @@ def test_control_c_leaves_what_was_there(server: AuthorizationServer, tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {"task.token", "task.token.lock"}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_while_somebody_signs_in_leaves_nothing(
     server: AuthorizationServer, tmp_path: Path, pauses: list[float]
 ) -> None:
