@@ -154,6 +154,14 @@ def absolute_path(value: str) -> str:
     return value
 
 
+def file_path(value: str) -> str:
+    """Return the path of a file; one that is not absolute is the name of one of systemd's credentials."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not os.path.isabs(text(value)) and not credentials:
+        raise ValueError("must be an absolute path, or the name of a credential of systemd's")
+    return os.path.join(credentials or "", value)
+
+
 def folder(value: str) -> str:
     """Return the absolute path of a folder that we can write, and nobody else."""
     if not os.path.isabs(value):  # in which folder we are called is the MTA's to say

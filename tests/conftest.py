@@ -1,6 +1,7 @@
 """Fixtures: a database server on a socket, and the program pointed at it."""
 
 import contextlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support.disk import disk  # noqa: F401 a fixture
+from support.dovecot import Dovecot
 from support.endpoint import Endpoint, Gate
 from support.gateway import Gateway
 from support.odoo.server import Impossible, Odoo
@@ -154,6 +156,25 @@ def odoo() -> Iterator[Odoo]:
 def odoo14() -> Iterator[Odoo]:
     with started(14) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def imap_server() -> Iterator[Dovecot]:
+    """A real Dovecot, with its defaults; each test has users of its own."""
+    try:
+        server = Dovecot()
+    except Impossible as error:
+        pytest.skip(f"no Dovecot: {error}")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def login(imap_server: Dovecot, request: pytest.FixtureRequest) -> str:
+    """A user of it whom no other test knows."""
+    login = f"{re.sub('[^a-z0-9]+', '-', request.node.name.lower()).strip('-')}@example.com"
+    imap_server.add_user(login)
+    return login
 
 
 @pytest.fixture

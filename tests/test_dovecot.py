@@ -4,7 +4,6 @@ import contextlib
 import imaplib
 import os
 import poplib
-import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from threading import Thread
 from urllib.parse import parse_qs
 
 import pytest
-from support.dovecot import PASSWORD, Dovecot, Impossible, Message, dovecot
+from support.dovecot import PASSWORD, Dovecot, Message, dovecot
 from support.mta import wait_until
 from support.network import Network
 from support.phone import AWAY, Phone
@@ -31,23 +30,10 @@ def small(number: int) -> bytes:
     return b"Message-ID: <%d@outside.test>\r\nSubject: Hello\r\n\r\nHello\r\n" % number
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[Dovecot]:
+@pytest.fixture(autouse=True)
+def server(imap_server: Dovecot) -> Dovecot:
     """One that stays as it is."""
-    try:
-        server = Dovecot()
-    except Impossible as error:
-        pytest.skip(f"no Dovecot: {error}")
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def login(server: Dovecot, request: pytest.FixtureRequest) -> str:
-    """A user whom no other test knows."""
-    login = f"{re.sub('[^a-z0-9]+', '-', request.node.name.lower())}@example.com"
-    server.add_user(login)
-    return login
+    return imap_server
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ With a real Dovecot on one side, and on the other a database that makes a record
 
 import itertools
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -20,9 +21,11 @@ from support.authorization_server import CLIENT_ID, AuthorizationServer
 from support.dovecot import Dovecot, dovecot
 from support.endpoint import Endpoint, Request, fault, http, traceback
 from support.mailboxes import Bare, Mailboxes, running, table
-from support.mta import Impossible, free_port, wait_until
+from support.mta import free_port, wait_until
 from support.network import Network
 from support.records import Records
+
+from mailgate.mailboxes.box import PIECE_BYTES
 
 pytestmark = pytest.mark.mailboxes
 
@@ -44,13 +47,9 @@ def id_of(number: object) -> str:
     return f"<{number}@outside.test>"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Dovecot]:
-    try:
-        with dovecot() as found:
-            yield found
-    except Impossible as error:
-        pytest.skip(str(error))
+@pytest.fixture
+def server(imap_server: Dovecot) -> Dovecot:
+    return imap_server
 
 
 @pytest.fixture
@@ -527,15 +526,23 @@ def test_a_folder_that_is_missing(mailboxes: Mailboxes, server: Dovecot, login: 
     assert mailboxes.run("once").returncode == 1
 
 
-def test_a_full_mailbox_in_which_nothing_can_be_moved(mailboxes: Mailboxes, database: Records, login: str) -> None:
-    """The mail is delivered and marked; it stays where it is."""
-    with dovecot(quota=10_000) as server:
-        add(mailboxes, server, login, done="move:Archive")
-        server.append(login, mail(1, body="x" * 9000))
-        for _ in range(2):
-            assert mailboxes.run("once").returncode == 0
-        assert flags(server, login) + flags(server, login, "Archive") == [{DONE}]
-        assert mailboxes.text().count("outcome=delivered") == 1
+def test_what_can_not_be_moved_stays_and_is_marked(
+    mailboxes: Mailboxes, server: Dovecot, database: Records, login: str
+) -> None:
+    """The folder is there, and takes nothing: its own reason is said, once."""
+    add(mailboxes, server, login, done="move:Archive")
+    server.append(login, mail(0), folder="Archive")
+    archive = server.maildir(login, "Archive")
+    for path in (archive, *archive.iterdir()):
+        shutil.chown(path, "root", "root")
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    server.append(login, mail(1))
+    for _ in range(2):
+        assert mailboxes.run("once").returncode == 0
+    assert flags(server, login) == [{DONE}]
+    assert mailboxes.text().count("outcome=delivered") == 1
+    (reason,) = re.findall("stays as it is, marked: move Archive: (.*): <", mailboxes.text())
+    assert reason.startswith("move failed: ")
 
 
 NONSENSE = [
@@ -610,6 +617,30 @@ def test_its_metrics(mailboxes: Mailboxes, server: Dovecot, database: Records, l
     assert f'mail_gateway_mailbox_ready{{mailbox="{login}"}} 1.0' in found
     assert f'mail_gateway_mailbox_ready{{mailbox="{login}-away"}} 0.0' in found
     assert 'mail_gateway_messages_total{outcome="delivered"} 1.0' in found
+
+
+def test_no_text_is_not_the_end_of_a_text(mailboxes: Mailboxes, server: Dovecot, database: Records, login: str) -> None:
+    """A server answers the second piece of a message without it, once: the message is not delivered by halves."""
+    raw = mail(1, body="x" * 600_000)
+    left = [b" BODY[]<262144> "]
+
+    def change(said: bytes) -> bytes:
+        said = said.replace(b" STARTTLS", b"")
+        if left and left[0] in said:
+            return re.sub(rb" BODY\[\]<262144> \{\d+\}\r\n", b" X-GONE {%d}\r\n" % PIECE_BYTES, said)
+        return said
+
+    with Network(server.ports["imap"], reads_lines=True) as network:
+        network.change = change
+        add(mailboxes, server, login, server=f"imap://127.0.0.1:{network.port}")
+        mailboxes.runs_first(QUICK)
+        server.append(login, raw)
+        with running(mailboxes):
+            mailboxes.wait_for("it does not give message 1")
+            assert not database.messages
+            left.clear()
+            mailboxes.wait_for("outcome=delivered")
+    assert database.messages == {id_of(1): raw}
 
 
 def test_a_message_that_the_server_can_not_give_blocks_no_other(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 try:
     import imapclient  # noqa: F401  # said here, in a sentence, before any module fails for it
-    import requests_oauthlib  # noqa: F401
+    import requests_oauthlib  # noqa: F401  # the same
 except ImportError as error:
     sys.exit(f"mail-gateway-mailboxes: needs the package {error.name}: docs/mailboxes.md says how to install it")
 

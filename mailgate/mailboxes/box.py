@@ -6,9 +6,10 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from ipaddress import ip_address
 from typing import IO, NamedTuple, Protocol
 
+from mailgate import values
+from mailgate.log import masked
 from mailgate.mailboxes import oauth
 from mailgate.mailboxes.config import Mailbox
 
@@ -120,12 +121,24 @@ def tls_context(mailbox: Mailbox) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=mailbox.ca_file or None)
 
 
-def is_loopback(mailbox: Mailbox) -> bool:
-    """Tell whether nobody stands between us and the server, so that a password may go in plain text."""
+def check_plaintext(mailbox: Mailbox) -> None:
+    """Raise Trouble for a server without STARTTLS, except on this machine."""
+    if values.is_plaintext(mailbox.server):
+        raise Trouble(Kind.TLS, "it offers no STARTTLS, and the password would go in plain text")
+
+
+def refused(mailbox: Mailbox, error: Exception) -> Trouble:
+    """Return what is raised for a login that the server refuses."""
+    kind = Kind.TOKEN if mailbox.grant else Kind.LOGIN
+    return Trouble(kind, f"the login is refused: {said(masked(str(error), mailbox.password))}")
+
+
+def sign_in(
+    log_in: Callable[[str], object], token: Callable[[str], str], refusal: type[Exception] | tuple[type[Exception], ...]
+) -> None:
+    """Log in with a token, and with another one after a ``refusal``: it may have been revoked before its time."""
+    first = token("")
     try:
-        return mailbox.host == "localhost" or ip_address(mailbox.host).is_loopback
-    except ValueError:
-        return False
-
-
-PLAIN = "it offers no STARTTLS, and the password would go in plain text"
+        log_in(first)
+    except refusal:
+        log_in(token(first))

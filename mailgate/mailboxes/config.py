@@ -130,15 +130,8 @@ def _server(value: Any) -> str:
 
 
 def _file(convert: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Return a converter of a file's path; one that is not absolute is the name of one of systemd's credentials."""
-
-    def converted(value: Any) -> Any:
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not os.path.isabs(_text(value)) and not credentials:
-            raise ValueError("must be an absolute path, or the name of a credential of systemd's")
-        return convert(os.path.join(credentials or "", value))
-
-    return converted
+    """Return a converter of what names a file."""
+    return lambda value: convert(values.file_path(_text(value)))
 
 
 def _certificates(path: str) -> str:

@@ -117,12 +117,13 @@ class State:
 
 def run(mailbox: Mailbox, shared: Shared, state: State) -> None:
     """Read a mailbox until the process is over, whatever happens to it."""
+    client = client_of(mailbox, shared)
     while not shared.is_over.is_set():
         try:
             with opened(mailbox, shared.folder) as box:
-                pause = read(box, mailbox, shared, state)
+                pause = read(box, mailbox, shared, state, client)
                 while box.wait(pause, shared.is_over.is_set) and not shared.is_over.is_set():
-                    pause = read(box, mailbox, shared, state)
+                    pause = read(box, mailbox, shared, state, client)
         except Trouble as trouble:
             pause = tell(mailbox, shared, state, trouble.kind, str(trouble))
         except Exception as error:  # our own bug, or a full disk: another try may go better, and the others go on
@@ -134,11 +135,16 @@ def run_once(mailbox: Mailbox, shared: Shared, state: State) -> None:
     """Read a mailbox once."""
     try:
         with opened(mailbox, shared.folder) as box:
-            read(box, mailbox, shared, state)
+            read(box, mailbox, shared, state, client_of(mailbox, shared))
     except Trouble as trouble:
         tell(mailbox, shared, state, trouble.kind, str(trouble))
     except Exception as error:  # as in run()
         tell(mailbox, shared, state, Kind.FAILED, error_text(error))
+
+
+def client_of(mailbox: Mailbox, shared: Shared) -> Client:
+    """Return the database as a mailbox's mail goes to it: with its model, on connections of its own, which are kept."""
+    return Client(shared.settings._replace(model=mailbox.model or shared.settings.model))
 
 
 def gauges(states: Mapping[str, State]) -> dict[str, tuple[str, Callable[[], dict[str, float]]]]:
@@ -178,12 +184,11 @@ def growing(pauses: tuple[float, float], count: int) -> float:
     return min(longest, shortest * 2.0 ** min(count - 1, 20))
 
 
-def read(box: Box, mailbox: Mailbox, shared: Shared, state: State) -> float:
+def read(box: Box, mailbox: Mailbox, shared: Shared, state: State, client: Client) -> float:
     """Deliver what is new, and return the seconds until the next look. Raises Trouble."""
-    items, had_trouble = box.new(), bool(state.trouble)
-    if had_trouble:
+    items = box.new()
+    if state.trouble:
         shared.log.event(f"mailbox {mailbox.name}: is read again", "LOG_INFO")
-    client = Client(shared.settings._replace(model=mailbox.model or shared.settings.model))
     failures = 0  # in a row
     for item in state.found(items):
         if shared.is_over.is_set():
@@ -222,11 +227,14 @@ def deliver(box: Box, item: Item, mailbox: Mailbox, shared: Shared, client: Clie
         fetched = time.monotonic()
         try:
             raw = spooled(file)
-            _describe(facts, mailbox, raw)
+            envelope = envelope_for(mailbox, raw)
+            # by its digest it is known again in this mailbox, whatever number the server gives it
+            facts.queue_id = queue_id(mailbox.name, ancestry.digest(raw, raw.head()))
             if is_large or raw.size > settings.max_size:
+                facts.describe(envelope, raw.head())
                 raise Ended(Outcome.TOO_LARGE, f"more than {settings.max_size} bytes")
             with shared.workers:
-                verdict = _walked(mailbox, shared, client, raw, facts)
+                verdict = _walked(mailbox, shared, client, envelope, raw, facts)
         except Ended as ended:  # an empty message, too
             verdict = ended.verdict
     ended_at = time.monotonic()
@@ -241,14 +249,13 @@ def deliver(box: Box, item: Item, mailbox: Mailbox, shared: Shared, client: Clie
     return verdict
 
 
-def _walked(mailbox: Mailbox, shared: Shared, client: Client, raw: Raw, facts: Facts) -> Verdict:
+def _walked(mailbox: Mailbox, shared: Shared, client: Client, envelope: Envelope, raw: Raw, facts: Facts) -> Verdict:
     """Return the ending of the walk."""
     addresses = client.settings.addresses
     if mailbox.recipient:
         addresses = addresses._replace(mailboxes=frozenset({canonical_address(mailbox.recipient)}))
     report = functools.partial(shared.log.event, priority="LOG_ERR")
     claim = functools.partial(journal.claim, report=report)
-    envelope = envelope_for(mailbox, raw)
     return walk.deliver(client.settings, client, envelope, raw, facts, addresses=addresses, claim=claim)
 
 
@@ -256,12 +263,6 @@ def envelope_for(mailbox: Mailbox, raw: Raw) -> Envelope:
     """Return who a message is from and for: the mailbox's own recipient, else those that the header names."""
     found = envelope_of(Arguments(), {}, raw.head())
     return found._replace(recipients=(Recipient(mailbox.recipient),)) if mailbox.recipient else found
-
-
-def _describe(facts: Facts, mailbox: Mailbox, raw: Raw) -> None:
-    """Note whose message this is: it is known again in this mailbox whatever number the server gives it."""
-    facts.queue_id = queue_id(mailbox.name, ancestry.digest(raw, raw.head()))
-    facts.describe(envelope_for(mailbox, raw), raw.head())
 
 
 def mark_of(outcome: Outcome) -> Mark:
@@ -314,5 +315,5 @@ def _on_disk(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error).removesuffix(f": {path}")
         raise Trouble(Kind.DISK, f"{path}: {reason}") from None

@@ -4,8 +4,8 @@ By "device" and "browser" a person signs in once; by "application" the client's 
 known of Microsoft and Google stands here, so that the file needs no URLs for them.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,8 +20,8 @@ class Provider(NamedTuple):
 
     kinds: tuple[str, ...] = (DEVICE, BROWSER, APPLICATION)  # the first one counts where none is named
     needed: tuple[str, ...] = ()  # keys
-    scopes: dict[str, str] = {}  # noqa: RUF012 it is never changed; by protocol, and for an application
-    defaults: dict[str, str] = {}  # noqa: RUF012 it is never changed; of keys
+    scopes: Mapping[str, str] = MappingProxyType({})  # by protocol, and for an application
+    defaults: Mapping[str, str] = MappingProxyType({})  # of keys
     options: tuple[tuple[str, str], ...] = ()  # of the URL at which a person signs in
 
 
@@ -94,7 +94,7 @@ def grant(value: object, protocol: str) -> Grant:
     if kind not in provider.kinds:
         raise ValueError(f"kind must be {' or '.join(provider.kinds)}")
     scope = provider.scopes.get(kind if kind == APPLICATION else protocol, "")
-    found = dict.fromkeys(KEYS, "") | DEFAULTS | {"scope": scope} | provider.defaults | found
+    found = dict.fromkeys(KEYS, "") | DEFAULTS | {"scope": scope} | dict(provider.defaults) | found
     needed = ("client_id", "token_url", *NEEDED[kind], *provider.needed)
     wrong = [f"{key} is missing" for key in needed if not found[key]]
     if kind == APPLICATION and found["tenant"] in ("organizations", "common", "consumers"):
@@ -144,10 +144,9 @@ def _complaint(url: str) -> str:
 
 
 def _from_file(found: dict[str, str], key: str, convert: Callable[[str], str], wrong: list[str]) -> str:
-    """Return what a file gives; one whose path is not absolute is one of systemd's credentials."""
+    """Return what a file gives, "" without one."""
     try:
-        folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-        return convert(os.path.join(folder, found[key])) if found[key] else ""
+        return convert(values.file_path(found[key])) if found[key] else ""
     except (OSError, ValueError) as error:
         wrong.append(f"{key} {values.reason(error)}")
         return ""

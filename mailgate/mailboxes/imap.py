@@ -15,14 +15,15 @@ from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, LoginEr
 
 from mailgate.mailboxes.box import (
     PIECE_BYTES,
-    PLAIN,
     TIMEOUT_SECONDS,
     Item,
     Kind,
     Mark,
     Trouble,
-    is_loopback,
+    check_plaintext,
+    refused,
     said,
+    sign_in,
     tls_context,
     understood,
 )
@@ -86,7 +87,9 @@ class Imap:
                 found = self.client.fetch([uid], [f"BODY.PEEK[]<{begin}.{wanted}>"]).get(uid)
                 if not found:  # somebody has deleted or moved it
                     return False
-                piece = next((value for key, value in found.items() if key.startswith(b"BODY[]")), None) or b""
+                piece = next((value for key, value in found.items() if key.startswith(b"BODY[]")), None)
+                if piece is None:  # no text is not the end of a text
+                    raise Trouble(Kind.ANSWER, f"it does not give message {uid}")
                 file.write(piece)
                 begin += len(piece)
                 if len(piece) != wanted:  # the end, or a server that gives all at once
@@ -122,7 +125,9 @@ class Imap:
         try:
             move([uid], folder)
         except IMAPClientError:
-            self.client.create_folder(folder)  # or it says why that can't be
+            if self.client.folder_exists(folder):
+                raise
+            self.client.create_folder(folder)
             move([uid], folder)
         if not can_move:
             self._expunge(uid)
@@ -173,38 +178,41 @@ def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
     client = imapclient.IMAPClient(
         mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS
     )
-    if not mailbox.is_tls:
-        if client.has_capability("STARTTLS"):
+    try:
+        if mailbox.is_tls:
+            pass
+        elif client.has_capability("STARTTLS"):
             client.starttls(context)
-        elif not is_loopback(mailbox):
+        else:
+            check_plaintext(mailbox)
+    except BaseException:  # a signal, too
+        with suppress(OSError):  # a TLS that failed has closed it
             client.shutdown()
-            raise Trouble(Kind.TLS, PLAIN)
+        raise
     return client
 
 
 def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    def log_in(word: str) -> None:
+        try:
+            if not mailbox.grant:
+                client.login(mailbox.login, word)
+            elif client.has_capability("AUTH=XOAUTH2"):
+                client.oauth2_login(mailbox.login, word)
+            else:
+                client.oauthbearer_login(mailbox.login, word)
+        except LoginError as error:
+            if isinstance(error.__context__, IMAPClientAbortError):  # no answer is no refusal
+                raise error.__context__ from None
+            raise
+
     try:
         if mailbox.grant:
-            _sign_in(client, mailbox, token)
+            sign_in(log_in, token, LoginError)
         else:
-            client.login(mailbox.login, mailbox.password)
+            log_in(mailbox.password)
     except LoginError as error:
-        if isinstance(error.__context__, IMAPClientAbortError):  # no answer is no refusal
-            raise error.__context__ from None
-        text = said(error).replace(mailbox.password or "\0", "********")
-        raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
-
-
-def _sign_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
-    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
-    log_in = client.oauth2_login if client.has_capability("AUTH=XOAUTH2") else client.oauthbearer_login
-    first = token("")
-    try:
-        log_in(mailbox.login, first)
-    except LoginError as error:
-        if isinstance(error.__context__, IMAPClientAbortError):
-            raise
-        log_in(mailbox.login, token(first))
+        raise refused(mailbox, error) from None
 
 
 def _uid(item: Item) -> int:

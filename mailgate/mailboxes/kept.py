@@ -12,17 +12,21 @@ from mailgate.hold import sync_folder
 MAX_BYTES = 2**26  # of a file: a maildrop of a million messages has as much
 
 
+def content(path: str) -> bytes:
+    """Return what a file has. Raises OSError, and ValueError, with the path, where it is not ours alone."""
+    with open(path, "rb") as file:
+        trusted.check(path, file.fileno())
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise ValueError(f"can be read by others: {path}")
+        return file.read(MAX_BYTES)
+
+
 def read(path: str) -> dict[str, Any] | None:
     """Return what is kept in a file, None where there is none. Raises OSError, and ValueError for what is not ours."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        found = json.loads(content(path))
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if trusted.complaint(status) or status.st_mode & 0o077:
-            raise ValueError(trusted.complaint(status) or "can be read by others")
-        found = json.loads(file.read(MAX_BYTES))
     if not isinstance(found, dict):
         raise ValueError("is none of ours")
     return found

@@ -29,7 +29,7 @@ from mailgate.mailboxes.authorization import (
     to_do,
 )
 from mailgate.mailboxes.grants import APPLICATION, DEVICE, Grant, grant
-from mailgate.mailboxes.kept import replacing
+from mailgate.mailboxes.kept import content, replacing
 
 __all__ = ["Grant", "NotAuthorized", "Unreachable", "access_token", "authorize", "grant", "xoauth2"]
 
@@ -81,9 +81,8 @@ def _renewed(name: str, grant: Grant, path: str, token: Token) -> Token:
     """Return a new token, which is kept: with it may come the only refresh token that is valid from now on."""
     if not token.refresh_token:
         raise NotAuthorized(to_do(name, "the token has expired, and nothing to renew it came with it; sign in again"))
-    with replacing(
-        path, MAX_ANSWER_BYTES
-    ) as file:  # before the server is asked: a full disk must not cost the refresh token
+    # before the server is asked: a full disk must not cost the refresh token
+    with replacing(path, MAX_ANSWER_BYTES) as file:
         token = fetched(name, grant, refresh_token=token.refresh_token)
         file.write(_json(token))
     return token
@@ -178,17 +177,13 @@ def _json(token: Token) -> bytes:
 def _kept(name: str, grant: Grant, path: str) -> Token:
     """Return what is kept. Raises NotAuthorized where there is nothing of use, and OSError."""
     try:
-        with open(path, "rb") as file:
-            trusted.check(path, file.fileno())
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise ValueError(f"can be read by others: {path}")
-            content = file.read()
+        found = content(path)
     except FileNotFoundError:
         raise NotAuthorized(to_do(name, "there is no token yet; sign in")) from None
     except ValueError as error:
         raise NotAuthorized(to_do(name, f"the token's file {error}; see to that, and sign in again")) from None
     try:
-        token = Token(**json.loads(content)).checked()
+        token = Token(**json.loads(found)).checked()
     except (TypeError, ValueError, RecursionError):
         raise NotAuthorized(to_do(name, "the token's file is damaged; sign in again")) from None
     if (token.client_id, token.token_url) != (grant.client_id, grant.token_url):

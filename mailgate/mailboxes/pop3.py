@@ -14,17 +14,19 @@ from email.utils import parsedate_to_datetime
 from typing import IO
 
 from mailgate.envelope import fields, unfold
+from mailgate.log import masked
 from mailgate.mailboxes import oauth
 from mailgate.mailboxes.box import (
     PIECE_BYTES,
-    PLAIN,
     TIMEOUT_SECONDS,
     Item,
     Kind,
     Mark,
     Trouble,
-    is_loopback,
+    check_plaintext,
+    refused,
     said,
+    sign_in,
     tls_context,
     understood,
 )
@@ -159,8 +161,8 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
     try:
         if "STLS" in client.capa():
             client.stls(context)
-        elif not is_loopback(mailbox):
-            raise Trouble(Kind.TLS, PLAIN)
+        else:
+            check_plaintext(mailbox)
     except BaseException:  # a signal, too
         with suppress(OSError):  # a TLS that failed has closed it
             client.close()
@@ -169,30 +171,19 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
 
 
 def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
+    def with_token(word: str) -> None:
+        say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
+        say("AUTH XOAUTH2")
+        if not say(oauth.xoauth2(mailbox.login, word).decode()).startswith(b"+OK"):
+            say("")  # answers the reason of a refusal, which comes then
+
     try:
         if mailbox.grant:
-            _sign_in(client, mailbox, token)
+            sign_in(with_token, token, poplib.error_proto)
         else:
             client.user(mailbox.login)
             client.pass_(mailbox.password)
     except poplib.error_proto as error:
-        text = said(error).replace(mailbox.password or "\0", "********")
-        if TEMPORARY.search(text):
-            raise Trouble(Kind.ANSWER, f"it says: {text}") from None
-        raise Trouble(Kind.TOKEN if mailbox.grant else Kind.LOGIN, f"the login is refused: {text}") from None
-
-
-def _sign_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
-    """Log in with a token, and with another one where that is refused: it may have been revoked before its time."""
-
-    def log_in(with_token: str) -> None:
-        say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
-        say("AUTH XOAUTH2")
-        if not say(oauth.xoauth2(mailbox.login, with_token).decode()).startswith(b"+OK"):
-            say("")  # answers the reason of a refusal, which comes then
-
-    first = token("")
-    try:
-        log_in(first)
-    except poplib.error_proto:
-        log_in(token(first))
+        if TEMPORARY.search(str(error)):
+            raise Trouble(Kind.ANSWER, f"it says: {said(masked(str(error), mailbox.password))}") from None
+        raise refused(mailbox, error) from None

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from support.dovecot import PASSWORD, Dovecot
 from support.gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_settings
+from support.mta import wait_until
 
 ROOT = Path(__file__).parents[2]
 READY = " reads "
@@ -91,12 +91,13 @@ class Mailboxes:
 
     def wait_for(self, text: str, count: int = 1, seconds: float = 60) -> None:
         """Wait until the log has a text so many times."""
-        until = time.monotonic() + seconds
-        while self.text().count(text) < count:
+
+        def has_it() -> bool:
             assert self.process
             assert self.process.poll() is None, self.text()
-            assert time.monotonic() < until, f"no {text!r} in {self.text()}"
-            time.sleep(0.02)
+            return self.text().count(text) >= count
+
+        wait_until(has_it, f"{text!r} in the log of the mailboxes", seconds)
 
 
 class Bare(str):

@@ -49,7 +49,7 @@ LIST = "list"  # of the addresses that are accepted
 
 
 class Impossible(Exception):
-    """Raised where no such mail server can be started; the text says why."""
+    """Raised where no such server can be started; the text says why."""
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

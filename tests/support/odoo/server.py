@@ -4,17 +4,14 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
+from support.mta import Impossible, wait_until
+
 HERE = Path(__file__).parent
 FIRST_WITH_DOMAINS = 17  # for aliases
-
-
-class Impossible(Exception):
-    """Raised where no Odoo can be started; the text says why."""
 
 
 class Odoo:
@@ -52,8 +49,8 @@ class Odoo:
         """Kill Odoo at once; ``start`` starts it again."""
         pid = int((self.folder / "run" / "odoo.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
-            time.sleep(0.01)
+        words = Path(f"/proc/{pid}/cmdline")  # has none of a process that nobody has waited for
+        wait_until(lambda: not (words.exists() and words.read_bytes()), "Odoo to end")
 
     def control_postgresql(self, *command: str) -> None:
         """Run pg_ctl on its PostgreSQL: ``stop -m fast``, and later ``restart``, which starts what has stopped.
