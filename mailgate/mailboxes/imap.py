@@ -179,11 +179,9 @@ def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
         mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS
     )
     try:
-        if mailbox.is_tls:
-            pass
-        elif client.has_capability("STARTTLS"):
+        if not mailbox.is_tls and client.has_capability("STARTTLS"):
             client.starttls(context)
-        else:
+        elif not mailbox.is_tls:
             check_plaintext(mailbox)
     except BaseException:  # a signal, too
         with suppress(OSError):  # a TLS that failed has closed it
