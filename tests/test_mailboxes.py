@@ -26,6 +26,7 @@ from support.network import Network
 from support.records import Records
 
 from mailgate.mailboxes.box import PIECE_BYTES
+from mailgate.mailboxes.fetch import POLL_SECONDS
 
 pytestmark = pytest.mark.mailboxes
 
@@ -119,6 +120,24 @@ def test_new_mail_is_a_record_within_two_seconds(
             mailboxes.wait_for(f"message_id={id_of(number)}")
             assert time.monotonic() < began + 2
     assert len(database.messages) == 3
+
+
+def test_mail_that_comes_while_another_is_delivered_does_not_wait_for_the_next_look(
+    mailboxes: Mailboxes, endpoint: Endpoint, server: Dovecot, login: str
+) -> None:
+    database = Records(endpoint)
+
+    def answer(connection: socket.socket, request: Request) -> None:
+        if not database.messages:  # the server tells of it where it answers that the first one is marked
+            server.append(login, mail(2))
+        database(connection, request)
+
+    endpoint.answers = [answer]
+    add(mailboxes, server, login)
+    server.append(login, mail(1))
+    with running(mailboxes):
+        mailboxes.wait_for("outcome=delivered", 2, POLL_SECONDS / 2)
+    assert [*database.messages] == [id_of(1), id_of(2)]
 
 
 def test_a_server_without_idle_is_asked_again_and_again(mailboxes: Mailboxes, database: Records, login: str) -> None:

@@ -68,6 +68,7 @@ class Imap:
     def new(self) -> list[Item]:
         """Return what is new, oldest first. Raises Trouble."""
         with understood():
+            self._is_told()  # of what this look finds
             marks = [word for mark in Mark for word in ("UNKEYWORD", mark.value)]
             looked_for = marks if self.has_keywords else ["UNSEEN"]
             uids = self.client.search([*looked_for, "UNDELETED", "SINCE", self.since])
@@ -141,20 +142,34 @@ class Imap:
     def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         """Wait for new mail by IDLE (RFC 2177), which ends after so long: a server may forget one. Raises Trouble."""
         until = time.monotonic() + seconds
+        soon = min(until, time.monotonic() + TICK_SECONDS)
+        is_told = self._is_told()
         if b"IDLE" not in self.capabilities:
-            while time.monotonic() < until and not is_over():
+            while time.monotonic() < (soon if is_told else until) and not is_over():
                 time.sleep(min(TICK_SECONDS, max(0.0, until - time.monotonic())))
             return True
         with understood():
-            self.client.idle()
-            while time.monotonic() < until and not is_over():
-                began = time.monotonic()
-                answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
-                # a connection that has ended looks like silence that comes at once
-                if any(b"EXISTS" in answer for answer in answers) or (not answers and time.monotonic() - began < 0.1):
-                    break
-            self.client.idle_done()
+            # short at first: Dovecot may miss what comes while IDLE begins, and says so where it ends
+            if not self._idle(soon, is_over) and not is_told:
+                self._idle(until, is_over)
         return True
+
+    def _idle(self, until: float, is_over: Callable[[], bool]) -> bool:
+        """Wait for word of new mail until a monotonic time, and tell whether it came."""
+        answers: list[tuple[Any, ...]] = []
+        self.client.idle()
+        while time.monotonic() < until and not is_over() and not _is_word(answers):
+            began = time.monotonic()
+            answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
+            # a connection that has ended looks like silence that comes at once
+            if not answers and time.monotonic() - began < 0.1:
+                break
+        return _is_word(answers + self.client.idle_done()[1])
+
+    def _is_told(self) -> bool:
+        """Tell whether an answer since the last time had word of new mail: the server does not say it again in IDLE."""
+        # RFC 3501, 7: any answer may. IMAPClient shows those to NOOP and IDLE alone; imaplib keeps the others.
+        return bool(self.client._imap.response("EXISTS")[1] != [None])
 
     def has_folder(self, name: str) -> bool:
         """Tell whether there is a folder of this name. Raises Trouble."""
@@ -211,6 +226,11 @@ def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[st
             log_in(mailbox.password)
     except LoginError as error:
         raise refused(mailbox, error) from None
+
+
+def _is_word(answers: list[tuple[Any, ...]]) -> bool:
+    """Tell whether a server says in these answers that there is new mail."""
+    return any(b"EXISTS" in answer for answer in answers)
 
 
 def _uid(item: Item) -> int:
