@@ -21,6 +21,7 @@ from page import Figure, Row, report
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from support.journal import execute
 from support.mta import free_port
 from support.postgresql import PASSWORD, USER, Impossible, PostgreSQL
 
@@ -47,6 +48,7 @@ SERVER_ROW_BYTES = Figure("journal in PostgreSQL: bytes of a message's row", "at
 SERVER_TRY_BYTES = Figure("journal in PostgreSQL: bytes of the row of a try", "at most", 400)
 PIPE = Figure("journal: CPU of the pipe alone with it, ms more than without", "at most", 12)
 HANDOVER = Figure("journal: CPU of the pipe with `--service` with it / without", "at most", 1.05)
+AGE = 31 * 86400  # seconds after which a row goes, and a day
 RUNS = 30  # of a process, on each way
 SIZES = "select pg_total_relation_size('message'), pg_total_relation_size('attempt')"
 DATE = 1796032800  # seconds since 1970
@@ -160,13 +162,27 @@ class Cost(NamedTuple):
 
 
 def batch(settings: Settings) -> Cost:
-    """Return what a delivery takes of the journal."""
+    """Return what a delivery takes of the journal, where as many old rows go as new ones come."""
+    grow_old(settings.journal)
     sessions = [f"{session.info.backend_pid}" for each in postgresql._idle.values() for session in each]
     before = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
     claims = sum(deliver(settings, number) for number in range(BATCH))
     after = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
     ours, theirs, wall = ((end - begin) / BATCH for begin, end in zip(before, after, strict=True))
     return Cost(claims / BATCH, ours, ours + theirs, wall)
+
+
+def grow_old(store: str) -> None:
+    """Make as many of the oldest rows too old as a batch writes."""
+    key, order, span = (
+        ("digest", "seen_first", f"make_interval(secs => {AGE})") if "://" in store else ("id", "id", AGE)
+    )
+    execute(
+        store,
+        f"update message set seen_first = seen_first - {span}, seen_last = seen_last - {span}, begun = null"
+        f" where {key} in (select {key} from message order by {order} limit {BATCH})",
+    )
+    execute(store, f"update attempt set at = at - {AGE} where id in (select id from attempt order by id limit {BATCH})")
 
 
 def server_cpu(process: str) -> float:
