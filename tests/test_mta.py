@@ -370,22 +370,14 @@ SERVICE = [
     ),
 ]
 HANDED_OVER = [
-    Trial("normal", (Mail(), Mail(sender=""), Mail(body=b"caf\xe9 \xa4\r\n.dot\r\nFrom me\r\n trailing \r\n"))),
-    Trial("two aliases, both only in the envelope", (Mail((INFO, JOBS), to=BCC, records=("info", "jobs")),)),
-    Trial("redirected, and known as it is", (Mail((OWN,), BCC, records=("support",)),), settings=KNOWN_AS_IT_IS),
-    Trial("unknown alias, by the rules", (Mail(("nobody@example.com",), records=(), bounces=1),), settings=UNKNOWN),
     Trial("known and unknown alias", (Mail((INFO, "nobody@example.com")),), settings=UNKNOWN),
-    Trial("database down", begin=go_down, end=come_up, waits=True),
-    Trial("cut after it was processed", fault=cut_after, waits=True),
     Trial("settings gone for all but the service", **away("settings.env") | {"waits": False}),
     Trial("service not running", begin=stop_service, end=is_delivered),
     Trial("service silent", begin=freeze, end=is_delivered_and_thaw),
     Trial("service killed while the message comes", (LARGE,), **wired()),
-    Trial("killed before the database has it", fault=killed_before, waits=True),
-    Trial("killed after the database has it", fault=killed_after, waits=True),
 ]
 TRIALS = {
-    (PIPE, LMTP): MESSAGES + DATABASE,
+    (PIPE, LMTP, HANDOVER): MESSAGES + DATABASE,
     (PIPE,): PROGRAM,
     (LMTP,): SERVICE,
     (HANDOVER,): HANDED_OVER,
