@@ -33,7 +33,7 @@ test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail go
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
-soak: $(VENV)/made ## Send 15,000 messages through Postfix while everything fails at random (as root; 1 hour).
+soak: $(VENV)/made ## Send 15,000 messages through Postfix while everything fails at random (as root; 80 minutes).
 	$(VENV)/bin/python tests/soak.py $(FLAGS)
 
 check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minute).

@@ -133,7 +133,9 @@ def build(variables: Mapping[str, str], wrong_file: Iterable[str] = ()) -> Setti
     """
     built, wrong = _converted(variables)
     if not built.get("journal") and not wrong.keys() & {"JOURNAL", OLD_NAME} and os.path.exists(OLD_STATE):
-        wrong["JOURNAL"] = f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}"
+        wrong["JOURNAL"] = (
+            f"is not set, and {JOURNAL} is not there, which takes the place of {OLD_STATE}: run make install"
+        )
     if len(variables.keys() & {"PASSWORD", "PASSWORD_FILE"}) != 1:
         wrong["PASSWORD"] = "must be given, or PASSWORD_FILE, and not both"
     wrong |= {name: reason for name, reason in _contradictions(built).items() if name not in wrong}

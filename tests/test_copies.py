@@ -45,7 +45,13 @@ class Way:
         self.count = 0
 
     def deliver(
-        self, recipients: str, to: str = "list@lists.test", more: bytes = DATE, id: str = "1", original: str = ""
+        self,
+        recipients: str,
+        to: str = "list@lists.test",
+        more: bytes = DATE,
+        id: str = "1",
+        original: str = "",
+        text: bytes = b"words\n",
     ) -> list[str]:
         """Deliver a message with this id, and return the models of the records that this has made."""
         self.count += 1
@@ -56,7 +62,7 @@ class Way:
         options += [f"--original-recipient={name}@example.com" for name in original.split()]
         addresses = [f"{name}@example.com" for name in recipients.split()]
         message = f"From: Ann <ann@outside.test>\nTo: {to}\nMessage-ID: <{id}.{self.name}@outside.test>\n".encode()
-        result = self.gateway.run(*options, "--", *addresses, message=message + more + b"Subject: x\n\nwords\n")
+        result = self.gateway.run(*options, "--", *addresses, message=message + more + b"Subject: x\n\n" + text)
         assert result.status == 0, result
         return sorted(model for model, _ in self._records() - before)
 
@@ -117,19 +123,20 @@ def test_another_date_is_another_message(way: Way) -> None:
 
 
 @pytest.mark.parametrize(
-    "more",
+    "copy",
     [
-        DATE + b"Received: from a by b; Sun, 29 Nov 2026 10:00:01 +0000\n",
-        DATE + b"List-Unsubscribe: <mailto:x@lists.test>\n",
-        DATE.replace(b"\n", b" (UTC)\n"),
-        DATE.replace(b"10:00:00 +0000", b"12:00:00 +0200"),
-        b"Date: yesterday\n",
-        b"",
+        {"more": DATE + b"Received: from a by b; Sun, 29 Nov 2026 10:00:01 +0000\n"},
+        {"more": DATE + b"List-Unsubscribe: <mailto:x@lists.test>\n"},
+        {"more": DATE.replace(b"\n", b" (UTC)\n")},
+        {"more": DATE.replace(b"10:00:00 +0000", b"12:00:00 +0200")},
+        {"more": b"Date: yesterday\n"},
+        {"more": b""},
+        {"text": b"words\n-- \nTo leave the list: x@lists.test\n"},
     ],
 )
-def test_the_same_date_or_none_is_the_same_message(way: Way, more: bytes) -> None:
+def test_the_same_date_or_none_is_the_same_message(way: Way, copy: dict) -> None:
     assert way.deliver("info") == ["crm.lead"]
-    assert way.deliver("info", more=more) == []
+    assert way.deliver("info", **copy) == []
 
 
 def test_an_answer_with_an_alias_of_another_kind_in_bcc_is_on_its_thread_and_at_the_alias(way: Way) -> None:

@@ -11,6 +11,8 @@ from support.endpoint import Answer, Endpoint, Request, cut, fault, hang, http, 
 from support.gateway import ENVIRONMENT, PROGRAM, Gateway
 from support.journal import age
 
+from mailgate.inquiry import NOT_SEEN
+
 LOOP = fault(1, "TypeError: cannot marshal None unless allow_none is enabled")
 NOTICE = "References: <1-openerp-loop-detection-bounce-email@host>"
 SEARCHED = b"<string>mail.message</string>"
@@ -108,6 +110,7 @@ def test_what_is_nowhere_waits_is_asked_for_once_more_and_is_held(gateway: Gatew
     assert len(endpoint.messages) == 1
     age(gateway.settings["JOURNAL"], 5)
     assert deliver(gateway) == "held"
+    assert NOT_SEEN in gateway.log.read_text().splitlines()[-1]
     assert len(endpoint.messages) == 2
     assert deliver(gateway) == "accepted"  # a next try, though it was told that the message is held
     assert len(held(gateway)) == 1

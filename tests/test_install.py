@@ -249,6 +249,8 @@ until [ -S /run/mail-gateway/lmtp.sock ]; do kill -0 $! && sleep 0.1; done
 printf 'Subject: hello\n\nbody\n' | runuser -u mail-gateway -- env -i PATH=/usr/bin:/bin \
     /opt/mail-gateway/mail_gateway.py --sender=ann@b.test -- info@example.com
 kill $! && wait $! || true
+echo --- the journal
+ls /var/lib/mail-gateway/journal/*.sqlite3
 echo --- without a package
 ! PYTHON=false "$OLDPWD/systemd/install" 2>&1
 echo --- and out again
@@ -306,6 +308,7 @@ def test_the_commands_of_the_readme_lead_from_nothing_to_the_first_mail(endpoint
     assert said["mailboxes"] == "systemctl enable --now mail-gateway-mailboxes\nnothing to change\n"
     assert said["a mail"] == "2.0.0 delivered\n"
     assert endpoint.messages[0].endswith(b"\r\n\r\nbody\r\n")  # by way of the service
+    assert said["the journal"] == "/var/lib/mail-gateway/journal/journal.sqlite3\n"
     assert said["without a package"].startswith("install: false has no package requests: apt-get install python3-requ")
     for unit in "mail-gateway-lmtp", "mail-gateway-mailboxes":
         assert f"systemctl disable --now {unit}\n" in said["and out again"]

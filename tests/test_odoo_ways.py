@@ -95,6 +95,7 @@ def places(odoo: Odoo, mark: str) -> list[tuple[str, Any]]:
 
 
 INFO, SUPPORT, BOUNCE = "info@example.com", "support@example.com", "bounce@example.com"
+CATCHALL = "catchall@example.com"
 
 
 @pytest.mark.parametrize("references", ["References: {id}", "In-Reply-To: {id}", "In-Reply-To: {id}\nReferences: {id}"])
@@ -106,6 +107,19 @@ def test_an_answer_with_another_alias_in_cc_stays_in_its_thread(
     header = f"To: {INFO}\nCc: {cc}\n{references.format(id=ours.message_id)}"
     assert way.deliver([INFO, SUPPORT], mail(mark, header)) == 0
     assert places(odoo, mark) == [("crm.lead", ours.lead)]
+
+
+def test_an_answer_with_another_alias_in_bcc_is_on_its_thread_and_at_the_alias(
+    way: Way, odoo: Odoo, ours: Thread
+) -> None:
+    """Once, also when it is delivered again. Odoo alone knows nothing of the alias."""
+    mark = uuid.uuid4().hex
+    message = mail(mark, f"To: {CATCHALL}\nIn-Reply-To: {ours.message_id}")
+    for _ in range(2):
+        assert way.deliver([CATCHALL, SUPPORT], message) == 0
+        lead, *others = sorted(places(odoo, mark))
+        assert lead == ("crm.lead", ours.lead)
+        assert [model for model, _ in others] == ["project.task"] * way.is_gateway
 
 
 def test_an_order_with_the_bounce_address_in_cc_is_an_order(way: Way, odoo: Odoo) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Endpoint, http
-from support.gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway
+from support.gateway import ENVIRONMENT, PASSWORD, PROGRAM, Gateway, changed
 
 from mailgate import DEADLINE
 from mailgate.addresses import Addresses
@@ -79,6 +79,22 @@ def test_a_name_of_an_earlier_version_still_counts(tmp_path: Path) -> None:
     )
     assert build(REQUIRED | variables | {"JOURNAL": str(other)}, wrong_file).journal == str(other)
     assert "MAIL_GATEWAY_JOURNAL is not a folder" in wrong(STATE=str(tmp_path / "nothing"))
+
+
+def test_where_an_earlier_version_has_run_mail_waits_for_the_journal(gateway: Gateway, tmp_path: Path) -> None:
+    """Else it would go on without one. The default folders are put elsewhere."""
+    old, new = tmp_path / "default-state", tmp_path / "default-journal"
+    old.mkdir()
+    elsewhere = f"\nOLD_STATE, JOURNAL = {str(old)!r}, {str(new)!r}\n"
+    gateway.program = changed(tmp_path / "here", {"settings.py": elsewhere})
+    result = gateway.run("info@example.com", JOURNAL=None)
+    assert result.ending == (75, "4.3.5", "settings")
+    assert result.facts["cause"] == (
+        f"MAIL_GATEWAY_JOURNAL is not set, and {new} is not there, which takes the place of {old}: run make install"
+    )
+    new.mkdir(mode=0o700)
+    assert gateway.run("info@example.com", JOURNAL=None).ending == (0, "2.0.0", "delivered")
+    assert (new / FILE).exists()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ OWN = "support@company.test"
 
 # How mail gets to the gateway: by the program, by LMTP to the service, or by the program that hands it to the service.
 PIPE, LMTP, HANDOVER = "pipe", "lmtp", "pipe with service"
+UNASKED = "pipe as shipped, with service"  # which it finds by itself
 LIST = "list"  # of the addresses that are accepted
 
 
