@@ -255,6 +255,23 @@ def test_today_counts_what_ended_how(desk: Desk) -> None:
     assert {row["ending"] for row in facts["failing"]} == {"unknown_recipient", "access_denied", "too_large"}
 
 
+def test_today_lists_what_waits_for_us_by_its_recipient_or_its_queue_id(tmp_path: Path) -> None:
+    """A redirected mail has its first address in Exim's queue. Mail for others is none of ours."""
+    desk = Desk(tmp_path, "http://127.0.0.1:9")
+    desk.deliver(FATES[8]._replace(ending="no_answer"), 8)
+    waiting = {"4Xy80": "sales@example.net", "4Xz1": "info@example.com", "4Xz2": "ann@outside.test"}
+    rows = [
+        {"queue_name": "deferred", "queue_id": name, "arrival_time": 0, "sender": "", "recipients": [{"address": to}]}
+        for name, to in waiting.items()
+    ]
+    desk.program("postqueue", "\n".join(f"echo '{json.dumps(row)}'" for row in rows))
+    assert [each["queue_id"] for each in desk.facts("today")["waiting"]] == ["4Xy80", "4Xz1"]
+    desk.program("postqueue", f"echo '{json.dumps(rows[-1])}'")
+    desk.gateway.settings["JOURNAL"] = None
+    desk.gateway.command()
+    assert (desk.run("today").status, desk.facts("today")["waiting"]) == (0, [])
+
+
 def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
     (held,) = json.loads(desk.run("held", "list", "--json").out)["held"]
     assert held["cause"] == "fault 1: ValueError: Invalid field 'colour' in 'crm.lead'"

@@ -61,9 +61,14 @@ def test_what_is_held_is_told_once_a_day(desk: Desk, endpoint: Endpoint) -> None
 
 @pytest.mark.parametrize(
     ("hours", "recipient", "is_told"),
-    [(5, "info@example.com", True), (1, "info@example.com", False), (5, "joe@outside.test", False)],
+    [
+        (5, "info@example.com", True),
+        (1, "info@example.com", False),
+        (5, "joe@outside.test", False),
+        (5, "ann@outside.test", False),
+    ],
 )
-def test_what_waits_for_long_is_told_except_his_own(desk: Desk, hours: int, recipient: str, is_told: bool) -> None:
+def test_what_waits_for_us_and_for_long_is_told(desk: Desk, hours: int, recipient: str, is_told: bool) -> None:
     row = {
         "queue_name": "deferred",
         "queue_id": "4Xy",

@@ -41,7 +41,7 @@ def waiting(desk: Desk) -> list[str]:
     """Return what has waited for long in the mail server's queue for us, in lines; his own mail does not count."""
     found = [
         each
-        for each in mta.queue() or []
+        for each in mta.queue_for_us(desk) or []
         if desk.now - each.since >= LONG_SECONDS and each.recipients != [desk.settings.postmaster]
     ]
     if not found:
