@@ -71,7 +71,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ([Try("HELD")], [], [], GONE),
         ([Try("HELD", host="elsewhere")], [], [], "held"),
         ([Try("HELD"), Try("DELIVERED", posted_as=PART)], [PART], [], "on records"),
-        ([Try("HELD"), Try("DROPPED", "")], [], [], "dropped by the database, the sender told"),
+        ([Try("HELD"), Try("DROPPED", "", cause="by hand: an advertisement")], [], [], "dropped by hand"),
+        ([Try("DROPPED")], [], [], "dropped by the database, the sender told"),
         ([Try("HELD"), Try("DELIVERED", "4Xy2", PART)], [PART], [], GONE),
     ],
 )

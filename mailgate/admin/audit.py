@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mailgate import journal
 from mailgate.admin import files, hold_folder, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, moment, since
-from mailgate.admin.meaning import word
+from mailgate.admin.meaning import BY_HAND, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
@@ -24,10 +24,11 @@ PLACES = {
     Outcome.DROPPED: "dropped by the database, the sender told",
     Outcome.HELD: "held",
 }
+DROPPED_BY_HAND = "dropped by hand"
 REFUSED, WAITING, UNKNOWN = "refused", "waiting", "waiting, as far as can be told"
-SUMMARY = [*dict.fromkeys(PLACES.values()), REFUSED, WAITING, UNKNOWN]
+SUMMARY = [*dict.fromkeys(PLACES.values()), DROPPED_BY_HAND, REFUSED, WAITING, UNKNOWN]
 # The same, the place first that counts where copies of a message are in several.
-RANKS = [WAITING, UNKNOWN, PLACES[Outcome.HELD], *dict.fromkeys(PLACES.values()), REFUSED]
+RANKS = [WAITING, UNKNOWN, PLACES[Outcome.HELD], *dict.fromkeys(PLACES.values()), DROPPED_BY_HAND, REFUSED]
 # Of calls that leave nothing in the database.
 ON_NO_RECORD = {outcome.name: PLACES[outcome] for outcome in (Outcome.ACCEPTED, Outcome.DROPPED)} | {
     Outcome.UNKNOWN_RECIPIENT.name: REFUSED
@@ -130,7 +131,9 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
         is_held = outcome is Outcome.HELD or (outcome is Outcome.ACCEPTED and KEPT_AS in (each["cause"] or ""))
         is_over = delivery in later if outcome.is_temporary else is_held and not done.isdisjoint((each["queue_id"], ""))
         if not is_over:
-            found.append(_place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there))
+            place, problem = _place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there)
+            is_by_hand = place == PLACES[Outcome.DROPPED] and (each["cause"] or "").startswith(BY_HAND)
+            found.append((DROPPED_BY_HAND if is_by_hand else place, problem))
         later.add(delivery)
         if outcome in PLACES and not is_held:
             done.add(each["queue_id"])
