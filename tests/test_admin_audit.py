@@ -12,6 +12,7 @@ from support.desk import WORLD, Desk
 from support.mail_database_server import Server, served
 
 from mailgate import journal
+from mailgate.admin.meaning import REMOVED
 from mailgate.log import Facts, attempt
 from mailgate.outcome import Outcome, Verdict
 from mailgate.settings import Settings, build
@@ -74,6 +75,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ([Try("HELD"), Try("DROPPED", "", cause="by hand: an advertisement")], [], [], "dropped by hand"),
         ([Try("DROPPED")], [], [], "dropped by the database, the sender told"),
         ([Try("HELD"), Try("DELIVERED", "4Xy2", PART)], [PART], [], GONE),
+        # a test whose record was removed; a drop says nothing of another copy
+        ([Try("DELIVERED"), Try("DROPPED", "", cause=REMOVED)], [], [], "dropped by hand"),
+        ([Try("DELIVERED"), Try("DROPPED", "", cause="by hand: x")], [], [], f"the database has no message {OWN}"),
+        ([Try("DROPPED", "", cause=REMOVED), Try("DELIVERED")], [], [], f"the database has no message {OWN}"),
     ],
 )
 def test_it_looks_for_what_each_try_has_left(

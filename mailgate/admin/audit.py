@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mailgate import journal
 from mailgate.admin import files, hold_folder, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, moment, since
-from mailgate.admin.meaning import BY_HAND, word
+from mailgate.admin.meaning import BY_HAND, REMOVED, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
@@ -121,7 +121,8 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
 
     It may have come in several copies, and anybody may send its id again: so each try must have left what its ending
     says. A temporary ending counts only if it is the last for these recipients of a queue id. What was held is looked
-    for until the desk releases or drops it, which it notes with the message's queue id, or none.
+    for until the desk releases or drops it, which it notes with the message's queue id, or none. What came before a
+    send-test removed its record is over.
     """
     found: list[tuple[str, str]] = []
     later: set[tuple[str, ...]] = set()
@@ -137,6 +138,8 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
         later.add(delivery)
         if outcome in PLACES and not is_held:
             done.add(each["queue_id"])
+        if each["cause"] == REMOVED:
+            break
     return min(found, key=lambda place: (not place[1], RANKS.index(place[0])))
 
 
