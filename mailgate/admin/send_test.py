@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mailgate import inquiry, journal, walk
 from mailgate.admin import records
-from mailgate.admin.desk import Answer, Command, Desk, Usage, log_of
+from mailgate.admin.desk import Answer, Command, Desk, Usage, log_of, seconds_of
 from mailgate.admin.meaning import MEANINGS, REMOVED, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import say, table, words
@@ -44,7 +44,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     way.add_argument("--smtp", metavar="HOST:PORT", default="localhost:25", help="the mail server (localhost:25)")
     way.add_argument("--direct", action="store_true", help="straight through the gateway, without the mail server")
     parser.add_argument("--sender", metavar="ADDRESS", default="", help="(mail-gateway-test@ this host)")
-    parser.add_argument("--wait", metavar="SECONDS", type=float, default=WAIT_SECONDS, help=f"({WAIT_SECONDS})")
+    parser.add_argument("--wait", metavar="SECONDS", type=seconds_of, default=WAIT_SECONDS, help=f"({WAIT_SECONDS})")
     parser.add_argument("--remove", action="store_true", help="remove the record afterwards, if the message made it")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
