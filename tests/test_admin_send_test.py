@@ -84,7 +84,7 @@ def test_a_record_that_was_there_before_stays(desk: Desk, database: Server) -> N
     ("arguments", "words"),
     [
         (["inof@example.com", "--direct"], ["unknown_recipient", "explain --address"]),
-        (["broken@example.com", "--direct"], ["held", "Invalid field", "held release"]),
+        (["broken@example.com", "--direct"], ["held", "Invalid field", "held release NAME, or --all."]),
         (["info@example.com", "--smtp=127.0.0.1:1"], ["does not take it", "Connection refused"]),
     ],
 )

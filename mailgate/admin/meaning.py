@@ -29,7 +29,7 @@ MEANINGS = {
     ),
     Outcome.HELD: Meaning(
         "The database can't digest it. It is kept in the hold folder; its sender was told nothing.",
-        "Mend what the cause names, then: mail-gateway-admin held release.",
+        "Mend what the cause names, then: mail-gateway-admin held release NAME, or --all.",
     ),
     Outcome.UNKNOWN_RECIPIENT: Meaning(
         "It was refused; its sender got a bounce.",
