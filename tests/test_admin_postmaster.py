@@ -48,7 +48,7 @@ def test_what_is_held_is_told_once_a_day(desk: Desk, endpoint: Endpoint) -> None
     (mail,) = map(email.message_from_bytes, mails(desk))
     text = str(mail.get_payload())
     assert (mail["To"], mail["Auto-Submitted"]) == ("joe@outside.test", "auto-generated")
-    assert text.startswith("1 messages are held, the oldest since ")
+    assert text.startswith("1 message is held, the oldest since ")
     assert "\n  1: fault 2: the alias is broken\n" in text
     assert (desk.folder / "arguments").read_text() == "-i -f <> -- joe@outside.test\n"
     assert run(desk)[1].startswith("joe@outside.test was told within the last day:")
@@ -79,6 +79,7 @@ def test_what_waits_for_us_and_for_long_is_told(desk: Desk, hours: int, recipien
     desk.program("postqueue", f"echo '{json.dumps(row)}'")
     status, out = run(desk)
     assert (status, len(mails(desk)), "1: 4.4.1 no answer" in out) == (is_told, is_told, is_told)
+    assert ("1 message waits in the mail server's queue" in out) is is_told
 
 
 @pytest.mark.parametrize("address", [None, "info@example.com", "-f@outside.test", "joe", "joe@x y"])

@@ -68,7 +68,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
         ("redirections --to mail.example.com", {}, 1, NOT_READ),
         ("settings", {}, 1, NOT_READ),
         ("settings --update", {}, 1, NOT_READ),
-        ("held release --all", {}, 1, "Giving 1 held messages to"),
+        ("held release --all", {}, 1, "Giving 1 held message to"),
         ("send-test info@example.com --direct --wait 0", {}, 1, "Sending a test to info@example.com"),
         # other programs fail
         ("held forward a joe@outside.test", {}, 1, "mail-gateway-admin: sendmail ended with status 75: no such thing"),

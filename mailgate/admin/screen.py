@@ -96,6 +96,11 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
     return made
 
 
+def amount(number: int, one: str, many: str = "") -> str:
+    """Return a number and what there is of it: ``many`` is one and an s, if not said otherwise."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def say(text: object) -> None:
     """Print a line beside the screen, on standard error: what will be done, and how far it is; nobody may read it."""
     with contextlib.suppress(OSError):
