@@ -97,7 +97,8 @@ def test_without_alias_domains_any_address_may_be_told(desk: Desk, endpoint: End
 def test_a_mail_server_that_refuses_is_told_of_and_tried_again(desk: Desk, endpoint: Endpoint) -> None:
     hold(desk, endpoint)
     desk.program("sendmail", "echo no such thing >&2; exit 75")
-    assert run(desk) == (1, "mail-gateway-admin: sendmail ended with status 75: no such thing\n")
+    said = "Mailing joe@outside.test what is to be told.\n"
+    assert run(desk) == (1, f"{said}mail-gateway-admin: sendmail ended with status 75: no such thing\n")
     desk.program("sendmail", f"cat > {desk.folder}/mail.1")
     run(desk)
     assert len(mails(desk)) == 1

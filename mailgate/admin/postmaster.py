@@ -14,7 +14,7 @@ from mailgate.addresses import is_surely_ours
 from mailgate.admin import audit, mta
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment
 from mailgate.admin.hold_folder import cause_of, files
-from mailgate.admin.screen import amount, plain, words
+from mailgate.admin.screen import amount, plain, say, words
 from mailgate.outcome import Ended
 
 LONG_SECONDS = 4 * 3600.0  # that mail may wait before he is told
@@ -93,6 +93,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     stamp = os.path.join(desk.settings.hold, STAMP) if desk.settings.hold else ""
     if stamp and _age(stamp) < DAY_SECONDS:
         return _said(facts, f"{address} was told within the last day:")
+    say(f"Mailing {address} what is to be told.")
     mta.send(_mail(address, lines), address, "-f", "<>")
     if stamp:
         with open(stamp, "w"):  # which sets its time
