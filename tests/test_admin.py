@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from admin_page import examples
 from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
 from support.gateway import Gateway
@@ -162,10 +163,11 @@ def parsers(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 
 @pytest.mark.parametrize("each", [*parsers(parser())], ids=lambda each: each.prog)
 def test_each_help_has_an_example_that_can_be_typed(each: argparse.ArgumentParser) -> None:
-    _, _, example = each.format_help().partition("Example:\n  ")
-    program, *arguments = shlex.split(example)
-    assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
-    assert parser().parse_args(arguments)
+    assert [*examples(each)]
+    for example in examples(each):
+        program, *arguments = shlex.split(example)
+        assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
+        assert parser().parse_args(arguments)
 
 
 # What is typed for each row of the page's table; the name is that of a held message.

@@ -41,7 +41,7 @@ def _as_they_are(variables: Mapping[str, str], arguments: Namespace) -> Mapping[
 
 
 class Command(NamedTuple):
-    """A command: its name, a sentence about it, an example, its arguments, and the work.
+    """A command: its name, a sentence about it, an example or a line for each, its arguments, and the work.
 
     ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why. ``complete``
     returns the variables that the settings are made of, from those that are set; the work finds them in its arguments.

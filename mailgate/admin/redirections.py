@@ -183,7 +183,7 @@ def readable(message: email.message.Message) -> tuple[str, list[str]]:
 COMMAND = Command(
     "redirections",
     "Tell which addresses of a custom domain to redirect here; watch shows a provider's validation link.",
-    "mail-gateway-admin redirections --to mail.company-name.com",
+    "mail-gateway-admin redirections --to mail.company-name.com\n  mail-gateway-admin redirections watch",
     _add_arguments,
     _answer,
 )
