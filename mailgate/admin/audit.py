@@ -10,7 +10,7 @@ from mailgate.admin import files, hold_folder, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, moment, since
 from mailgate.admin.meaning import BY_HAND, REMOVED, word
 from mailgate.admin.records import Record
-from mailgate.admin.screen import pairs, table, words
+from mailgate.admin.screen import counted, pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
 from mailgate.hold import KEPT_AS
 from mailgate.mailboxes import mailbox_of
@@ -77,8 +77,9 @@ def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Foun
     """Look for each message with a try since then. Raises Ended."""
     found = stories(desk, since_moment=since_moment)
     tries = ((story, each) for story in found for each in story.attempts if _may_be_there(each))
+    ids = [*dict.fromkeys(name for story, each in tries for name in story.ids_of(each))]
     by_id: dict[str, list[Record]] = {}
-    for record in records.find(desk.client, (name for story, each in tries for name in story.ids_of(each))):
+    for record in records.find(desk.client, counted(ids, "Asking the database", has_lines=False)):
         by_id.setdefault(record.message_id, []).append(record)
     kept = {file.posted_id or file.message_id for file in hold_folder.files(desk.settings.hold)}
     queue = mta.queue(mta_config)
