@@ -3,10 +3,13 @@
 The screens of docs/admin.md, and for each program its man page (argparse-manpage) and completions (shtab).
 """
 
+import argparse
+import importlib
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from support.desk import FATES, PAGE, WORLD, Desk, block
@@ -39,11 +42,22 @@ def pages(name: str, package: str) -> dict[Path, str]:
     source = f"{package.replace('.', '/')}/__main__.py"
     titles = ["--project-name", "mail-gateway", "--prog", name, "--manual-title", "Mail gateway"]
     man = run(maker, "--pyfile", source, "--function", "parser", *titles)
+    lines = "\n".join(examples(importlib.import_module(f"{package}.__main__").parser())).replace("-", "\\-")
+    man = f"{man.rstrip()}\n\n.SH EXAMPLES\n.nf\n{lines}\n.fi\n"  # argparse-manpage takes none of a command's own
     found = {MAN / f"{name}.1": re.sub(r'"\d{4}\\-\d\d\\-\d\d"', '""', man)}
     for shell, file in {"bash": f"{name}.bash", "zsh": f"_{name}"}.items():
         prefix = ["--prefix", name.replace("-", "_")]  # of the functions, which a shell has for both programs
         found[MAN / file] = run(sys.executable, "-m", "shtab", "--shell", shell, *prefix, f"{package}.__main__.parser")
     return found
+
+
+def examples(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the examples of a command line, and of its commands."""
+    yield from map(str.strip, (parser.epilog or "").partition("Example:\n")[2].splitlines())
+    for action in parser._actions:  # argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from examples(command)
 
 
 def run(*command: str) -> str:

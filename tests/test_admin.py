@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from admin_page import examples
 from support.admin import ask
 from support.desk import FATES, PAGE, WORLD, Desk, Fate, block
 from support.gateway import Gateway
@@ -162,10 +163,11 @@ def parsers(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 
 @pytest.mark.parametrize("each", [*parsers(parser())], ids=lambda each: each.prog)
 def test_each_help_has_an_example_that_can_be_typed(each: argparse.ArgumentParser) -> None:
-    _, _, example = each.format_help().partition("Example:\n  ")
-    program, *arguments = shlex.split(example)
-    assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
-    assert parser().parse_args(arguments)
+    assert [*examples(each)]
+    for example in examples(each):
+        program, *arguments = shlex.split(example)
+        assert f"{program} {' '.join(arguments)}".startswith(each.prog.replace("__main__.py", program))
+        assert parser().parse_args(arguments)
 
 
 # What is typed for each row of the page's table; the name is that of a held message.
@@ -253,6 +255,23 @@ def test_today_counts_what_ended_how(desk: Desk) -> None:
     assert facts["today"].get("held", 0) + facts["yesterday"].get("held", 0) == 1
     assert [held["subject"] for held in facts["held"]] == ["Stühle"]
     assert {row["ending"] for row in facts["failing"]} == {"unknown_recipient", "access_denied", "too_large"}
+
+
+def test_today_lists_what_waits_for_us_by_its_recipient_or_its_queue_id(tmp_path: Path) -> None:
+    """A redirected mail has its first address in Exim's queue. Mail for others is none of ours."""
+    desk = Desk(tmp_path, "http://127.0.0.1:9")
+    desk.deliver(FATES[8]._replace(ending="no_answer"), 8)
+    waiting = {"4Xy80": "sales@example.net", "4Xz1": "info@example.com", "4Xz2": "ann@outside.test"}
+    rows = [
+        {"queue_name": "deferred", "queue_id": name, "arrival_time": 0, "sender": "", "recipients": [{"address": to}]}
+        for name, to in waiting.items()
+    ]
+    desk.program("postqueue", "\n".join(f"echo '{json.dumps(row)}'" for row in rows))
+    assert [each["queue_id"] for each in desk.facts("today")["waiting"]] == ["4Xy80", "4Xz1"]
+    desk.program("postqueue", f"echo '{json.dumps(rows[-1])}'")
+    desk.gateway.settings["JOURNAL"] = None
+    desk.gateway.command()
+    assert (desk.run("today").status, desk.facts("today")["waiting"]) == (0, [])
 
 
 def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:

@@ -186,7 +186,8 @@ def test_a_table_is_replaced_in_one_step_and_keeps_its_mode(tmp_path: Path, smal
     said = ask(env_file, *command, "--dry-run")
     assert (said.returncode, path.exists()) == (0, False)
     assert "would be replaced: 5" in " ".join(said.stdout.split())
-    assert ask(env_file, *command).returncode == 0
+    done = ask(env_file, *command)
+    assert (said.stderr, done.returncode, done.stderr) == ("", 0, f"Replacing {path}.\n")
     assert path.stat().st_mode & 0o777 == 0o644
     whole = path.read_text()
 
@@ -212,6 +213,7 @@ def test_a_command_runs_where_the_file_was_replaced(tmp_path: Path, small: Serve
     path.unlink()
     finished = ask(env_file, *command, "false")
     assert (finished.returncode, path.exists()) == (1, True)
+    assert finished.stderr.startswith(f"Replacing {path}, then running: false\n")
     assert "the file is replaced, but 'false' ended with status 1" in finished.stderr
 
 

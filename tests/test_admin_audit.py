@@ -1,6 +1,10 @@
 """What the audit makes of the tries of a message in the journal, of the database, and of the hold folder."""
 
 import json
+import os
+import pty
+import shlex
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,9 +13,11 @@ from typing import NamedTuple
 
 import pytest
 from support.desk import WORLD, Desk
-from support.mail_database_server import Server, served
+from support.gateway import ENVIRONMENT, coverage_environment
+from support.mail_database_server import ROOT, Server, served
 
 from mailgate import journal
+from mailgate.admin.meaning import REMOVED
 from mailgate.log import Facts, attempt
 from mailgate.outcome import Outcome, Verdict
 from mailgate.settings import Settings, build
@@ -71,8 +77,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ([Try("HELD")], [], [], GONE),
         ([Try("HELD", host="elsewhere")], [], [], "held"),
         ([Try("HELD"), Try("DELIVERED", posted_as=PART)], [PART], [], "on records"),
-        ([Try("HELD"), Try("DROPPED", "")], [], [], "dropped by the database, the sender told"),
+        ([Try("HELD"), Try("DROPPED", "", cause="by hand: an advertisement")], [], [], "dropped by hand"),
+        ([Try("DROPPED")], [], [], "dropped by the database, the sender told"),
         ([Try("HELD"), Try("DELIVERED", "4Xy2", PART)], [PART], [], GONE),
+        # a test whose record was removed; a drop says nothing of another copy
+        ([Try("DELIVERED"), Try("DROPPED", "", cause=REMOVED)], [], [], "dropped by hand"),
+        ([Try("DELIVERED"), Try("DROPPED", "", cause="by hand: x")], [], [], f"the database has no message {OWN}"),
+        ([Try("DROPPED", "", cause=REMOVED), Try("DELIVERED")], [], [], f"the database has no message {OWN}"),
     ],
 )
 def test_it_looks_for_what_each_try_has_left(
@@ -96,6 +107,24 @@ def test_it_looks_for_what_each_try_has_left(
         assert facts["lost"] == [{"message_id": OWN, "why": place}]
     else:
         assert facts["messages"][place] == [OWN]
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path, server: Server) -> None:
+    """And nowhere else."""
+    desk = Desk(tmp_path, server.url)
+    note(build({name: str(value) for name, value in desk.gateway.settings.items()}), Try("DELIVERED"))
+    controller, terminal = pty.openpty()
+    environ = ENVIRONMENT | coverage_environment() | {"TERM": "xterm"}
+    done = subprocess.run(
+        desk.command("audit"), stdout=subprocess.PIPE, stderr=terminal, cwd=ROOT, env=environ, check=False
+    )
+    os.close(terminal)
+    seen = os.read(controller, 10_000)
+    os.close(controller)
+    assert (done.returncode, b"Asking the database" in seen) == (1, True)
+    assert desk.run("audit").err == ""
+    closed = ["bash", "-c", f"{shlex.join(desk.command('audit'))} 2>&-"]
+    assert b"lost" in subprocess.run(closed, stdout=subprocess.PIPE, cwd=ROOT, env=environ, check=False).stdout
 
 
 def note(settings: Settings, tried: Try) -> None:

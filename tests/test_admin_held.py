@@ -437,6 +437,7 @@ def test_what_is_mended_is_released_and_the_original_kept(tmp_path: Path, endpoi
     assert endpoint.messages == []
     screen = desk.run("held", "mend", path.name, environ={"EDITOR": "sed -i s/;;*$//"})
     assert (screen.status, screen.out.partition("\n")[0].startswith("Mended.")) == (0, True)
+    assert f"To deliver it: mail-gateway-admin held release {path.name}" in " ".join(screen.out.split())
     assert desk.files == [path]
     assert path.stat().st_mtime == since
     (original,) = desk.hold.glob("original/*")

@@ -48,7 +48,7 @@ def test_what_is_held_is_told_once_a_day(desk: Desk, endpoint: Endpoint) -> None
     (mail,) = map(email.message_from_bytes, mails(desk))
     text = str(mail.get_payload())
     assert (mail["To"], mail["Auto-Submitted"]) == ("joe@outside.test", "auto-generated")
-    assert text.startswith("1 messages are held, the oldest since ")
+    assert text.startswith("1 message is held, the oldest since ")
     assert "\n  1: fault 2: the alias is broken\n" in text
     assert (desk.folder / "arguments").read_text() == "-i -f <> -- joe@outside.test\n"
     assert run(desk)[1].startswith("joe@outside.test was told within the last day:")
@@ -61,9 +61,14 @@ def test_what_is_held_is_told_once_a_day(desk: Desk, endpoint: Endpoint) -> None
 
 @pytest.mark.parametrize(
     ("hours", "recipient", "is_told"),
-    [(5, "info@example.com", True), (1, "info@example.com", False), (5, "joe@outside.test", False)],
+    [
+        (5, "info@example.com", True),
+        (1, "info@example.com", False),
+        (5, "joe@outside.test", False),
+        (5, "ann@outside.test", False),
+    ],
 )
-def test_what_waits_for_long_is_told_except_his_own(desk: Desk, hours: int, recipient: str, is_told: bool) -> None:
+def test_what_waits_for_us_and_for_long_is_told(desk: Desk, hours: int, recipient: str, is_told: bool) -> None:
     row = {
         "queue_name": "deferred",
         "queue_id": "4Xy",
@@ -74,6 +79,7 @@ def test_what_waits_for_long_is_told_except_his_own(desk: Desk, hours: int, reci
     desk.program("postqueue", f"echo '{json.dumps(row)}'")
     status, out = run(desk)
     assert (status, len(mails(desk)), "1: 4.4.1 no answer" in out) == (is_told, is_told, is_told)
+    assert ("1 message waits in the mail server's queue" in out) is is_told
 
 
 @pytest.mark.parametrize("address", [None, "info@example.com", "-f@outside.test", "joe", "joe@x y"])
@@ -91,7 +97,8 @@ def test_without_alias_domains_any_address_may_be_told(desk: Desk, endpoint: End
 def test_a_mail_server_that_refuses_is_told_of_and_tried_again(desk: Desk, endpoint: Endpoint) -> None:
     hold(desk, endpoint)
     desk.program("sendmail", "echo no such thing >&2; exit 75")
-    assert run(desk) == (1, "mail-gateway-admin: sendmail ended with status 75: no such thing\n")
+    said = "Mailing joe@outside.test what is to be told.\n"
+    assert run(desk) == (1, f"{said}mail-gateway-admin: sendmail ended with status 75: no such thing\n")
     desk.program("sendmail", f"cat > {desk.folder}/mail.1")
     run(desk)
     assert len(mails(desk)) == 1

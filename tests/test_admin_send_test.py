@@ -34,6 +34,8 @@ def test_straight_to_its_record_which_is_removed(desk: Desk, database: Server) -
     assert "it is on crm.lead 1" in out
     assert out.endswith("crm.lead 1 is removed.\n")
     assert database.search("crm.lead", [], "id") == []
+    assert (desk.run("audit").status, desk.facts("audit")["places"]["dropped by hand"]) == (0, 1)
+    assert "It was a test, whose record send-test has removed." in desk.run("trace", "joe@outside.test").out
 
 
 def test_by_the_mail_server(desk: Desk, database: Server) -> None:
@@ -82,7 +84,7 @@ def test_a_record_that_was_there_before_stays(desk: Desk, database: Server) -> N
     ("arguments", "words"),
     [
         (["inof@example.com", "--direct"], ["unknown_recipient", "explain --address"]),
-        (["broken@example.com", "--direct"], ["held", "Invalid field", "held release"]),
+        (["broken@example.com", "--direct"], ["held", "Invalid field", "held release NAME, or --all."]),
         (["info@example.com", "--smtp=127.0.0.1:1"], ["does not take it", "Connection refused"]),
     ],
 )

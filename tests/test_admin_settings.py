@@ -76,9 +76,10 @@ def empty(folder: Path) -> Path:
 def test_a_new_file_takes_what_the_database_takes(tmp_path: Path, database: Server) -> None:
     path = tmp_path / "new.env"
     command = [*given(tmp_path, database.url), "--output", path]
-    assert ask(empty(tmp_path), *command, "--dry-run").returncode == 0
-    assert not path.exists()
-    assert ask(empty(tmp_path), *command).returncode == 0
+    dry = ask(empty(tmp_path), *command, "--dry-run")
+    assert (dry.returncode, dry.stderr, path.exists()) == (0, "", False)
+    done = ask(empty(tmp_path), *command)
+    assert (done.returncode, done.stderr) == (0, f"Writing {path}.\n")
     assert path.stat().st_mode & 0o777 == 0o600
     assert_takes_the_same(path, KNOWN, UNKNOWN)
     listed = alias_list.read(Client(built(path)), built(path).addresses)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from admin_page import examples
 from support.pages import ROOT, rows_below
 
 from mailgate import DEADLINE
@@ -110,6 +111,7 @@ def test_what_is_typed_is_in_its_man_page_and_is_completed(program: str) -> None
     wanted = set(words(TYPED[program])) - {"--help"}  # of which the man page has the short one
     man = (MAN / f"{program}.1").read_text().replace("\\", "")
     bash, zsh = (MAN / f"{program}.bash").read_text(), (MAN / f"_{program}").read_text()
+    assert {example for example in examples(TYPED[program]) if f"\n{example}\n" not in man} == set()
     for text in man, bash, zsh:
         assert {word for word in wanted if not re.search(rf"(?<![\w-]){word}(?![\w-])", text)} == set()
     subprocess.run(["bash", "-n", MAN / f"{program}.bash"], check=True)

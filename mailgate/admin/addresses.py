@@ -16,7 +16,7 @@ from mailgate import alias_list
 from mailgate.addresses import BOUNCE_EXTENSION, Addresses, known_everywhere, named
 from mailgate.admin import files
 from mailgate.admin.desk import Answer, Command, Desk, Failed, as_caller
-from mailgate.admin.screen import plain
+from mailgate.admin.screen import plain, say
 from mailgate.outcome import Ended
 
 MODE = 0o644  # of a new file: a mail server reads it as a user of its own
@@ -182,6 +182,7 @@ def output(arguments: Namespace, found: dict[str, Any], first: str, lines: list[
         raise Failed(f"{path} stays as it is: {wrong} (--force)")
     is_new = old != text
     if is_new and not arguments.dry_run:
+        say(f"Replacing {path}{f', then running: {arguments.then}' if arguments.then else '.'}")
         files.replace(path, text, MODE)
         _run(arguments.then)
     said = ("would be replaced" if arguments.dry_run else "is replaced") if is_new else "is as it should be"

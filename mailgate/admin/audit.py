@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from mailgate import journal
 from mailgate.admin import files, hold_folder, mta, records
 from mailgate.admin.desk import Answer, Command, Desk, moment, since
-from mailgate.admin.meaning import word
+from mailgate.admin.meaning import BY_HAND, REMOVED, word
 from mailgate.admin.records import Record
-from mailgate.admin.screen import pairs, table, words
+from mailgate.admin.screen import counted, pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
 from mailgate.hold import KEPT_AS
 from mailgate.mailboxes import mailbox_of
@@ -24,10 +24,11 @@ PLACES = {
     Outcome.DROPPED: "dropped by the database, the sender told",
     Outcome.HELD: "held",
 }
+DROPPED_BY_HAND = "dropped by hand"
 REFUSED, WAITING, UNKNOWN = "refused", "waiting", "waiting, as far as can be told"
-SUMMARY = [*dict.fromkeys(PLACES.values()), REFUSED, WAITING, UNKNOWN]
+SUMMARY = [*dict.fromkeys(PLACES.values()), DROPPED_BY_HAND, REFUSED, WAITING, UNKNOWN]
 # The same, the place first that counts where copies of a message are in several.
-RANKS = [WAITING, UNKNOWN, PLACES[Outcome.HELD], *dict.fromkeys(PLACES.values()), REFUSED]
+RANKS = [WAITING, UNKNOWN, PLACES[Outcome.HELD], *dict.fromkeys(PLACES.values()), DROPPED_BY_HAND, REFUSED]
 # Of calls that leave nothing in the database.
 ON_NO_RECORD = {outcome.name: PLACES[outcome] for outcome in (Outcome.ACCEPTED, Outcome.DROPPED)} | {
     Outcome.UNKNOWN_RECIPIENT.name: REFUSED
@@ -76,8 +77,9 @@ def find(desk: Desk, since_moment: float, mta_config: str | None = None) -> Foun
     """Look for each message with a try since then. Raises Ended."""
     found = stories(desk, since_moment=since_moment)
     tries = ((story, each) for story in found for each in story.attempts if _may_be_there(each))
+    ids = [*dict.fromkeys(name for story, each in tries for name in story.ids_of(each))]
     by_id: dict[str, list[Record]] = {}
-    for record in records.find(desk.client, (name for story, each in tries for name in story.ids_of(each))):
+    for record in records.find(desk.client, counted(ids, "Asking the database", has_lines=False)):
         by_id.setdefault(record.message_id, []).append(record)
     kept = {file.posted_id or file.message_id for file in hold_folder.files(desk.settings.hold)}
     queue = mta.queue(mta_config)
@@ -120,7 +122,8 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
 
     It may have come in several copies, and anybody may send its id again: so each try must have left what its ending
     says. A temporary ending counts only if it is the last for these recipients of a queue id. What was held is looked
-    for until the desk releases or drops it, which it notes with the message's queue id, or none.
+    for until the desk releases or drops it, which it notes with the message's queue id, or none. What came before a
+    send-test removed its record is over.
     """
     found: list[tuple[str, str]] = []
     later: set[tuple[str, ...]] = set()
@@ -130,10 +133,14 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
         is_held = outcome is Outcome.HELD or (outcome is Outcome.ACCEPTED and KEPT_AS in (each["cause"] or ""))
         is_over = delivery in later if outcome.is_temporary else is_held and not done.isdisjoint((each["queue_id"], ""))
         if not is_over:
-            found.append(_place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there))
+            place, problem = _place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there)
+            is_by_hand = place == PLACES[Outcome.DROPPED] and (each["cause"] or "").startswith(BY_HAND)
+            found.append((DROPPED_BY_HAND if is_by_hand else place, problem))
         later.add(delivery)
         if outcome in PLACES and not is_held:
             done.add(each["queue_id"])
+        if each["cause"] == REMOVED:
+            break
     return min(found, key=lambda place: (not place[1], RANKS.index(place[0])))
 
 

@@ -59,7 +59,8 @@ def mend(desk: Desk, arguments: Namespace) -> Answer:
     if not after.strip():
         raise Failed("the mended copy is empty: nothing is changed")
     original = hold.mend(file.path, after)
-    return _said(file, f"Mended. The original is kept: {original}", "To deliver it: mail-gateway-admin held release.")
+    release = f"To deliver it: mail-gateway-admin held release {file.name}"
+    return _said(file, f"Mended. The original is kept: {original}", release)
 
 
 def _edited(editor: str, before: bytes) -> bytes:

@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import functools
+import math
 import os
 import pwd
 import time
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def _as_they_are(variables: Mapping[str, str], arguments: Namespace) -> Mapping[
 
 
 class Command(NamedTuple):
-    """A command: its name, a sentence about it, an example, its arguments, and the work.
+    """A command: its name, a sentence about it, an example or a line for each, its arguments, and the work.
 
     ``of_wrong_settings`` answers in place of ``answer`` where the settings can't be used, and is told why. ``complete``
     returns the variables that the settings are made of, from those that are set; the work finds them in its arguments.
@@ -158,6 +159,15 @@ def since(text: str, now: float) -> float:
         with contextlib.suppress(ValueError):
             return time.mktime(time.strptime(text, form))
     raise Usage(f"--since takes 2d, 90m, 2026-11-30 or '2026-11-30 14:00', not {text!r}")
+
+
+def seconds_of(text: str) -> float:
+    """Return how many seconds an option names. Raises ArgumentTypeError for what never comes or has been."""
+    with contextlib.suppress(ValueError):
+        number = float(text)
+        if 0 <= number < math.inf:  # which nan is not
+            return number
+    raise ArgumentTypeError(f"takes seconds, 0 or more, not {text!r}")
 
 
 def log_of(config: settings.Settings) -> Log:

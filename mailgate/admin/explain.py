@@ -365,7 +365,7 @@ def _screen(steps: list[Step]) -> list[Any]:
 COMMAND = Command(
     "explain",
     "Tell what would happen to a message, or to mail for an address, step by step; nothing is changed.",
-    "mail-gateway-admin explain message.eml info@example.com",
+    "mail-gateway-admin explain message.eml info@example.com\n  mail-gateway-admin explain --address info@example.com",
     _add_arguments,
     _answer,
 )

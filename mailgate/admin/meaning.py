@@ -29,7 +29,7 @@ MEANINGS = {
     ),
     Outcome.HELD: Meaning(
         "The database can't digest it. It is kept in the hold folder; its sender was told nothing.",
-        "Mend what the cause names, then: mail-gateway-admin held release.",
+        "Mend what the cause names, then: mail-gateway-admin held release NAME, or --all.",
     ),
     Outcome.UNKNOWN_RECIPIENT: Meaning(
         "It was refused; its sender got a bounce.",
@@ -80,13 +80,16 @@ MEANINGS = {
 }
 BY_HAND = "by hand: "  # begins the cause of what the postmaster has dropped
 DROPPED_BY_HAND = Meaning("The postmaster has dropped it; the cause says why. It is kept in dropped/.", NOTHING)
+REMOVED = f"{BY_HAND}send-test removed its record"
+TEST_REMOVED = Meaning("It was a test, whose record send-test has removed.", NOTHING)
 STYLE_BY_STATUS = {0: "good", 65: "bad", 67: "bad", 75: "waits"}
 
 
 def of(outcome: Outcome, cause: str) -> Meaning:
     """Return what an ending with this cause means."""
-    is_by_hand = outcome is Outcome.DROPPED and cause.startswith(BY_HAND)
-    return DROPPED_BY_HAND if is_by_hand else MEANINGS[outcome]
+    if outcome is Outcome.DROPPED and cause.startswith(BY_HAND):
+        return TEST_REMOVED if cause == REMOVED else DROPPED_BY_HAND
+    return MEANINGS[outcome]
 
 
 def style(outcome: Outcome) -> str:

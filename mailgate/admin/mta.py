@@ -1,4 +1,4 @@
-"""The mail server's half: what its log says of a queue id, and what waits in its queue for us."""
+"""The mail server's half: what its log says of a queue id, what waits in its queue, and what of that is for us."""
 
 import contextlib
 import json
@@ -11,14 +11,18 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mailgate.admin.desk import Failed, as_caller
+from mailgate import journal
+from mailgate.addresses import is_ours
+from mailgate.admin.desk import Desk, Failed, as_caller
+from mailgate.envelope import Recipient
+from mailgate.outcome import Ended
 
 LOGS = ("/var/log/mail.log", "/var/log/maillog", "/var/log/exim4/mainlog", "/var/log/exim/main.log")
 MAX_LINES = 200  # of the mail server's log
 SENDMAIL_FOLDERS = "/usr/sbin:/usr/lib:/usr/local/sbin"
 SENDMAIL_SECONDS = 60.0
 SECONDS = 20.0  # that a program of the mail server's may take
-BEFORE_SECONDS = 6 * 86400.0  # that mail may have been in the queue before its first try with us
+BEFORE_SECONDS = 6 * 86400.0  # that mail may have been in the queue
 
 
 class Waiting(NamedTuple):
@@ -81,6 +85,26 @@ def queue(config: str | None = None) -> list[Waiting] | None:
             if found is not None:
                 return sorted(found, key=lambda each: each.since)
     return None
+
+
+def queue_for_us(desk: Desk, config: str | None = None) -> list[Waiting] | None:
+    """Return what waits there for us: by a recipient of ours, or by a queue id that the journal has.
+
+    Exim's queue has the addresses of before a redirection. If the journal can't be read, all may be for us.
+    """
+    found = queue(config)
+    if not found:
+        return found
+    ours = {
+        each.queue_id
+        for each in found
+        if any(is_ours(desk.settings.addresses, Recipient(address)) for address in each.recipients)
+    }
+    if len(ours) < len(found):
+        with contextlib.suppress(Ended):
+            tried = {each["queue_id"] for each in journal.attempts(desk.settings, since=desk.now - BEFORE_SECONDS)}
+            return [each for each in found if each.queue_id in ours | tried]
+    return found
 
 
 def _postfix_queue(program: str, config: str | None) -> list[Waiting] | None:

@@ -14,7 +14,7 @@ from mailgate.addresses import is_surely_ours
 from mailgate.admin import audit, mta
 from mailgate.admin.desk import Answer, Command, Desk, Usage, moment
 from mailgate.admin.hold_folder import cause_of, files
-from mailgate.admin.screen import plain, words
+from mailgate.admin.screen import amount, plain, say, words
 from mailgate.outcome import Ended
 
 LONG_SECONDS = 4 * 3600.0  # that mail may wait before he is told
@@ -32,7 +32,8 @@ def held(desk: Desk) -> list[str]:
     causes = Counter(cause_of(desk, file) or "not known why" for file in found).most_common(MAX_LINES)
     oldest = moment(found[0].since)[:16]
     return [
-        f"{len(found)} messages are held, the oldest since {oldest}: mail-gateway-admin held list",
+        f"{amount(len(found), 'message is', 'messages are')} held, the oldest since {oldest}: "
+        "mail-gateway-admin held list",
         *(f"  {count}: {cause}" for cause, count in causes),
     ]
 
@@ -41,7 +42,7 @@ def waiting(desk: Desk) -> list[str]:
     """Return what has waited for long in the mail server's queue for us, in lines; his own mail does not count."""
     found = [
         each
-        for each in mta.queue() or []
+        for each in mta.queue_for_us(desk) or []
         if desk.now - each.since >= LONG_SECONDS and each.recipients != [desk.settings.postmaster]
     ]
     if not found:
@@ -49,7 +50,8 @@ def waiting(desk: Desk) -> list[str]:
     reasons = Counter(each.reason for each in found).most_common(MAX_LINES)
     oldest = moment(found[0].since)[:16]
     return [
-        f"{len(found)} messages wait in the mail server's queue, the oldest since {oldest}: mail-gateway-admin today",
+        f"{amount(len(found), 'message waits', 'messages wait')} in the mail server's queue, the oldest since "
+        f"{oldest}: mail-gateway-admin today",
         *(f"  {count}: {reason}" for reason, count in reasons),
     ]
 
@@ -63,7 +65,8 @@ def lost(desk: Desk) -> list[str]:
     names = [*(story.message_id for story, _ in found.lost), *(name for name, _ in found.doubled)]
     if not names:
         return []
-    first = f"{len(found.lost)} messages are lost, {len(found.doubled)} doubled: mail-gateway-admin audit"
+    are_lost = amount(len(found.lost), "message is lost", "messages are lost")
+    first = f"{are_lost}, {len(found.doubled)} doubled: mail-gateway-admin audit"
     return [first, *(f"  {name}" for name in names[:MAX_LINES])]
 
 
@@ -90,6 +93,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     stamp = os.path.join(desk.settings.hold, STAMP) if desk.settings.hold else ""
     if stamp and _age(stamp) < DAY_SECONDS:
         return _said(facts, f"{address} was told within the last day:")
+    say(f"Mailing {address} what is to be told.")
     mta.send(_mail(address, lines), address, "-f", "<>")
     if stamp:
         with open(stamp, "w"):  # which sets its time

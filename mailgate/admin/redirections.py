@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mailgate import values, watched
 from mailgate.addresses import Addresses, is_ours, known_everywhere, named
 from mailgate.admin.addresses import MADE, SPECIAL, add_output, listed, output, writable
-from mailgate.admin.desk import Answer, Command, Desk, Failed, Usage, moment, refusal
+from mailgate.admin.desk import Answer, Command, Desk, Failed, Usage, moment, refusal, seconds_of
 from mailgate.admin.screen import pairs, plain, say, table, words
 from mailgate.envelope import Recipient
 from mailgate.hold import decoded
@@ -56,7 +56,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--to", metavar="DOMAIN", help="whose mail comes here: mail.company-name.com")
     parser.add_argument("--domain", help="the custom domain, where the database has several")
     parser.add_argument("--format", choices=FORMATS, default="table", help="table, for a provider's form; or a file")
-    parser.add_argument("--seconds", type=float, default=900.0, help="how long watch waits (900)")
+    parser.add_argument("--seconds", type=seconds_of, default=900.0, help="how long watch waits (900)")
     add_output(parser)
 
 
@@ -183,7 +183,7 @@ def readable(message: email.message.Message) -> tuple[str, list[str]]:
 COMMAND = Command(
     "redirections",
     "Tell which addresses of a custom domain to redirect here; watch shows a provider's validation link.",
-    "mail-gateway-admin redirections --to mail.company-name.com",
+    "mail-gateway-admin redirections --to mail.company-name.com\n  mail-gateway-admin redirections watch",
     _add_arguments,
     _answer,
 )

@@ -22,7 +22,7 @@ from mailgate.addresses import is_ours
 from mailgate.admin.desk import Answer, Desk, Usage, log_of, moment
 from mailgate.admin.hold_folder import File, beginnings, cause_of, facts, files, folder_of, named, with_cause
 from mailgate.admin.meaning import style, word
-from mailgate.admin.screen import counted, say, table, words
+from mailgate.admin.screen import amount, counted, say, table, words
 from mailgate.arguments import Arguments
 from mailgate.envelope import Raw, Recipient, envelope_of, queue_id
 from mailgate.judge import TELLS_SENDER
@@ -85,7 +85,7 @@ def answer(desk: Desk, arguments: Namespace) -> Answer:
     if arguments.dry_run:
         return _preview(desk, causes, arguments.recipient)
     if causes:
-        say(f"Giving {len(causes)} held messages to {desk.settings.database} at {desk.settings.url}.")
+        say(f"Giving {amount(len(causes), 'held message')} to {desk.settings.database} at {desk.settings.url}.")
     released = [*_release(desk, causes, arguments.recipient)]
     return Answer(
         {"messages": [_facts(each) for each in released]}, _screen(released), all(each.is_done for each in released)
@@ -226,12 +226,14 @@ def _preview(desk: Desk, causes: dict[File, str], recipients: Sequence[str]) -> 
         for_whom = _for_whom(desk, file, recipients)
         rows.append((moment(file.since)[:16], file.sender, ", ".join(for_whom) or "nobody of ours: --recipient", cause))
         found.append(facts(file) | {"cause": cause, "recipients": for_whom, "sender_was_told": may_have_told(cause)})
-    screen: list[Any] = [f"Would give {len(rows)} held messages to {desk.settings.database} at {desk.settings.url}."]
+    what = amount(len(rows), "held message")
+    screen: list[Any] = [f"Would give {what} to {desk.settings.database} at {desk.settings.url}."]
     if rows:
         screen.append(table(["since", "from", "for", "held because"], rows))
     loops = sum(cause.startswith(walk.STOPPED_LOOP) for cause in causes.values())
     if loops:
-        screen += ["", words(f"{loops} of them were stopped as a loop. {LOOP_ADVICE}", "waits")]
+        stopped = amount(loops, "of them was stopped", "of them were stopped")
+        screen += ["", words(f"{stopped} as a loop. {LOOP_ADVICE}", "waits")]
     return Answer({"messages": found}, screen)
 
 

@@ -96,6 +96,11 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
     return made
 
 
+def amount(number: int, one: str, many: str = "") -> str:
+    """Return a number and what there is of it: ``many`` is one and an s, if not said otherwise."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def say(text: object) -> None:
     """Print a line beside the screen, on standard error: what will be done, and how far it is; nobody may read it."""
     with contextlib.suppress(OSError):
@@ -103,16 +108,16 @@ def say(text: object) -> None:
             print(plain(text), file=sys.stderr, flush=True)
 
 
-def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield the items and show how far that is: a bar on a terminal, else a line for each hundred."""
-    if sys.stderr.isatty():
+def counted(items: Sequence[Item], what: str, has_lines: bool = True) -> Iterator[Item]:
+    """Yield the items and show how far that is: a bar on a terminal, else, if it ``has_lines``, a line each hundred."""
+    if sys.stderr and sys.stderr.isatty():
         from rich.progress import track
 
         yield from track(items, what, console=Console(stderr=True), transient=True)
         return
     for number, item in enumerate(items, 1):
         yield item
-        if number % LINE_ITEMS == 0:
+        if has_lines and number % LINE_ITEMS == 0:
             say(f"{what}: {number} of {len(items)}")
 
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from mailgate import inquiry, journal, walk
 from mailgate.admin import records
-from mailgate.admin.desk import Answer, Command, Desk, Usage, log_of
-from mailgate.admin.meaning import MEANINGS, word
+from mailgate.admin.desk import Answer, Command, Desk, Usage, log_of, seconds_of
+from mailgate.admin.meaning import MEANINGS, REMOVED, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import say, table, words
 from mailgate.envelope import Envelope, Recipient, is_address, spool
 from mailgate.log import Facts
-from mailgate.outcome import Ended, Outcome
+from mailgate.outcome import Ended, Outcome, Verdict
 
 SMTP_SECONDS = 30.0  # that each answer of the mail server may take
 WAIT_SECONDS = 60  # for the record, if not said otherwise
@@ -44,7 +44,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     way.add_argument("--smtp", metavar="HOST:PORT", default="localhost:25", help="the mail server (localhost:25)")
     way.add_argument("--direct", action="store_true", help="straight through the gateway, without the mail server")
     parser.add_argument("--sender", metavar="ADDRESS", default="", help="(mail-gateway-test@ this host)")
-    parser.add_argument("--wait", metavar="SECONDS", type=float, default=WAIT_SECONDS, help=f"({WAIT_SECONDS})")
+    parser.add_argument("--wait", metavar="SECONDS", type=seconds_of, default=WAIT_SECONDS, help=f"({WAIT_SECONDS})")
     parser.add_argument("--remove", action="store_true", help="remove the record afterwards, if the message made it")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
@@ -69,7 +69,10 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     if legs[0].is_good:
         more, found = _awaited(desk, message_id, started, started + arguments.wait)
         legs += [leg for leg in more if leg.what != legs[0].what]  # its own try is in the journal, too
-    removed = _removed(desk, found, mark) if found and arguments.remove else ""
+    told = Facts()
+    told.describe(Envelope(sender, (Recipient(arguments.address),)), mail)
+    told.size = len(mail)
+    removed = _removed(desk, found, mark, told) if found and arguments.remove else ""
     return _told(desk, message_id, legs, found, removed)
 
 
@@ -141,8 +144,11 @@ def _awaited(desk: Desk, message_id: str, started: float, until: float) -> tuple
     return [*legs, Leg("all", seconds, "it is on no record", False)], None
 
 
-def _removed(desk: Desk, record: Record, mark: str) -> str:
-    """Remove a record that the test has made, and no other: its name has the mark. Return what was done."""
+def _removed(desk: Desk, record: Record, mark: str, told: Facts) -> str:
+    """Remove a record that the test has made, and no other: its name has the mark. Return what was done.
+
+    The journal is told, or the audit would look for the message, and name it as lost.
+    """
     place = f"{record.model} {record.record_id}"
     try:
         rows = inquiry.rows(desk.client, record.model, [["id", "=", record.record_id]], {"fields": ["name"]})
@@ -151,6 +157,7 @@ def _removed(desk: Desk, record: Record, mark: str) -> str:
         desk.client.execute(record.model, "unlink", [[record.record_id]], {}, time.monotonic())
     except Ended as ended:
         return f"{place} could not be removed: {ended.verdict.cause}"
+    log_of(desk.settings).message(told, Verdict(Outcome.DROPPED, REMOVED), 0.0)
     return f"{place} is removed."
 
 

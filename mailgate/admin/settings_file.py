@@ -21,7 +21,7 @@ from mailgate.addresses import Addresses
 from mailgate.admin import files
 from mailgate.admin.addresses import listed, writable
 from mailgate.admin.desk import Answer, Command, Desk, Failed, Usage
-from mailgate.admin.screen import table, words
+from mailgate.admin.screen import say, table, words
 from mailgate.settings import PREFIX, VARIABLES
 
 MODE = 0o600  # of a new file, which may have the password
@@ -205,6 +205,7 @@ def _written(arguments: Namespace, path: str, old: str | None, new: str) -> Answ
         )
     is_new = old != new
     if is_new and not arguments.dry_run:
+        say(f"Writing {path}.")
         files.replace(path, new, MODE)
     said = ("would be written" if arguments.dry_run else "is written") if is_new else "is as it should be"
     screen: list[Any] = [words(f"{path} {said}.")]

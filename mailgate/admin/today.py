@@ -33,7 +33,7 @@ def _answer(desk: Desk, arguments: Namespace) -> Answer:
     found = stories(desk, since_moment=_midnight(midnight - DAY_SECONDS / 2)) if has_journal else []
     new = Counter(story.outcome for story in found if story.last["at"] >= midnight)
     old = Counter(story.outcome for story in found if story.last["at"] < midnight)
-    queue = _with_our_reason(mta.queue(arguments.mta_config), found)
+    queue = _with_our_reason(mta.queue_for_us(desk, arguments.mta_config), found)
     kept = hold_folder.files(desk.settings.hold)
     failing = _failing(found)
     in_mailboxes = _in_mailboxes(found)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from mailgate import DEADLINE
-from mailgate.admin.checks import Check, Finding, Site, alias_domains, bad, good, unknown, user_complaint
+from mailgate.admin.checks import Check, Finding, Site, alias_domains, bad, good, named, unknown, user_complaint
 from mailgate.admin.exim import Exim, size
 from mailgate.admin.postfix import seconds
 
+REDIRECTS = "mail_gateway_as_it_is"  # the first router of those that know the delimiter
 ROUTER, TRANSPORTS = "mail_gateway", ("mail_gateway", "mail_gateway_lmtp")
 SHIPPED = "Take the shipped exim/conf.d: exim/README.md."
 FEW_RECIPIENTS = 1000
@@ -93,6 +94,25 @@ def _domains(site: Site, exim: Exim) -> Iterable[Finding]:
             )
 
 
+def _delimiter(site: Site, exim: Exim) -> Iterable[Finding]:
+    options, ours = exim.options("router", REDIRECTS), site.settings.addresses.recipient_delimiter
+    if not options:  # nothing is redirected here
+        return
+    theirs = {each.strip().removesuffix("*") for each in options.get("local_part_suffix", "").split(":")}
+    if ours in theirs:
+        yield good("The recipient delimiters agree.")
+    else:
+        yield bad(
+            f"Exim's MAIL_GATEWAY_DELIMITER is {named(filter(None, theirs)) or 'not set'}, "
+            f"MAIL_GATEWAY_RECIPIENT_DELIMITER {ours or 'not set'}: redirected mail to info+x@ bounces.",
+            "They must be the same: exim/README.md.",
+        )
+
+
+def _queue(site: Site, exim: Exim) -> Iterable[Finding]:
+    yield unknown("How often Exim tries again what waits can't be told: its command line says that (-q5m).")
+
+
 def _with(ask: Callable[[Site, Exim], Iterable[Finding]], site: Site) -> Iterable[Finding]:
     return ask(site, site.exim) if site.exim and _transport(site.exim)[0] else ()
 
@@ -101,5 +121,7 @@ CHECKS = {
     "exim": Check(_exim),
     "exim-transport": Check(partial(_with, _options), ("exim",)),
     "exim-size": Check(partial(_with, _size), ("exim",)),
+    "exim-delimiter": Check(partial(_with, _delimiter), ("exim",)),
     "exim-domains": Check(partial(_with, _domains), ("exim",)),
+    "exim-queue": Check(partial(_with, _queue), ("exim",)),
 }
