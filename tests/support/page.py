@@ -49,12 +49,13 @@ def pages_of() -> set[str]:
 def mail(
     name: str,
     to: str = "info@mail.company-name.com",
-    sender: str = "Ann <ann@outside.test>",
+    sender: str = "",
     fields: str = "",
     body: str = "Forty chairs",
     subject: str | None = None,
 ) -> bytes:
     subject = f"chairs {name}" if subject is None else subject
     identity = re.sub(r"\W", "-", name)
+    sender = sender or f"Ann <{identity}@outside.test>"  # one for each mail, or all would be a loop
     head = f"{fields}From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\nMessage-ID: <{identity}@outside.test>\r\n"
     return f"{head}\r\n{body}\r\n".encode()

@@ -7,8 +7,8 @@ for (const time of document.querySelectorAll("time[datetime]")) {
 }
 for (const frame of document.querySelectorAll("iframe")) {
   const fit = () => {
-    const root = frame.contentDocument && frame.contentDocument.documentElement;
-    if (root) frame.style.height = `${Math.min(root.scrollHeight + 8, 900)}px`;
+    const body = frame.contentDocument && frame.contentDocument.body;
+    if (body) frame.style.height = `${Math.min(body.offsetHeight + 16, 900)}px`;
   };
   frame.addEventListener("load", () => {
     fit();
