@@ -30,6 +30,9 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail goes into a real Odoo 19 (as root; 5 minutes).
 	$(VENV)/bin/python -m pytest --mailboxes --odoo -m mailboxes $(FLAGS)
 
+test-browser: $(VENV)/made ## Run the tests of the database's pages in a real Chromium (2 minutes).
+	$(VENV)/bin/python -m pytest --browser -m browser $(FLAGS)
+
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
 	PYTHON=$(VENV)/bin/python .ci/debian13 $(FLAGS)
 
@@ -71,4 +74,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-mailboxes test-debian13 soak check bench install uninstall coverage clean
+.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from mail_database import notices, show, world
 from mail_database.listen import listen
+from mail_database.page import app as page
 from mail_database.server import access, allows_login, application
 from mail_database.store import open_database, transaction
 
@@ -90,12 +91,15 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
     with transaction(engine) as store:
         world.set_up(store, f"{database}.example")
     allowed = access(database, login, password)
-    server = listen(application(engine, allowed), allows_login(allowed), options.host, options.port)
+    link = page.new_link()
+    pages = page.application(engine, allowed, {link})
+    server = listen(application(engine, allowed, pages), allows_login(allowed), options.host, options.port)
     stopped = threading.Event()
     if options.smtp:
         threading.Thread(target=_send_notices, args=[engine, options.smtp, stopped], daemon=True).start()
     host, port = getattr(server, "effective_listen", [(options.host, getattr(server, "effective_port", 0))])[0]
     print(f"database {database} at http://{host}:{port}", flush=True)
+    print(f"in a browser, once: http://{host}:{port}/enter/{link}", flush=True)
     signal.signal(signal.SIGTERM, _stop)
     try:
         server.run()

@@ -54,8 +54,11 @@ def _digest(password: str, salt: bytes) -> bytes:
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
-def application(engine: sa.Engine, allowed: Access) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
-    """Return the WSGI application."""
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]  # of WSGI
+
+
+def application(engine: sa.Engine, allowed: Access, pages: Application | None = None) -> Application:
+    """Return the WSGI application: the RPC, and ``pages`` for all other paths."""
     services = {
         "/xmlrpc/2/common": lambda method, arguments: _common(allowed, method, arguments),
         "/xmlrpc/2/object": lambda method, arguments: _object(engine, allowed, method, arguments),
@@ -64,7 +67,7 @@ def application(engine: sa.Engine, allowed: Access) -> Callable[[dict[str, Any],
     def respond(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         service = services.get(environ["PATH_INFO"].rstrip("/"))
         if service is None:
-            return _text(start_response, "404 Not Found")
+            return pages(environ, start_response) if pages else _text(start_response, "404 Not Found")
         if environ["REQUEST_METHOD"] != "POST":
             return _text(start_response, "405 Method Not Allowed")
         body = _answer(service, allowed, environ["wsgi.input"].read)

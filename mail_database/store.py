@@ -113,8 +113,8 @@ class Store:
                 kind = column.type.compile(self._connection.dialect)
                 name, new = prepare.format_table(table), prepare.format_column(column)
                 self._connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {new} {kind}")
-                for index in (index for index in table.indexes if column.name in index.c):
-                    index.create(self._connection, checkfirst=True)
+            for index in table.indexes:
+                index.create(self._connection, checkfirst=True)
 
     # --- tables as a whole, for world.py ---
 
@@ -150,10 +150,20 @@ class Store:
     # --- rows, for who reads and writes them by Odoo's names (models.py) ---
 
     def select(
-        self, table: sa.Table, condition: Any, order: list[Any], limit: int | None, offset: int
-    ) -> Sequence[Row]:
-        """Return the rows of a table that meet a condition, in an order, at most ``limit`` of them after ``offset``."""
-        return self._all(sa.select(table).where(condition).order_by(*order).limit(limit).offset(offset))
+        self,
+        table: sa.Table,
+        condition: Any,
+        order: list[Any],
+        limit: int | None,
+        offset: int,
+        left_out: Sequence[str] = (),
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a table that meet a condition, in an order, at most ``limit`` of them after ``offset``.
+
+        Columns that are left out are not read.
+        """
+        columns = [column for column in table.c if column.name not in left_out]
+        return self._all(sa.select(*columns).where(condition).order_by(*order).limit(limit).offset(offset))
 
     def create(self, table: sa.Table, model: str, values: dict[str, Any]) -> Any:
         """Insert a row and return its id; the key, where the table has no other."""

@@ -1,6 +1,7 @@
 """The schema, the same on SQLite and PostgreSQL.
 
-A column that is added here is also added to existing databases (Store.make_tables), so it must allow NULL.
+A column or an index that is added here is also added to existing databases (Store.make_tables), so a column must allow
+NULL.
 """
 
 from datetime import datetime, timezone
@@ -121,6 +122,7 @@ notifications = _table(
     sa.Column("partner_id", Id),
     _text("status", "sent"),
     _text("reason"),
+    sa.Index("notifications_by_status", "status", "id"),
 )
 parameters = sa.Table("parameters", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
 allowed_senders = sa.Table("allowed_senders", metadata, sa.Column("email", sa.Text, primary_key=True))

@@ -57,6 +57,7 @@ SERVERS = {
     "odoo": ("a real Odoo 19 or 14", "make test-odoo"),
     "mta": ("real mail servers", "make test-mta"),
     "mailboxes": ("a real Dovecot", "make test-mailboxes"),
+    "browser": ("a real Chromium", "make test-browser"),
 }
 
 

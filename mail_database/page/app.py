@@ -1,0 +1,200 @@
+"""The pages: one function for each, over one transaction that only reads."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flask
+import sqlalchemy as sa
+
+from mail_database.models import fields_of
+from mail_database.page import access, rows
+from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
+from mail_database.routing import MODELS
+from mail_database.server import Access
+from mail_database.store import Row, Store, transaction
+
+ROWS = 50  # of a page
+MAX_ID = 2**62
+ID = f"int(max={MAX_ID})"  # in a path
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+    " connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# What a stranger wrote stands in a frame of its own, where nothing runs; a link opens elsewhere.
+FRAME = "allow-same-origin allow-popups allow-popups-to-escape-sandbox"
+FRAME_POLICY = f"sandbox {FRAME}; default-src 'none'; style-src 'self'; img-src data:{{others}}; frame-ancestors 'self'"
+
+page = flask.Blueprint("page", __name__)
+
+
+def application(engine: sa.Engine, allowed: Access, links: set[str]) -> flask.Flask:
+    """Return the WSGI application; each of ``links`` lets somebody in once, under /enter/."""
+    app = flask.Flask(__name__)
+    app.extensions["engine"] = engine
+    app.url_map.merge_slashes = False
+    access.guard(app, allowed, links)
+    app.register_blueprint(page)
+    app.register_error_handler(404, _not_found)
+    app.after_request(_with_headers)
+    app.jinja_env.globals["counts"] = _counts
+    return app
+
+
+def new_link() -> str:
+    """Return a word for a link that lets somebody in once."""
+    return secrets.token_urlsafe(24)
+
+
+def _with_headers(response: flask.Response) -> flask.Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _not_found(_: Exception) -> Any:
+    return flask.render_template("error.html", title="Nothing here", text="There is no such page."), 404
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[Store]:
+    with transaction(flask.current_app.extensions["engine"], reads=True) as store:
+        yield store
+
+
+def _counts() -> dict[str, int]:
+    """Return the numbers of the bar."""
+    with _reading() as store:
+        return rows.counts(store)
+
+
+page.add_url_rule("/login", view_func=access.login, methods=["GET", "POST"])
+page.add_url_rule("/enter/<link>", view_func=access.enter)
+page.add_url_rule("/logout", view_func=access.logout, methods=["POST"])
+
+
+@page.get("/")
+def home() -> Any:
+    """Show the models that have records."""
+    with _reading() as store:
+        return flask.render_template("models.html", models=rows.models(store))
+
+
+@page.get("/records/<model>")
+def records(model: str) -> Any:
+    """Show a model's records, the newest first."""
+    if model not in MODELS:
+        flask.abort(404)
+    with _reading() as store:
+        found = rows.of_model(store, model, _before(), ROWS + 1)
+    return flask.render_template("records.html", model=model, **_paged(found))
+
+
+@page.get(f"/records/<model>/<{ID}:record_id>")
+def record(model: str, record_id: int) -> Any:
+    """Show a record and its chatter, the newest message first."""
+    with _reading() as store:
+        found = store.record(model, record_id) if model in MODELS else None
+        if not found:
+            flask.abort(404)
+        messages = rows.thread(store, model, record_id, _before(), ROWS + 1)
+        following = [store.partner(partner) for partner in sorted(store.followers(model, record_id))]
+        return flask.render_template(
+            "record.html",
+            model=model,
+            record=found,
+            fields=_fields(model, found),
+            followers=[row for row in following if row],
+            frame=FRAME,
+            **_paged(messages),
+        )
+
+
+def _fields(model: str, record: Row) -> list[tuple[str, Any]]:
+    """Return a record's fields, with those that an alias has set."""
+    own = {name: record.get(name) for name in ("email_from", "email", "partner_id", "created")}
+    known = fields_of(model)
+    defaults = {name: value for name, value in (record.get("defaults") or {}).items() if name in known}
+    return [(name, value) for name, value in (own | defaults).items() if value not in (None, "")]
+
+
+@page.get(f"/messages/<{ID}:message_id>/text")
+def text(message_id: int) -> Any:
+    """Give a message's text, for its frame."""
+    has_others = "pictures" in flask.request.args
+    with _reading() as store:
+        message = rows.message(store, message_id)
+        if not message:
+            flask.abort(404)
+        pictures = {
+            row["content_id"]: (row["mimetype"], row["content"])
+            for row in rows.pictures(store, message_id, sorted(PICTURES), MAX_PICTURES_BYTES)
+        }
+    shown = framed(message["body"] or "", pictures, has_others)
+    response = flask.make_response(flask.render_template("text.html", shown=shown, message_id=message_id))
+    others = " http: https:" if has_others else ""
+    response.headers["Content-Security-Policy"] = FRAME_POLICY.format(others=others)
+    response.headers["X-Frame-Options"] = "SAMEORIGIN"
+    return response
+
+
+@page.get(f"/attachments/<{ID}:attachment_id>")
+def attachment(attachment_id: int) -> Any:
+    """Give a file, to be saved: no browser opens what a stranger sent, under our name."""
+    with _reading() as store:
+        found = rows.attachment(store, attachment_id)
+    if not found:
+        flask.abort(404)
+    return _file(found["content"] or b"", found["name"] or "attachment.bin")
+
+
+def _file(content: bytes, name: str) -> flask.Response:
+    response = flask.Response(content, mimetype="application/octet-stream")
+    clean = "".join(character if character.isprintable() and character not in "/\\" else "_" for character in name)
+    response.headers.set("Content-Disposition", "attachment", filename=clean)
+    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+    return response
+
+
+@page.get("/failures")
+def failures() -> Any:
+    """Show our messages that came back, the newest first."""
+    with _reading() as store:
+        found = rows.failures(store, _before(), ROWS + 1)
+    return flask.render_template("failures.html", **_paged(found))
+
+
+@page.get("/unplaced")
+def unplaced() -> Any:
+    """Show what was accepted and is on no record, the newest first."""
+    with _reading() as store:
+        found = rows.placed_nowhere(store, _before(), ROWS + 1)
+    return flask.render_template("unplaced.html", **_paged(found))
+
+
+@page.get(f"/unplaced/<{ID}:key>")
+def unplaced_message(key: int) -> Any:
+    """Give a message that is on no record, as it came, to be saved."""
+    with _reading() as store:
+        found = next(iter(store.unplaced(key)), None)
+    if not found:
+        flask.abort(404)
+    return _file(found["original"], f"unplaced-{key}.eml")
+
+
+def _before() -> int | None:
+    """Return the id before which a page begins, None for the first one."""
+    value = flask.request.args.get("before", "")
+    return min(int(value), MAX_ID) if value.isascii() and value.isdecimal() and len(value) < 20 else None
+
+
+def _paged(found: Sequence[Row]) -> dict[str, Any]:
+    """Return the rows of a page, and the id from which the next one goes on, if there is one."""
+    return {"rows": found[:ROWS], "older": found[ROWS - 1]["id"] if len(found) > ROWS else None}

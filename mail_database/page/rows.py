@@ -1,0 +1,98 @@
+"""What the pages read: each function is a query with an index, at most a page of rows, the newest first.
+
+A page goes on where the last one ended, by its last id (keyset): the thousandth costs what the first does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from mail_database.routing import MODELS
+from mail_database.store import Store
+from mail_database.tables import attachments, messages, notifications, partners, records, unplaced
+
+MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
+
+
+def models(store: Store) -> list[str]:
+    """Return the models that have records."""
+    return [name for name in MODELS if of_model(store, name, None, 1)]
+
+
+def of_model(store: Store, model: str, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
+    """Return records of a model."""
+    table = partners if model == "res.partner" else records
+    condition = sa.true() if table is partners else records.c.model == model
+    return _newest(store, table, condition, before, limit)
+
+
+def thread(store: Store, model: str, record_id: int, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
+    """Return messages of a record, with their ``attachments``, without contents, and their ``failures``."""
+    found = _newest(
+        store, messages, sa.and_(messages.c.model == model, messages.c.thread_id == record_id), before, limit, ("body",)
+    )
+    ids = [message["id"] for message in found]
+    files = store.select(
+        attachments, attachments.c.message.in_(ids), [attachments.c.id], None, 0, left_out=("content",)
+    )
+    for message in found:
+        message["attachments"] = [file for file in files if file["message"] == message["id"]]
+        message["failures"] = [row for row in store.notifications_of(message["id"]) if row["status"] == "bounce"]
+    return found
+
+
+def message(store: Store, message_id: int) -> dict[str, Any] | None:
+    """Return a message with its text."""
+    return next(iter(store.select(messages, messages.c.id == message_id, [messages.c.id], 1, 0)), None)
+
+
+def pictures(store: Store, message_id: int, types: Sequence[str], max_bytes: int) -> Sequence[dict[str, Any]]:
+    """Return a message's own pictures of these types, those that its text can name, none larger than that."""
+    condition = sa.and_(
+        attachments.c.message == message_id,
+        attachments.c.content_id.is_not(None),
+        attachments.c.mimetype.in_(types),
+        attachments.c.size <= max_bytes,
+    )
+    return store.select(attachments, condition, [attachments.c.id], 100, 0)
+
+
+def attachment(store: Store, attachment_id: int) -> dict[str, Any] | None:
+    """Return a file with its content."""
+    return next(iter(store.select(attachments, attachments.c.id == attachment_id, [attachments.c.id], 1, 0)), None)
+
+
+def failures(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
+    """Return notifications of ours that came back, each with its ``message`` and its partner's ``email``."""
+    found = _newest(store, notifications, notifications.c.status == "bounce", before, limit)
+    about = _by_id(store, messages, [row["message"] for row in found], ("body",))
+    whom = _by_id(store, partners, [row["partner_id"] for row in found])
+    for row in found:
+        row["message"] = about.get(row["message"])
+        row["email"] = (whom.get(row["partner_id"]) or {}).get("email")
+    return found
+
+
+def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
+    """Return what was accepted and is on no record, without the messages themselves."""
+    return _newest(store, unplaced, sa.true(), before, limit, ("original",))
+
+
+def counts(store: Store) -> dict[str, int]:
+    """Return how much has failed, and how much is placed nowhere, up to MAX_COUNTED."""
+    failed = _newest(store, notifications, notifications.c.status == "bounce", None, MAX_COUNTED)
+    return {"failures": len(failed), "unplaced": len(placed_nowhere(store, None, MAX_COUNTED))}
+
+
+def _newest(
+    store: Store, table: sa.Table, condition: Any, before: int | None, limit: int, left_out: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    found = condition if before is None else sa.and_(condition, table.c.id < before)
+    return list(store.select(table, found, [table.c.id.desc()], limit, 0, left_out))
+
+
+def _by_id(
+    store: Store, table: sa.Table, ids: Sequence[int], left_out: Sequence[str] = ()
+) -> dict[int, dict[str, Any]]:
+    return {row["id"]: row for row in store.select(table, table.c.id.in_(ids), [table.c.id], None, 0, left_out)}

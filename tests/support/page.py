@@ -1,0 +1,61 @@
+"""What a test of the pages needs: somebody who is logged in, the token of a form, a mail."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+import sqlalchemy as sa
+
+from mail_database.page.app import application
+from mail_database.server import access
+from support.mail_database_server import PASSWORD, Server, command
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[Server]:
+    """Serve a database that has the world of mail_database/example.json."""
+    store = f"sqlite:///{folder / 'mail.db'}"
+    command(store, "load", "mail_database/example.json")
+    server = Server(store)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def form(visitor: requests.Session, url: str) -> dict[str, str]:
+    """Return the hidden fields of a page's first form."""
+    found = re.search(r'name="csrf_token" value="([^"]+)"', visitor.get(url).text)
+    assert found
+    return {"csrf_token": found[1]}
+
+
+def entered(server: Server) -> requests.Session:
+    """Return somebody who has logged in."""
+    visitor = requests.Session()
+    fields = form(visitor, f"{server.url}/login") | {"login": "admin", "password": PASSWORD}
+    assert visitor.post(f"{server.url}/login", data=fields).status_code == 200
+    return visitor
+
+
+def pages_of() -> set[str]:
+    """Return the paths of all pages."""
+    app = application(sa.create_engine("sqlite://"), access("mydatabase", "admin", PASSWORD), set())
+    return {rule.rule for rule in app.url_map.iter_rules()}
+
+
+def mail(
+    name: str,
+    to: str = "info@mail.company-name.com",
+    sender: str = "",
+    fields: str = "",
+    body: str = "Forty chairs",
+    subject: str | None = None,
+) -> bytes:
+    subject = f"chairs {name}" if subject is None else subject
+    identity = re.sub(r"\W", "-", name)
+    sender = sender or f"Ann <{identity}@outside.test>"  # one for each mail, or all would be a loop
+    head = f"{fields}From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\nMessage-ID: <{identity}@outside.test>\r\n"
+    return f"{head}\r\n{body}\r\n".encode()

@@ -1,0 +1,84 @@
+"""The pages in a real Chromium: what a stranger wrote runs nothing, loads nothing and changes nothing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+from support.browser import Browser, browser
+from support.mail_database_server import Server
+from support.page import mail, served
+from support.payloads import CANARY, HTML, WORDS
+
+pytestmark = pytest.mark.browser
+FIELDS = "MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(tmp_path_factory.mktemp("browser")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as chromium:
+        yield chromium
+
+
+def test_a_script_in_a_page_would_be_seen(chromium: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(f"<script>top.hit=1</script><img src={CANARY}/x.png>")
+    chromium.get(page.as_uri())
+    assert chromium.execute_script("return top.hit") == 1
+    assert any(CANARY in url for url in chromium.asked_for())
+
+
+@pytest.mark.parametrize("number", range(len(HTML)))
+def test_hostile_html_does_nothing(server: Server, chromium: Browser, number: int) -> None:
+    record = server.deliver(mail(f"html-{number}", fields=FIELDS, body=f"before {HTML[number]} after"))
+    url = f"{server.url}/records/crm.lead/{record}"
+    chromium.enter(server)
+    chromium.get(url)
+    chromium.wait_for_frames()
+    assert_nothing_happened(chromium, url)
+    assert chromium.find_element(By.TAG_NAME, "h1").text == f"chairs html-{number}"
+    assert len(chromium.find_elements(By.TAG_NAME, "h1")) == 1
+    chromium.switch_to.frame(0)
+    for link in chromium.find_elements(By.TAG_NAME, "a"):
+        assert not (link.get_attribute("href") or "").lower().startswith(("javascript", "data", "vbscript"))
+    assert not chromium.find_elements(By.CSS_SELECTOR, "script, iframe, object, embed, form, svg, math, style, base")
+    assert chromium.execute_script("return document.title") == "Text of a message"
+    chromium.switch_to.default_content()
+
+
+@pytest.mark.parametrize("number", range(len(WORDS)))
+@pytest.mark.parametrize("place", ["subject", "name", "file"])
+def test_hostile_words_are_words(server: Server, chromium: Browser, number: int, place: str) -> None:
+    word, name = WORDS[number], f"{place}-{number}"
+    raw = {
+        "subject": mail(name, subject=word),
+        "name": mail(name, sender=json.dumps(word) + f" <{name}@outside.test>"),
+        "file": mail(
+            name,
+            fields="MIME-Version: 1.0\r\nContent-Type: image/png\r\n"
+            f"Content-Disposition: attachment; filename={json.dumps(word, ensure_ascii=False)}\r\n",
+        ),
+    }[place]
+    record = server.deliver(raw)
+    chromium.enter(server)
+    for url in f"{server.url}/records/crm.lead/{record}", f"{server.url}/records/crm.lead":
+        chromium.get(url)
+        chromium.wait_for_frames()
+        assert_nothing_happened(chromium, url)
+        assert len(chromium.find_elements(By.TAG_NAME, "h1")) == 1
+
+
+def assert_nothing_happened(chromium: Browser, url: str) -> None:
+    """Fail where something ran, left the page, was loaded from elsewhere, or opened a window."""
+    assert chromium.current_url == url
+    assert chromium.execute_script("return typeof top.hit") == "undefined"
+    assert len(chromium.window_handles) == 1
+    server = url.partition("/records/")[0]
+    assert [each for each in chromium.asked_for() if not each.startswith((server, "data:image/png"))] == []

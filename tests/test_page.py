@@ -1,0 +1,291 @@
+"""The database in a browser, over HTTP: who may look, what each page says, and what it lets a browser do."""
+
+import re
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from support.mail_database_server import PASSWORD, Server
+from support.page import entered, form, mail, pages_of, served
+
+FRAME = "/messages/1/text"
+PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/failures", "/unplaced")
+FILE = 'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n'
+FILE_BODY = "--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n"
+FILE_BODY += '--b\r\nContent-Type: {type}; name="{name}"\r\n\r\n{content}\r\n--b--'
+HTML = "MIME-Version: 1.0\r\nContent-Type: text/html\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A database with one record, on which a mail with a file is."""
+    with served(tmp_path_factory.mktemp("page")) as server:
+        part = FILE_BODY.format(type="text/html", name="../offer.html", content="<script>alert(1)</script>")
+        server.deliver(mail("file", fields=FILE, body=part))
+        yield server
+
+
+@pytest.fixture
+def reader(server: Server) -> requests.Session:
+    """Somebody who has logged in."""
+    return entered(server)
+
+
+# --- who may look ---
+
+
+def test_no_page_is_shown_to_who_has_not_logged_in(server: Server) -> None:
+    asked = set(PATHS) | {"/records/crm.lead/99", "/unplaced/1", "/messages/99/text"}
+    for path in asked:
+        answer = requests.get(server.url + path, allow_redirects=False)
+        assert answer.status_code == 302, path
+        assert urllib.parse.urlsplit(answer.headers["Location"]).path == "/login"
+        assert "chairs" not in answer.text
+
+
+def test_every_page_but_three_is_behind_the_login() -> None:
+    assert {rule for rule in pages_of() if rule not in ("/login", "/enter/<link>", "/static/<path:filename>")} == {
+        "/",
+        "/logout",
+        "/records/<model>",
+        "/records/<model>/<int(max=4611686018427387904):record_id>",
+        "/messages/<int(max=4611686018427387904):message_id>/text",
+        "/attachments/<int(max=4611686018427387904):attachment_id>",
+        "/failures",
+        "/unplaced",
+        "/unplaced/<int(max=4611686018427387904):key>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("login", "password"), [("admin", "wrong"), ("admin", ""), ("ann", PASSWORD), ("", PASSWORD), ("ädmin", "\0")]
+)
+def test_a_wrong_login_is_refused(server: Server, login: str, password: str) -> None:
+    visitor = requests.Session()
+    fields = form(visitor, f"{server.url}/login") | {"login": login, "password": password}
+    answer = visitor.post(f"{server.url}/login", data=fields)
+    assert answer.status_code == 403
+    assert "That is not the login" in answer.text
+    assert visitor.get(f"{server.url}/records/crm.lead", allow_redirects=False).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "path", ["https://evil.test/", "//evil.test/", "/\\evil.test", "javascript:alert(1)", "/\nLocation: x", "evil"]
+)
+def test_a_login_leads_to_no_other_site(server: Server, path: str) -> None:
+    visitor = requests.Session()
+    url = f"{server.url}/login?next={urllib.parse.quote(path)}"
+    fields = form(visitor, url) | {"login": "admin", "password": PASSWORD}
+    assert visitor.post(url, data=fields, allow_redirects=False).headers["Location"] == "/"
+
+
+def test_the_printed_link_lets_in_once(tmp_path: Path) -> None:
+    server = Server(f"sqlite:///{tmp_path / 'mail.db'}")
+    try:
+        assert server.process.stdout
+        link = server.process.stdout.readline().split()[-1]
+        visitor = requests.Session()
+        assert visitor.get(link).status_code == 200
+        assert visitor.get(f"{server.url}/failures", allow_redirects=False).status_code == 200
+        for later in link, link[:-1], f"{server.url}/enter/x":
+            answer = requests.get(later, allow_redirects=False)
+            assert answer.headers["Location"] == "/login"
+            assert "Set-Cookie" not in answer.headers
+    finally:
+        server.stop()
+
+
+def test_a_session_is_a_new_one_after_the_login(server: Server) -> None:
+    visitor = requests.Session()
+    fields = form(visitor, f"{server.url}/login")
+    planted = visitor.cookies["mail_database"]
+    visitor.post(f"{server.url}/login", data=fields | {"login": "admin", "password": PASSWORD})
+    assert visitor.cookies["mail_database"] != planted
+    answer = requests.get(f"{server.url}/", cookies={"mail_database": planted}, allow_redirects=False)
+    assert answer.status_code == 302
+
+
+def test_a_session_ends_with_the_logout(server: Server, reader: requests.Session) -> None:
+    assert reader.post(f"{server.url}/logout", data=form(reader, f"{server.url}/")).status_code == 200
+    assert reader.get(f"{server.url}/", allow_redirects=False).status_code == 302
+
+
+def test_no_other_site_can_use_a_session(server: Server, reader: requests.Session) -> None:
+    cookie = next(iter(reader.cookies))
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "Strict"
+    for data in {}, {"csrf_token": "x"}, form(requests.Session(), f"{server.url}/login"):
+        assert reader.post(f"{server.url}/logout", data=data).status_code == 400
+    assert reader.get(f"{server.url}/", allow_redirects=False).status_code == 200
+    assert requests.post(f"{server.url}/logout", allow_redirects=False).status_code == 400
+
+
+# --- what a browser is let do ---
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/login", "/nothing", "/static/page.css"])
+def test_every_answer_binds_the_browser(server: Server, reader: requests.Session, path: str) -> None:
+    headers = reader.get(server.url + path).headers
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == ("SAMEORIGIN" if path == FRAME else "DENY")
+    assert headers["Cache-Control"] == "no-store" or path.startswith("/static/")
+    if path == FRAME:
+        assert policy.startswith("sandbox ")
+        assert "allow-scripts" not in policy
+        assert "allow-forms" not in policy
+        assert "allow-top-navigation" not in policy
+
+
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "text/javascript", "application/pdf", "x"])
+def test_a_file_is_saved_and_never_opened(server: Server, reader: requests.Session, kind: str) -> None:
+    number = server.deliver(
+        mail(kind, fields=FILE, body=FILE_BODY.format(type=kind, name=f"../{kind}\\..%2f", content="<svg/onload=x>"))
+    )
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    answer = reader.get(server.url + re.findall(r"/attachments/\d+", page)[0])
+    assert answer.content == b"<svg/onload=x>"
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert not re.search(r"[/\\]", answer.headers["Content-Disposition"])
+    assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "//etc/passwd", "/static//etc/passwd"),
+        *("/records/crm.lead/0", "/records/crm.lead/-1", f"/records/crm.lead/{10**30}", "/records/crm.lead/1%00"),
+        *("/records/ir.model", "/records/..", "/messages/1/../../login/", "/attachments/1.5", "/attachments/99999"),
+        *("/unplaced/99999", "/messages/99999/text", "/\0", "/%ff%fe"),
+    ],
+)
+def test_a_path_that_is_none_is_not_there(server: Server, path: str) -> None:
+    reader = entered(server)
+    url = urllib.parse.urlsplit(server.url)
+    prepared = requests.Request("GET", server.url, cookies=reader.cookies).prepare()
+    prepared.url = f"http://{url.netloc}{path}"  # as it stands
+    answer = requests.Session().send(prepared, allow_redirects=False)
+    assert answer.status_code in (400, 404), answer.status_code
+    assert "Traceback" not in answer.text
+
+
+def test_pages_of_anything_else_begin_at_the_newest(server: Server, reader: requests.Session) -> None:
+    first = reader.get(f"{server.url}/records/crm.lead").text
+    for before in "x", "-1", "1e9", "", "9" * 30, "١":
+        assert reader.get(f"{server.url}/records/crm.lead", params={"before": before}).text.count("<li>") == (
+            first.count("<li>")
+        )
+
+
+# --- what the pages say ---
+
+
+def test_records_are_paged_the_newest_first(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        for number in range(1, 54):
+            server.call("crm.lead", "create", {"name": f"chairs {number}"})
+        reader = entered(server)
+        page = reader.get(f"{server.url}/records/crm.lead").text
+        assert re.findall(r">chairs (\d+)<", page) == [str(number) for number in range(53, 3, -1)]
+        older = re.findall(r'href="(\?before=\d+)">Older', page)
+        page = reader.get(f"{server.url}/records/crm.lead{older[0]}").text
+        assert re.findall(r">chairs (\d+)<", page) == ["3", "2", "1"]
+        assert "Older" not in page
+
+
+def test_a_record_has_its_fields_and_its_chatter(server: Server, reader: requests.Session) -> None:
+    number = server.deliver(mail("first", sender="Bob <bob@outside.test>"))
+    server.deliver(mail("second", sender="Eve <eve@outside.test>", fields="References: <first@outside.test>\r\n"))
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    assert "<h1>chairs first</h1>" in page
+    assert "<dt>type</dt><dd>lead</dd>" in page
+    assert page.index("eve@outside.test") < page.index('<h3 id="message') + 200
+    assert page.count("<iframe") == 2
+
+
+def test_a_message_of_ours_that_came_back_shows_for_whom_and_why(server: Server, reader: requests.Session) -> None:
+    number = server.deliver(mail("ours", sender="Dan <dan@outside.test>"))
+    partners = server.search("res.partner", [("email", "=", "dan@outside.test")], "id")
+    partner = (
+        partners[0]["id"]
+        if partners
+        else server.call("res.partner", "create", {"name": "D", "email": "dan@outside.test"})
+    )
+    message = server.search("mail.message", [("message_id", "=", "<ours@outside.test>")], "id")[0]["id"]
+    for reason in "550 no <such> user", False:
+        server.call(
+            "mail.notification",
+            "create",
+            {
+                "mail_message_id": message,
+                "res_partner_id": partner,
+                "notification_status": "bounce",
+                "failure_reason": reason,
+            },
+        )
+    for path in f"/records/crm.lead/{number}", "/failures":
+        page = reader.get(server.url + path).text
+        assert "dan@outside.test: 550 no &lt;such&gt; user" in page
+        assert "dan@outside.test: no error" in page
+        assert 'Failures <b class="alarm">2</b>' in page
+
+
+def test_what_is_placed_nowhere_is_listed_with_its_reason_and_can_be_saved(
+    server: Server, reader: requests.Session
+) -> None:
+    raw = mail("nowhere", to="catchall@mail.company-name.com", fields="Return-Path: <>\r\n")
+    server.deliver(raw)
+    page = reader.get(f"{server.url}/unplaced").text
+    assert "chairs nowhere" in page
+    assert "there is no sender to be told" in page
+    answer = reader.get(server.url + re.findall(r"/unplaced/\d+", page)[0])
+    assert answer.content == raw
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+
+
+def test_pictures_from_elsewhere_wait_until_they_are_asked_for(server: Server, reader: requests.Session) -> None:
+    body = '<p>Hi</p><img src="https://evil.test/x.png"><img src="cid:a@b">'
+    number = server.deliver(mail("pictures", fields=HTML, body=body))
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    frame = server.url + re.findall(r"/messages/\d+/text", page)[0]
+    answer = reader.get(frame)
+    assert "evil.test" not in answer.text
+    assert "Show 1 picture from elsewhere" in answer.text
+    assert "http:" not in answer.headers["Content-Security-Policy"]
+    asked = reader.get(f"{frame}?pictures=1")
+    assert '<img src="https://evil.test/x.png">' in asked.text
+    assert "cid:" not in asked.text
+
+
+@pytest.mark.parametrize(
+    ("body", "own"),
+    [
+        ("Yes\n\nOn Monday Ann wrote:\n> old\n\n> older\n", "Yes"),
+        ("Ja\n\nAm 1.1. schrieb Ann:\n\n> alt\n", "Ja"),
+        ("Ok\n-----Original Message-----\nFrom: Ann\nSent: today\nTo: Bob\n\nold\n", "Ok"),
+        ("Ok\n________________________________\nVon: Ann\nGesendet: heute\nAn: Bob\n\nalt\n", "Ok"),
+        ("Ok\n\nFrom: Ann <ann@outside.test>\nSent: today\nTo: Bob\n\nold\n", "Ok"),
+        ("> all\n> of it\n", None),
+        ("one\n> quoted\nand my answer\n", None),
+        ("Name: Ann\nTown: Bern\nChairs: 40\n", None),
+    ],
+)
+def test_quotes_are_folded(server: Server, reader: requests.Session, body: str, own: str | None) -> None:
+    number = server.deliver(mail(f"quote{abs(hash(body))}", body=body.replace("\n", "\r\n")))
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    text = reader.get(server.url + re.findall(r"/messages/\d+/text", page)[0]).text
+    assert (f"<pre>{own}" in text.partition("<details>")[0]) if own else "<details>" not in text
+    assert ("<details>" in text) == bool(own)
+
+
+def test_the_quote_of_html_is_folded_once(server: Server, reader: requests.Session) -> None:
+    body = "<p>Yes</p><blockquote>old<blockquote>older</blockquote></blockquote>"
+    number = server.deliver(mail("quoted-html", fields=HTML, body=body))
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    text = reader.get(server.url + re.findall(r"/messages/\d+/text", page)[0]).text
+    assert text.count("<details>") == text.count("</details>") == 1
