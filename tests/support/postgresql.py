@@ -22,10 +22,11 @@ class Impossible(Exception):
 class PostgreSQL:
     """A server without durability, whose ``url(database)`` a store takes.
 
-    With a port it has a user of its own, who needs a password.
+    With a port it has a user of its own, who needs a password. ``primary`` makes it that one's standby: what is
+    confirmed from then on is on both.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, primary: "PostgreSQL | None" = None) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
         if not programs:
             raise Impossible("no PostgreSQL server here (apt-get install postgresql)")
@@ -37,6 +38,12 @@ class PostgreSQL:
             os.chown(self._folder, account.pw_uid, account.pw_gid)
             self._user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         self._data = self._folder / "data"
+        if primary:
+            self._run("pg_basebackup", "-D", self._data, *primary._where, "-R", "-c", "fast")
+            self.start()
+            primary.sql("alter system set synchronous_standby_names = '*'")
+            primary.sql("select pg_reload_conf()")
+            return
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
         if port:
             rules = self._data / "pg_hba.conf"
@@ -59,9 +66,16 @@ class PostgreSQL:
             return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
+    @property
+    def _where(self) -> list[str | Path]:
+        return ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres"]
+
     def sql(self, statement: str, database: str = "postgres") -> None:
-        where: list[str | Path] = ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres", "-d", database]
-        self._run("psql", *where, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
+        self._run("psql", *self._where, "-d", database, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
+
+    def promote(self) -> None:
+        """Make a standby a server that can be written."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-s", "promote")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; at once, as a crash of it would, or in another of pg_ctl's modes."""
