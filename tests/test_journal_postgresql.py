@@ -81,6 +81,23 @@ def test_a_server_that_is_stopped_keeps_the_mail_in_the_queue(
     assert outcome(gateway) == "delivered"
 
 
+def test_a_service_whose_server_is_stopped_still_knows_the_addresses_and_keeps_the_mail_in_the_queue(
+    gateway: Gateway, endpoint: Endpoint, server: PostgreSQL, place: dict[str, object], tmp_path: Path
+) -> None:
+    with running(Service(tmp_path, URL=endpoint.url, PATIENCE=0, **place)) as service:
+        arguments = (f"--service={service.address}", "--sender=ann@outside.test", "info@example.com")
+        assert gateway.run(*arguments, message=MESSAGE).out == b"2.0.0 delivered\n"
+        server.stop()
+        with service.client() as client:
+            answers = client.begin("info@example.com", "x@y.test")
+            assert answers == ["250 2.1.5 one of ours", "550 5.1.1 no such address here"]
+            assert client.data(mail(2)) == [Outcome.FAILED.reply]
+        assert gateway.run(*arguments, message=mail(3)).out == f"{Outcome.FAILED.line}\n".encode()
+        server.start()
+        assert gateway.run(*arguments, message=mail(3)).out == b"2.0.0 delivered\n"
+    assert len(endpoint.messages) == len(rows(place)) == 2
+
+
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
