@@ -36,6 +36,7 @@ def gateway(endpoint: Endpoint, tmp_path: Path, request: pytest.FixtureRequest) 
 
 
 only_sqlite = pytest.mark.parametrize("gateway", ["sqlite"], indirect=True)  # what is about its files and clocks
+only_postgresql = pytest.mark.parametrize("gateway", ["postgresql"], indirect=True)
 
 
 def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
@@ -332,6 +333,18 @@ def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
     assert deliver(gateway) == "delivered"
 
 
+@only_postgresql
+def test_a_server_s_clock_that_was_set_back_keeps_no_message_waiting_for_long(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    endpoint.answers = [cut, returns(7)]
+    assert deliver(gateway) == "cut_off"
+    age(gateway.settings["JOURNAL"], -1000 * DAY)
+    assert deliver(gateway) == "in_progress"
+    age(gateway.settings["JOURNAL"], 150)
+    assert deliver(gateway) == "delivered"
+
+
 @pytest.mark.parametrize("way", ["pipe", "service"])
 def test_nothing_that_is_called_will_be_taken_away(gateway: Gateway, endpoint: Endpoint, way: str) -> None:
     """Python and the libraries warn of it, versions before."""
@@ -353,7 +366,7 @@ def test_nothing_that_is_called_will_be_taken_away(gateway: Gateway, endpoint: E
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gateway", ["postgresql"], indirect=True)  # SQLite puts such rows behind the others
+@only_postgresql  # SQLite puts such rows behind the others
 def test_a_row_that_is_written_again_is_not_among_the_oldest(gateway: Gateway, endpoint: Endpoint) -> None:
     """Each write looks at these, and would go through all of them that it has to keep."""
 
