@@ -20,9 +20,11 @@ from support.disk import Disk
 from support.endpoint import Answer, Endpoint, cut, fault, returns
 from support.endpoint import http as answers_http
 from support.gateway import PASSWORD
+from support.journal import new_database
 from support.mailboxes import Mailboxes
 from support.mta import free_port, wait_until
 from support.pages import ROOT, anchors, rows_below
+from support.postgresql import PostgreSQL
 from support.service import Service, running
 
 from mailgate import __version__
@@ -393,6 +395,19 @@ def test_a_stranger_who_asks_makes_us_ask_nobody(monitored: Monitored) -> None:
         for path in ["/readyz", "/healthz", "/metrics"] * 20:
             got(monitored.port, path)
         assert len(monitored.endpoint.requests) == before
+
+
+def test_a_stranger_who_asks_makes_us_ask_the_journal_s_server_seldom(
+    monitored: Monitored, journal_server: PostgreSQL
+) -> None:
+    place = new_database(journal_server, monitored.folder)
+    name = str(place["JOURNAL"]).rpartition("/")[2]
+    journal_server.sql(f"alter database {name} set log_statement = 'all'")
+    with running(monitored.service, **place):
+        monitored.wait_until_ready()
+        for path in ["/readyz", "/metrics"] * 30:
+            assert got(monitored.port, path)[0] == 200
+    assert 1 <= journal_server.log.read_text().count("pg_try_advisory_lock") < 10
 
 
 # --- alerts and dashboard ---

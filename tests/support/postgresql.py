@@ -32,6 +32,7 @@ class PostgreSQL:
             raise Impossible("no PostgreSQL server here (apt-get install postgresql)")
         self._bin, self.port = programs[-1].parent, port
         self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path has to be short
+        self.log = self._folder / "log"
         self._user: dict[str, object] = {}
         if os.getuid() == 0:  # PostgreSQL refuses to run as root
             account = pwd.getpwnam("postgres")
@@ -55,7 +56,7 @@ class PostgreSQL:
     def start(self) -> None:
         where = f"listen_addresses=127.0.0.1 -c port={self.port}" if self.port else "listen_addresses=''"
         options = f"-c {where} -c fsync=off -c max_connections=200 -k {self._folder}"
-        self._run("pg_ctl", "-D", self._data, "-w", "-s", "-l", self._folder / "log", "-o", options, "start")
+        self._run("pg_ctl", "-D", self._data, "-w", "-s", "-l", self.log, "-o", options, "start")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self._bin / program, *arguments]
