@@ -35,8 +35,10 @@ STATUSES = {b"2.0.0": os.EX_OK, b"5.1.1": os.EX_NOUSER, b"5.3.4": os.EX_DATAERR,
 # (To announce DSN would promise more.) And which version of which settings file the service has read.
 XORCPT, XSETTINGS = "XORCPT", "XSETTINGS"
 
-# In the environment these change no database and no rule; the shipped unit sets the last.
-_NO_SETTINGS_OF_THEIR_OWN = frozenset(f"MAIL_GATEWAY_{name}" for name in ("ENV_FILE", "LMTP", "PASSWORD_FILE"))
+# In the environment these change no database and no rule; the credentials of a unit are the last two.
+_NO_SETTINGS_OF_THEIR_OWN = frozenset(
+    f"MAIL_GATEWAY_{name}" for name in ("ENV_FILE", "LMTP", "PASSWORD_FILE", "JOURNAL_PASSWORD_FILE")
+)
 
 # What can stand in a path without quotes (RFC 5321, 4.1.2; RFC 6531 adds the letters that are not ASCII).
 _ATOMS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+-/=?^_`{|}~@[]:")

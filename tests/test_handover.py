@@ -398,12 +398,14 @@ def test_once_the_service_has_begun_to_take_it_a_broken_connection_means_try_aga
 
 
 @contextlib.contextmanager
-def handing_over(gateway: Gateway, service: Service, endpoint: Endpoint) -> Iterator[subprocess.Popen[bytes]]:
+def handing_over(
+    gateway: Gateway, service: Service, endpoint: Endpoint, message: bytes = MESSAGE
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the pipe, and go on when the database has the message."""
     command = gateway.command(f"--service={service.address}", "--sender=a@b", "--", "info@example.com")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdin
-        process.stdin.write(MESSAGE)
+        process.stdin.write(message)
         process.stdin.close()
         while not endpoint.messages:
             assert process.poll() is None
@@ -421,6 +423,19 @@ def test_a_service_that_is_killed_with_the_message_leaves_it_in_the_queue(
         assert process.wait(timeout=60) == 75
         assert process.stdout
         assert process.stdout.read() == handover.BROKEN
+    assert len(endpoint.messages) == 1
+
+
+def test_after_a_pipe_that_was_killed_while_the_service_works_the_next_one_is_told_the_answer(
+    gateway: Gateway, service: Service, endpoint: Endpoint, gate: Gate
+) -> None:
+    message = b"Received: by mx.test (Postfix) with ESMTP id 4XyZabc12; now\n" + MESSAGE
+    with handing_over(gateway, service, endpoint, message) as process:
+        process.kill()
+    gate.opened.set()
+    service.wait_for("outcome=delivered")
+    assert hand_over(gateway, service.address, "--sender=a@b", "--", "info@example.com", message=message).status == 0
+    assert 'cause="answered before"' in service.text()
     assert len(endpoint.messages) == 1
 
 

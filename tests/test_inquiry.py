@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.endpoint import Answer, Endpoint, Request, cut, fault, hang, http, returns
 from support.gateway import ENVIRONMENT, PROGRAM, Gateway
-from support.journal import age
+from support.journal import age, new_database
 
 from mailgate.inquiry import NOT_SEEN
 
@@ -147,7 +147,12 @@ def test_a_person_s_answer_to_a_notice_is_held(
     assert len(held(gateway)) == (outcome == "held")
 
 
-def test_a_message_that_is_never_answered_is_held_after_three_tries(gateway: Gateway, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_message_that_is_never_answered_is_held_after_three_tries(
+    gateway: Gateway, endpoint: Endpoint, request: pytest.FixtureRequest, store: str
+) -> None:
+    if store == "postgresql":
+        gateway.settings |= new_database(request.getfixturevalue("journal_server"), gateway.folder)
     endpoint.answers = [cut]
     endpoint.inquiry = rows([])
     for _ in range(3):

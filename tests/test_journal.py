@@ -19,7 +19,7 @@ from support.service import running as serving
 
 from mailgate import journal
 from mailgate.journal.rows import PURGED_ROWS
-from mailgate.journal.sqlite import FILE, LOCK
+from mailgate.journal.sqlite import FILE, LOCK, _connection
 from mailgate.settings import build
 
 MESSAGE = b"Message-ID: <1@outside.test>\nSubject: hello\n\nbody\n"
@@ -36,6 +36,7 @@ def gateway(endpoint: Endpoint, tmp_path: Path, request: pytest.FixtureRequest) 
 
 
 only_sqlite = pytest.mark.parametrize("gateway", ["sqlite"], indirect=True)  # what is about its files and clocks
+only_postgresql = pytest.mark.parametrize("gateway", ["postgresql"], indirect=True)
 
 
 def deliver(gateway: Gateway, *arguments: str, message: bytes = MESSAGE, **settings: Any) -> str:
@@ -332,6 +333,18 @@ def test_a_clock_that_was_set_back_at_a_boot_keeps_no_message_waiting_for_long(
     assert deliver(gateway) == "delivered"
 
 
+@only_postgresql
+def test_a_server_s_clock_that_was_set_back_keeps_no_message_waiting_for_long(
+    gateway: Gateway, endpoint: Endpoint
+) -> None:
+    endpoint.answers = [cut, returns(7)]
+    assert deliver(gateway) == "cut_off"
+    age(gateway.settings["JOURNAL"], -1000 * DAY)
+    assert deliver(gateway) == "in_progress"
+    age(gateway.settings["JOURNAL"], 150)
+    assert deliver(gateway) == "delivered"
+
+
 @pytest.mark.parametrize("way", ["pipe", "service"])
 def test_nothing_that_is_called_will_be_taken_away(gateway: Gateway, endpoint: Endpoint, way: str) -> None:
     """Python and the libraries warn of it, versions before."""
@@ -353,7 +366,7 @@ def test_nothing_that_is_called_will_be_taken_away(gateway: Gateway, endpoint: E
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gateway", ["postgresql"], indirect=True)  # SQLite puts such rows behind the others
+@only_postgresql  # SQLite puts such rows behind the others
 def test_a_row_that_is_written_again_is_not_among_the_oldest(gateway: Gateway, endpoint: Endpoint) -> None:
     """Each write looks at these, and would go through all of them that it has to keep."""
 
@@ -437,7 +450,8 @@ def test_a_journal_of_a_newer_version_keeps_the_mail_in_the_queue(gateway: Gatew
     assert "journal is of a newer version" in result.facts["cause"]
 
 
-# The same statements for both stores.
+STORES = ("journal/sqlite.py", "journal/postgresql.py")
+# The same statements for both.
 NEXT_VERSION = """
 
 MIGRATIONS += (
@@ -448,9 +462,8 @@ MIGRATIONS += (
 
 def next_version(gateway: Gateway, *statements: str) -> Path:
     """Return a version of the program with another migration, which ends with these statements."""
-    files = ("journal/sqlite.py", "journal/postgresql.py")
     added = NEXT_VERSION.format(statements=", ".join(map(repr, statements)))
-    return changed(gateway.folder / f"next{len(list(gateway.folder.iterdir()))}", dict.fromkeys(files, added))
+    return changed(gateway.folder / f"next{len(list(gateway.folder.iterdir()))}", dict.fromkeys(STORES, added))
 
 
 def test_a_journal_of_an_older_version_is_migrated(gateway: Gateway, endpoint: Endpoint) -> None:
@@ -471,6 +484,18 @@ def test_a_journal_of_an_older_version_is_migrated(gateway: Gateway, endpoint: E
     assert len(execute(gateway.settings["JOURNAL"], "select added from message")) == 5
     gateway.program = PROGRAM
     assert deliver(gateway) == "settings"  # it is of a newer version now
+
+
+def test_a_journal_of_the_first_version_is_migrated(gateway: Gateway, endpoint: Endpoint) -> None:
+    place = gateway.settings["JOURNAL"]
+    version = "select number from version" if "://" in str(place) else "pragma user_version"
+    gateway.program = changed(gateway.folder / "first", dict.fromkeys(STORES, "\nMIGRATIONS = MIGRATIONS[:1]\n"))
+    assert deliver(gateway) == "delivered"
+    assert [*execute(place, version)[0].values()] == [1]
+    gateway.program = PROGRAM
+    assert gateway.run(*OPTIONS, message=MESSAGE).facts["cause"] == "answered before"
+    assert [*execute(place, version)[0].values()] == [2]
+    assert tries(gateway, "ending", "cause") == [("DELIVERED", "answered before")]
 
 
 def test_a_migration_that_fails_changes_nothing(gateway: Gateway, endpoint: Endpoint) -> None:
@@ -502,6 +527,12 @@ def test_a_journal_that_is_deleted_is_made_anew(
         assert gateway.run(*options, message=message).out == b"2.0.0 delivered\n"
         for name in taken:
             (journal / name).unlink(missing_ok=True)
+
+
+def test_a_row_costs_no_wait_for_the_disk(tmp_path: Path) -> None:
+    """With "wal", "normal" is enough to find the journal whole after a loss of power."""
+    connection = _connection(str(tmp_path / FILE), lambda text: None)
+    assert connection.execute("select * from pragma_journal_mode, pragma_synchronous").fetchone() == ("wal", 1)
 
 
 @only_sqlite

@@ -13,7 +13,7 @@ import pytest
 from support.endpoint import Endpoint, Gate, returns
 from support.gateway import ENVIRONMENT, Gateway
 from support.journal import age, execute, new_database
-from support.mta import free_port
+from support.mta import free_port, wait_until
 from support.postgresql import PASSWORD, USER, Impossible, PgBouncer, PostgreSQL
 from support.service import Service, running
 from support.trials import Database
@@ -81,6 +81,23 @@ def test_a_server_that_is_stopped_keeps_the_mail_in_the_queue(
     assert outcome(gateway) == "delivered"
 
 
+def test_a_service_whose_server_is_stopped_still_knows_the_addresses_and_keeps_the_mail_in_the_queue(
+    gateway: Gateway, endpoint: Endpoint, server: PostgreSQL, place: dict[str, object], tmp_path: Path
+) -> None:
+    with running(Service(tmp_path, URL=endpoint.url, PATIENCE=0, **place)) as service:
+        arguments = (f"--service={service.address}", "--sender=ann@outside.test", "info@example.com")
+        assert gateway.run(*arguments, message=MESSAGE).out == b"2.0.0 delivered\n"
+        server.stop()
+        with service.client() as client:
+            answers = client.begin("info@example.com", "x@y.test")
+            assert answers == ["250 2.1.5 one of ours", "550 5.1.1 no such address here"]
+            assert client.data(mail(2)) == [Outcome.FAILED.reply]
+        assert gateway.run(*arguments, message=mail(3)).out == f"{Outcome.FAILED.line}\n".encode()
+        server.start()
+        assert gateway.run(*arguments, message=mail(3)).out == b"2.0.0 delivered\n"
+    assert len(endpoint.messages) == len(rows(place)) == 2
+
+
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
@@ -137,6 +154,14 @@ def test_a_server_that_can_only_be_read_keeps_the_mail_in_the_queue(
     assert "read-only transaction" in result.facts["cause"]
     server.sql(f"alter database {name} reset default_transaction_read_only")
     assert len(endpoint.messages) == 1
+
+
+def test_of_the_servers_that_the_url_names_one_that_is_there_counts(
+    gateway: Gateway, endpoint: Endpoint, server: PostgreSQL, place: dict[str, object]
+) -> None:
+    url = str(place["JOURNAL"]).replace("@", "@127.0.0.1:1,")
+    assert gateway.run("info@example.com", message=MESSAGE, JOURNAL=url).ending == (0, "2.0.0", "delivered")
+    assert rows(place) == [{"ending": "DELIVERED", "is_begun": False}]
 
 
 def test_a_server_that_says_nothing_holds_a_delivery_for_seconds(
@@ -482,6 +507,33 @@ def test_two_hosts_whose_sessions_are_cut_again_and_again_deliver_once(
         stack.callback(cutter.join)
         stack.callback(is_over.set)
         deliver_to_both(hosts, 30)
+    assert len(database.records) == 30
+
+
+def test_two_hosts_deliver_once_where_the_journal_fails_over_to_its_standby(server: PostgreSQL, tmp_path: Path) -> None:
+    """The standby, which the URL names first, counts for nobody until it is promoted; it knows what was begun."""
+    database = slow_database(0.3)
+
+    def fail_over() -> None:
+        wait_until(lambda: len(database.records) >= 10, "some to be delivered")
+        primary.kill()
+        assert len(database.records) < 30
+        standby.promote()
+
+    with ExitStack() as stack:
+        stack.callback(database.close)
+        primary = PostgreSQL(free_port())
+        stack.callback(primary.remove)
+        standby = PostgreSQL(free_port(), primary)
+        stack.callback(standby.remove)
+        place = new_database(primary, tmp_path)
+        place["JOURNAL"] = str(place["JOURNAL"]).replace("@", f"@127.0.0.1:{standby.port},")
+        hosts = services(stack, tmp_path, database.url, place, place)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        failed_over = pool.submit(fail_over)
+        deliver_to_both(hosts, 30)
+        failed_over.result()
+        assert len(execute(place["JOURNAL"], "select 1 from message")) == 30
     assert len(database.records) == 30
 
 

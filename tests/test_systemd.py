@@ -219,7 +219,8 @@ def test_mail_comes_through_the_socket_of_systemd_which_stays(systemd: Systemd, 
 def test_the_pipe_finds_it_and_hands_over_unasked(
     systemd: Systemd, tmp_path: Path, endpoint: Endpoint, gateway: Gateway
 ) -> None:
-    """The credential in its environment is no setting that makes it another database's."""
+    """The credentials in its environment, the journal's too, are no settings that make it another database's."""
+    systemd.service.environ["MAIL_GATEWAY_JOURNAL_PASSWORD_FILE"] = f"{tmp_path}/password"
     with running(systemd.service) as service:
         arguments = ("--env-file", str(service.env_file), "--sender=a@b.test", "--", "info@example.com")
         environ = {"MAIL_GATEWAY_LMTP": f"{tmp_path}/lmtp.sock"}

@@ -16,6 +16,7 @@ A row is found by a digest of URL, database and Message-ID. It lives for KEEP_DA
 """
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +39,7 @@ __all__ = [
     "attempts",
     "can_write",
     "claim",
+    "could_write",
     "known",
     "look",
     "note_attempt",
@@ -50,6 +52,7 @@ FOR_GOOD = (Outcome.DELIVERED, Outcome.KNOWN, Outcome.ACCEPTED, Outcome.DROPPED,
 # What is to be held and can't be is asked for once a day, in case that the operator has mended the alias.
 KEEP_HELD_SECONDS = 24 * 3600
 AT_ONCE_SECONDS = 0.1  # in which a second note is not worth its while
+REMEMBERED_SECONDS = 5.0  # in which a server is asked once whether it can be written: every local user may ask us
 JOURNAL = "journal: "  # begins what is said of a journal that can't be used
 MAX_CAUSE_CHARACTERS = 500
 MAX_ATTEMPTS = 1_000_000  # that are looked through
@@ -254,6 +257,18 @@ def can_write(settings: Settings) -> bool:
         return True
     except (Ended, Unusable):
         return False
+
+
+def could_write(settings: Settings) -> bool:
+    """Tell what can_write() tells; of a server, what it has told in the last REMEMBERED_SECONDS, whoever asks."""
+    if "://" not in settings.journal:
+        return can_write(settings)
+    return _could_write(settings, time.monotonic() // REMEMBERED_SECONDS)
+
+
+@functools.lru_cache(maxsize=1)
+def _could_write(settings: Settings, period: float) -> bool:
+    return can_write(settings)
 
 
 def note_attempt(settings: Settings, attempt: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ def _with_metrics(shared: Shared, address: str, states: dict[str, State]) -> Sha
         raise Ended(Outcome.SETTINGS, "metrics needs the package prometheus_client") from None
 
     metrics = Metrics(
-        fetch.gauges(states), {"the journal can't be written": lambda: journal.can_write(shared.settings)}
+        fetch.gauges(states), {"the journal can't be written": lambda: journal.could_write(shared.settings)}
     )
     if os.path.isabs(address):
         report = functools.partial(shared.log.event, priority="LOG_WARNING")

@@ -75,7 +75,7 @@ class Service:
         }
         checks: dict[str, Callable[[], bool]] = {
             "the settings were read anew and are wrong; those from before are used": lambda: self.are_settings_good,
-            "the journal can't be written": lambda: journal.can_write(self.settings),
+            "the journal can't be written": lambda: journal.could_write(self.settings),
             f"the database has not answered in the last {ANSWERED_SECONDS:.0f} seconds": lambda: (
                 time.monotonic() - self.directory.answered_at < ANSWERED_SECONDS
             ),

@@ -22,21 +22,29 @@ class Impossible(Exception):
 class PostgreSQL:
     """A server without durability, whose ``url(database)`` a store takes.
 
-    With a port it has a user of its own, who needs a password.
+    With a port it has a user of its own, who needs a password. ``primary`` makes it that one's standby: what is
+    confirmed from then on is on both.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, primary: "PostgreSQL | None" = None) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
         if not programs:
             raise Impossible("no PostgreSQL server here (apt-get install postgresql)")
         self._bin, self.port = programs[-1].parent, port
         self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a socket's path has to be short
+        self.log = self._folder / "log"
         self._user: dict[str, object] = {}
         if os.getuid() == 0:  # PostgreSQL refuses to run as root
             account = pwd.getpwnam("postgres")
             os.chown(self._folder, account.pw_uid, account.pw_gid)
             self._user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         self._data = self._folder / "data"
+        if primary:
+            self._run("pg_basebackup", "-D", self._data, *primary._where, "-R", "-c", "fast")
+            self.start()
+            primary.sql("alter system set synchronous_standby_names = '*'")
+            primary.sql("select pg_reload_conf()")
+            return
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
         if port:
             rules = self._data / "pg_hba.conf"
@@ -48,7 +56,7 @@ class PostgreSQL:
     def start(self) -> None:
         where = f"listen_addresses=127.0.0.1 -c port={self.port}" if self.port else "listen_addresses=''"
         options = f"-c {where} -c fsync=off -c max_connections=200 -k {self._folder}"
-        self._run("pg_ctl", "-D", self._data, "-w", "-s", "-l", self._folder / "log", "-o", options, "start")
+        self._run("pg_ctl", "-D", self._data, "-w", "-s", "-l", self.log, "-o", options, "start")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [self._bin / program, *arguments]
@@ -59,9 +67,16 @@ class PostgreSQL:
             return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
+    @property
+    def _where(self) -> list[str | Path]:
+        return ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres"]
+
     def sql(self, statement: str, database: str = "postgres") -> None:
-        where: list[str | Path] = ["-h", self._folder, "-p", str(self.port or 5432), "-U", "postgres", "-d", database]
-        self._run("psql", *where, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
+        self._run("psql", *self._where, "-d", database, "-q", "-v", "ON_ERROR_STOP=1", "-c", statement)
+
+    def promote(self) -> None:
+        """Make a standby a server that can be written."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-s", "promote")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; at once, as a crash of it would, or in another of pg_ctl's modes."""
