@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from mailgate import values
 from mailgate.log import masked
@@ -15,6 +15,7 @@ from mailgate.mailboxes.config import Mailbox
 
 TIMEOUT_SECONDS = 60.0  # that a server may be silent
 PIECE_BYTES = 2**18  # of a message that is asked for at a time
+LARGEST_SIZE = 2**62  # that the journal can keep
 
 
 class Kind(Enum):
@@ -108,6 +109,14 @@ def understood() -> Iterator[None]:
     except Exception as error:  # an answer may break each of the parsers that see it, and each in its own way
         what = f"{type(error).__name__}: {said(error)}"
         raise Trouble(Kind.ANSWER, f"it answers what can't be understood: {what}") from None
+
+
+def size_of(told: Any) -> int:
+    """Return how many bytes a message has by the word of a server, 0 where that is no such number."""
+    try:
+        return min(max(0, int(told)), LARGEST_SIZE)
+    except (TypeError, ValueError):
+        return 0
 
 
 def said(error: object) -> str:

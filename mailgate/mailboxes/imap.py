@@ -24,6 +24,7 @@ from mailgate.mailboxes.box import (
     refused,
     said,
     sign_in,
+    size_of,
     tls_context,
     understood,
 )
@@ -53,7 +54,7 @@ class Imap:
         except BaseException:  # a signal, too
             self.close()
             raise
-        self.message_count = int(selected.get(b"EXISTS", 0))
+        self.message_count = selected.get(b"EXISTS", 0)
         self.validity = selected.get(b"UIDVALIDITY", 0)
         permanent = {flag.lower() for flag in selected.get(b"PERMANENTFLAGS", ())}
         self.has_keywords = ANY_KEYWORD in permanent or {mark.value.encode().lower() for mark in Mark} <= permanent
@@ -74,10 +75,11 @@ class Imap:
             uids = self.client.search([*looked_for, "UNDELETED", "SINCE", self.since])
             items = []
             for start in range(0, len(uids), SIZES_AT_A_TIME):
-                found = self.client.fetch(uids[start : start + SIZES_AT_A_TIME], ["RFC822.SIZE"])
-                # what somebody has taken away meanwhile has no size
-                items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found)]
-            return [Item(f"{self.validity}.{uid}", int(size)) for uid, size in items if size is not None]
+                some = uids[start : start + SIZES_AT_A_TIME]
+                found = self.client.fetch(some, ["RFC822.SIZE"])
+                # of what somebody has taken away meanwhile there is no word; of others there may be
+                items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found.keys() & set(some))]
+            return [Item(f"{self.validity}.{uid}", size_of(size)) for uid, size in items]
 
     def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
         """Write the first bytes of a message to a file, in pieces, and leave it unseen; tell whether it is there."""
@@ -88,12 +90,14 @@ class Imap:
                 found = self.client.fetch([uid], [f"BODY.PEEK[]<{begin}.{wanted}>"]).get(uid)
                 if not found:  # somebody has deleted or moved it
                     return False
-                piece = next((value for key, value in found.items() if key.startswith(b"BODY[]")), None)
-                if piece is None:  # no text is not the end of a text
+                piece = found.get(b"BODY[]<%d>" % begin, found.get(b"BODY[]"))
+                if piece is None or (not piece and not begin and item.size):  # no text is not the end of a text
                     raise Trouble(Kind.ANSWER, f"it does not give message {uid}")
                 file.write(piece)
                 begin += len(piece)
-                if len(piece) != wanted:  # the end, or a server that gives all at once
+                # The end, or a server that gives all at once. Another gives less than it was asked for, and goes on;
+                # and the size that is told may be wrong, so that it alone does not tell the end.
+                if not piece or (len(piece) != wanted and begin >= item.size):
                     break
         return True
 
