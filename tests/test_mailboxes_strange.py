@@ -1,5 +1,6 @@
 """Mailboxes on servers that are odd or hostile: nothing is lost, doubled or given up, and all is bounded."""
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from support.endpoint import Endpoint
 from support.mailboxes import Mailboxes, running
 from support.records import Records
-from support.strange import DATE, Strange, StrangeImap
+from support.strange import DATE, Strange, StrangeImap, StrangePop3
 
 DONE = b"$MailGatewayDone"
 SECRET = "hunter2"
@@ -106,4 +107,59 @@ def test_what_nobody_has_asked_for_is_not_taken(mailboxes: Mailboxes, database: 
         server.flags[2] = {DONE}
         add(mailboxes, server)
         assert mailboxes.run("once").returncode == 0
+    assert [*database.messages] == [id_of(1)]
+
+
+# --- logging in ---
+
+
+def encoded(text: str) -> bytes:
+    return base64.b64encode(text.encode())
+
+
+ECHOES = {
+    "in a refusal": b"%(tag)s NO no such user: %(line)s\r\n",
+    "at the end": b"* BYE no such user: %(line)s\r\n",
+    "where it is cut": b"%(tag)s NO " + b"x" * 190 + b" %(line)s\r\n",
+    "in a bad one": b"%(tag)s BAD what is " + encoded(f"\0task\0{SECRET}") + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+def test_a_server_that_says_the_password_again(mailboxes: Mailboxes, echo: bytes) -> None:
+    with StrangeImap(mail(1)) as server:
+        said = {b"tag": b"", b"line": b""}
+
+        def change(line: bytes, usual: bytes) -> bytes:
+            said.update({b"tag": line.partition(b" ")[0], b"line": line})
+            return echo % said if b" LOGIN " in line else usual
+
+        server.change = change
+        add(mailboxes, server)
+        found = mailboxes.run("check").stdout
+        assert mailboxes.run("once").returncode == 1
+    text = found + mailboxes.text()
+    assert "BAD task: " in text
+    assert not [each for each in (SECRET[:4], encoded(f"\0task\0{SECRET}").decode()) if each in text]
+
+
+@pytest.mark.parametrize("echo", [b"-ERR no: %s\r\n", b"-ERR [SYS/TEMP] " + b"x" * 175 + b" %s\r\n"])
+def test_a_maildrop_that_says_the_password_again(mailboxes: Mailboxes, echo: bytes) -> None:
+    with StrangePop3(mail(1)) as server:
+        server.change = lambda line, usual: echo % line if b"PASS" in line else usual
+        add(mailboxes, server)
+        assert mailboxes.run("once").returncode == 1
+    assert "mailbox task: " in mailboxes.text()
+    assert SECRET[:4] not in mailboxes.text()
+
+
+@pytest.mark.parametrize("kind", [StrangeImap, StrangePop3])
+def test_a_password_of_other_letters(mailboxes: Mailboxes, database: Records, kind: type[Strange]) -> None:
+    password = "hünter2"
+    with kind(mail(1)) as server:
+        server.change = lambda line, usual: b"+ \r\n" if line.endswith(b" AUTHENTICATE PLAIN") else usual
+        add(mailboxes, server, password)
+        assert mailboxes.run("once").returncode == 0, mailboxes.text()
+        wanted = encoded(f"\0task\0{password}") if kind is StrangeImap else f"PASS {password}".encode()
+        assert wanted in server.lines
     assert [*database.messages] == [id_of(1)]

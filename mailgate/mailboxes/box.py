@@ -1,10 +1,12 @@
 """A mailbox as the fetcher sees it, whatever the protocol: what is new, its bytes, and how each message is marked."""
 
+import base64
 import imaplib
 import poplib
+import re
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -139,7 +141,24 @@ def check_plaintext(mailbox: Mailbox) -> None:
 def refused(mailbox: Mailbox, error: Exception) -> Trouble:
     """Return what is raised for a login that the server refuses."""
     kind = Kind.TOKEN if mailbox.grant else Kind.LOGIN
-    return Trouble(kind, f"the login is refused: {said(masked(str(error), mailbox.password))}")
+    return Trouble(kind, f"the login is refused: {said(error)}")
+
+
+@contextmanager
+def hidden(word: str) -> Iterator[None]:
+    """Keep a password or token out of what a server says in answer to it, as it stands or in base64."""
+
+    def without(found: re.Match[str]) -> str:
+        with suppress(ValueError):
+            if word.encode() in base64.b64decode(found[0] + "==="):
+                return "********"
+        return found[0]
+
+    try:
+        yield
+    except (imaplib.IMAP4.error, poplib.error_proto) as error:
+        text = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+        raise type(error)(masked(re.sub(r"[\w+/]{8,}", without, text, flags=re.ASCII), word)) from None
 
 
 def sign_in(

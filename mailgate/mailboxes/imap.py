@@ -21,6 +21,7 @@ from mailgate.mailboxes.box import (
     Mark,
     Trouble,
     check_plaintext,
+    hidden,
     refused,
     said,
     sign_in,
@@ -212,8 +213,10 @@ def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
 def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     def log_in(word: str) -> None:
         try:
-            if not mailbox.grant:
+            if not mailbox.grant and f"{mailbox.login}{word}".isascii():
                 client.login(mailbox.login, word)
+            elif not mailbox.grant:  # LOGIN takes no other letters (RFC 3501, 9); PLAIN takes UTF-8 (RFC 4616)
+                client.plain_login(mailbox.login, word)
             elif client.has_capability("AUTH=XOAUTH2"):
                 client.oauth2_login(mailbox.login, word)
             else:
@@ -223,11 +226,15 @@ def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[st
                 raise error.__context__ from None
             raise
 
+    def log_in_hidden(word: str) -> None:
+        with hidden(word):
+            log_in(word)
+
     try:
         if mailbox.grant:
-            sign_in(log_in, token, LoginError)
+            sign_in(log_in_hidden, token, LoginError)
         else:
-            log_in(mailbox.password)
+            log_in_hidden(mailbox.password)
     except LoginError as error:
         raise refused(mailbox, error) from None
 

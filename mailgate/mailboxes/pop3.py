@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from typing import IO
 
 from mailgate.envelope import fields, unfold
-from mailgate.log import masked
 from mailgate.mailboxes import oauth
 from mailgate.mailboxes.box import (
     PIECE_BYTES,
@@ -24,6 +23,7 @@ from mailgate.mailboxes.box import (
     Mark,
     Trouble,
     check_plaintext,
+    hidden,
     refused,
     said,
     sign_in,
@@ -173,17 +173,22 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
 def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     def with_token(word: str) -> None:
         say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
-        say("AUTH XOAUTH2")
-        if not say(oauth.xoauth2(mailbox.login, word).decode()).startswith(b"+OK"):
-            say("")  # answers the reason of a refusal, which comes then
+        with hidden(word):
+            say("AUTH XOAUTH2")
+            if not say(oauth.xoauth2(mailbox.login, word).decode()).startswith(b"+OK"):
+                say("")  # answers the reason of a refusal, which comes then
+
+    def with_password(word: str) -> None:
+        with hidden(word):
+            client.user(mailbox.login)
+            client.pass_(word)
 
     try:
         if mailbox.grant:
             sign_in(with_token, token, poplib.error_proto)
         else:
-            client.user(mailbox.login)
-            client.pass_(mailbox.password)
+            with_password(mailbox.password)
     except poplib.error_proto as error:
         if TEMPORARY.search(str(error)):
-            raise Trouble(Kind.ANSWER, f"it says: {said(masked(str(error), mailbox.password))}") from None
+            raise Trouble(Kind.ANSWER, f"it says: {said(error)}") from None
         raise refused(mailbox, error) from None

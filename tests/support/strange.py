@@ -60,12 +60,13 @@ class Strange:
 
 
 class StrangeImap(Strange):
+    tag = b""
     greeting = b"* OK [CAPABILITY IMAP4rev1 IDLE MOVE UIDPLUS] hello\r\n"
     select = b"* 1 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [PERMANENTFLAGS (\\Seen \\Deleted \\*)] x\r\n"
 
     def usual(self, line: bytes) -> bytes:
         tag, _, command = line.partition(b" ")
-        self.tag = getattr(self, "tag", tag) if line == b"DONE" else tag
+        self.tag = tag if command else self.tag  # of the command that a line without one goes on with
         verb = command.upper().removeprefix(b"UID ").partition(b" ")[0].decode().lower()
         said: bytes = getattr(self, f"_{verb}", lambda command: b"")(command)
         return said if verb == "idle" else said + self.tag + b" OK done\r\n"
