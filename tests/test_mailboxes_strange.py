@@ -1,8 +1,9 @@
 """Mailboxes on servers that are odd or hostile: nothing is lost, doubled or given up, and all is bounded."""
 
 import base64
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from support.endpoint import Endpoint
 from support.mailboxes import Mailboxes, running
 from support.records import Records
 from support.strange import DATE, Strange, StrangeImap, StrangePop3
+
+from mailgate.mailboxes.fetch import POLL_SECONDS
 
 DONE = b"$MailGatewayDone"
 SECRET = "hunter2"
@@ -163,3 +166,132 @@ def test_a_password_of_other_letters(mailboxes: Mailboxes, database: Records, ki
         wanted = encoded(f"\0task\0{password}") if kind is StrangeImap else f"PASS {password}".encode()
         assert wanted in server.lines
     assert [*database.messages] == [id_of(1)]
+
+
+# --- what may come at any time, and what never ends ---
+
+
+def test_word_of_new_mail_before_the_server_idles(mailboxes: Mailboxes, database: Records) -> None:
+    with StrangeImap(mail(1), mail(2)) as server:
+        server.flags[2] = {DONE}
+
+        def change(line: bytes, usual: bytes) -> bytes:
+            if line.endswith(b" IDLE") and server.flags[2] == {DONE}:
+                server.flags[2] = set()
+                return b"* 2 EXISTS\r\n* OK so it is\r\n" + usual
+            return usual
+
+        server.change = change
+        add(mailboxes, server)
+        mailboxes.runs_first("from mailgate.mailboxes import fetch")
+        with running(mailboxes):
+            mailboxes.wait_for("outcome=delivered", 2, POLL_SECONDS / 2)
+    assert "answer: " not in mailboxes.text()
+
+
+def test_a_server_that_refuses_to_idle_is_asked_again_and_again(mailboxes: Mailboxes, database: Records) -> None:
+    with StrangeImap(mail(1), mail(2)) as server:
+        server.flags[2] = {DONE}
+        server.change = lambda line, usual: line[:5] + b" NO not now\r\n" if line.endswith(b" IDLE") else usual
+        add(mailboxes, server)
+        with running(mailboxes):
+            mailboxes.wait_for("outcome=delivered")
+            server.flags[2] = set()
+            mailboxes.wait_for("outcome=delivered", 2)
+        assert server.count(b"LOGIN") == 1
+    assert "answer: " not in mailboxes.text()
+
+
+def test_who_hangs_up_refuses_nothing(mailboxes: Mailboxes) -> None:
+    """Neither the folder nor the login, for which the pause would be long."""
+    with StrangeImap(mail(1)) as imap, StrangePop3(mail(1)) as pop3:
+        imap.change = lambda line, usual: b"* BYE too many of you\r\n" if b"SELECT" in line else usual
+        pop3.change = lambda line, usual: None if b"PASS" in line else usual
+        add(mailboxes, imap)
+        add(mailboxes, pop3, name="drop")
+        assert mailboxes.run("once").returncode == 1
+    assert mailboxes.text().count(": network: ") == 2
+
+
+ENDLESS = [
+    (StrangeImap, b"", b"* OK hello {99999999999}\r\n"),
+    (StrangeImap, b"SEARCH", b"* 1 FETCH (%s)\r\n" % (b"x" * 10_000)),
+    (StrangeImap, b"LOGIN", b"* OK wait" + b"x" * 100_000),
+    (StrangeImap, b"BODY", b"* 1 FETCH (UID 1 BODY[]<0> {9999999999}\r\n" + b"x" * 100_000),
+    (StrangeImap, b"IDLE", b"* OK %s\r\n" % (b"x" * 10_000)),
+    (StrangePop3, b"", b"+OK" + b"x" * 100_000),
+    (StrangePop3, b"CAPA", b"+OK %s\r\n" % (b"x" * 1000)),
+    (StrangePop3, b"UIDL", b"+OK %s\r\n" % (b"x" * 1000)),
+    (StrangePop3, b"LIST", b"+OK %s\r\n" % (b"x" * 1000)),
+    (StrangePop3, b"TOP", b"+OK\r\n" + b"x" * 100_000),
+    (StrangePop3, b"RETR", b"+OK\r\n" + b"x" * 100_000),
+]
+
+
+@pytest.mark.parametrize(("kind", "word", "said"), ENDLESS)
+def test_an_answer_without_end_is_left(mailboxes: Mailboxes, kind: type[Strange], word: bytes, said: bytes) -> None:
+    """Or it would take all memory."""
+    with kind(mail(1)) as server:
+
+        def change(line: bytes, usual: bytes) -> Iterable[bytes]:
+            return itertools.repeat(said) if (word in line if word else not line) else [usual]
+
+        server.change = change
+        add(mailboxes, server)
+        with running(mailboxes):
+            mailboxes.wait_for("mailbox task: answer: ")
+    assert re.search("answer: (a line of its answer is too long|its answer has no end)", mailboxes.text())
+
+
+# --- a maildrop ---
+
+
+def test_uidls_that_repeat_lose_nothing(mailboxes: Mailboxes, database: Records) -> None:
+    with StrangePop3(mail(1), mail(2), mail(3)) as server:
+        server.change = lambda line, usual: usual.replace(b"uidl-2", b"uidl-1")
+        add(mailboxes, server)
+        for _ in range(2):
+            assert mailboxes.run("once").returncode == 0
+    assert [*database.messages] == [id_of(1), id_of(2), id_of(3)]
+    assert mailboxes.text().count("outcome=") == 3
+
+
+def test_a_message_without_a_uidl(mailboxes: Mailboxes, database: Records) -> None:
+    with StrangePop3(mail(1), mail(2)) as server:
+        server.change = lambda line, usual: usual.replace(b" uidl-2", b"")
+        add(mailboxes, server)
+        assert mailboxes.run("once").returncode == 1
+    assert "answer: it has no UIDL for message 2, by which it is known again" in mailboxes.text()
+
+
+OLD = b"Received: by mx.example.com; Tue, 3 Mar 2020 10:00:00 +0100\r\n"
+
+
+@pytest.mark.parametrize("answer", [b"-ERR unknown command\r\n", None], ids=["no TOP", "TOP"])
+def test_the_first_day_of_an_odd_maildrop(mailboxes: Mailboxes, database: Records, answer: bytes | None) -> None:
+    """It may have no TOP, which RFC 1939 leaves to it, and lines that are longer than poplib takes."""
+    long = b"X-Long: " + b"x" * 5000 + b"\r\n"
+    with StrangePop3(mail(1, fields=long), OLD + mail("old", fields=long), mail(2)) as server:
+        server.change = lambda line, usual: answer if answer and line.startswith(b"TOP") else usual
+        add(mailboxes, server)
+        assert mailboxes.run("once").returncode == 0, mailboxes.text()
+    assert [*database.messages] == [id_of(1), id_of(2)]
+
+
+@pytest.mark.parametrize("listed", [b"1 huge\r\n2\r\n", b"1 -5\r\n", b"", b"\xff \xff\r\n\r\n", b"2 99\r\n1 99\r\n"])
+def test_sizes_of_a_maildrop_that_are_none(mailboxes: Mailboxes, database: Records, listed: bytes) -> None:
+    with StrangePop3(mail(1), mail(2)) as server:
+        server.change = lambda line, usual: b"+OK\r\n" + listed + b".\r\n" if line == b"LIST" else usual
+        add(mailboxes, server)
+        assert mailboxes.run("once").returncode == 0, mailboxes.text()
+    assert [*database.messages] == [id_of(1), id_of(2)]
+
+
+def test_a_maildrop_that_is_empty_for_a_moment(mailboxes: Mailboxes, database: Records) -> None:
+    """What came before the first day is still old."""
+    with StrangePop3(mail(1), OLD + mail("old")) as server:
+        add(mailboxes, server)
+        for usual in (True, False, True):
+            server.change = lambda line, said: said if usual or line != b"UIDL" else b"+OK\r\n.\r\n"  # noqa: B023  # it is called in the loop
+            assert mailboxes.run("once").returncode == 0
+    assert mailboxes.text().count("outcome=") == 1

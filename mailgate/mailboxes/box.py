@@ -5,6 +5,7 @@ import imaplib
 import poplib
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -16,8 +17,30 @@ from mailgate.mailboxes import oauth
 from mailgate.mailboxes.config import Mailbox
 
 TIMEOUT_SECONDS = 60.0  # that a server may be silent
+# Of one answer, or somebody could have all memory, and time without end. It is what half a million messages may need.
+MAX_ANSWER_BYTES = 2**26
+MAX_ANSWER_SECONDS = 3600.0
+LINE_BYTES = 64  # that a line needs besides its own
+LONG_LINE = "a line of its answer is too long"
 PIECE_BYTES = 2**18  # of a message that is asked for at a time
 LARGEST_SIZE = 2**62  # that the journal can keep
+
+
+class Bounds:
+    """What one answer of a server may take. It is a class, for it counts."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, most: int = MAX_ANSWER_BYTES) -> None:
+        """Begin with another answer, of so many bytes at most."""
+        self.left, self.until = most, time.monotonic() + MAX_ANSWER_SECONDS
+
+    def take(self, count: int) -> None:
+        """Take so many bytes of the answer. Raises Trouble where it has no end."""
+        self.left -= count
+        if self.left < 0 or time.monotonic() > self.until:
+            raise Trouble(Kind.ANSWER, "its answer has no end")
 
 
 class Kind(Enum):

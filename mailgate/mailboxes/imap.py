@@ -4,6 +4,7 @@ What is new bears none of our keywords: who reads the mailbox first takes nothin
 keywords, it is what nobody has seen. Either way the server looks for it, so that old mail costs nothing.
 """
 
+import imaplib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,11 +12,14 @@ from datetime import date
 from typing import IO, Any
 
 import imapclient
-from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, LoginError
+from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, IMAPClientReadOnlyError, LoginError
 
 from mailgate.mailboxes.box import (
+    LINE_BYTES,
+    LONG_LINE,
     PIECE_BYTES,
     TIMEOUT_SECONDS,
+    Bounds,
     Item,
     Kind,
     Mark,
@@ -33,6 +37,7 @@ from mailgate.mailboxes.config import DELETE, MOVE, SEEN, Action, Mailbox
 
 TICK_SECONDS = 1.0  # between two looks at whether the process shall end
 SIZES_AT_A_TIME = 500  # messages whose sizes are asked for in one command
+imaplib._MAXLINE = 2**24  # type: ignore[attr-defined]  # bytes: the numbers of a million messages are one line
 ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501, 7.1)
 
 
@@ -64,6 +69,9 @@ class Imap:
         try:
             selected: dict[bytes, Any] = self.client.select_folder(self.mailbox.folder)
         except IMAPClientError as error:
+            # a connection that ends is none; that a folder can only be read is one, which the library has among them
+            if isinstance(error, IMAPClientAbortError) and not isinstance(error, IMAPClientReadOnlyError):
+                raise
             raise Trouble(Kind.FOLDER, f"folder {self.mailbox.folder} can't be opened: {said(error)}") from None
         return selected
 
@@ -161,8 +169,10 @@ class Imap:
 
     def _idle(self, until: float, is_over: Callable[[], bool]) -> bool:
         """Wait for word of new mail until a monotonic time, and tell whether it came."""
-        answers: list[tuple[Any, ...]] = []
-        self.client.idle()
+        if not self._begin_idle():
+            self.capabilities -= {b"IDLE"}
+            return False
+        answers: list[tuple[Any, ...]] = [(b"EXISTS",)] if self._is_told() else []
         while time.monotonic() < until and not is_over() and not _is_word(answers):
             began = time.monotonic()
             answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
@@ -170,6 +180,16 @@ class Imap:
             if not answers and time.monotonic() - began < 0.1:
                 break
         return _is_word(answers + self.client.idle_done()[1])
+
+    def _begin_idle(self) -> bool:
+        """Begin to IDLE, and tell whether the server does: other words may come before its own, or a refusal."""
+        # IMAPClient's idle() takes any other word for a mistake
+        connection = self.client._imap
+        tag = self.client._idle_tag = connection._command("IDLE")
+        while connection._get_response() is not None:
+            if connection.tagged_commands.get(tag):
+                return False
+        return True
 
     def _is_told(self) -> bool:
         """Tell whether an answer since the last time had word of new mail: the server does not say it again in IDLE."""
@@ -192,12 +212,50 @@ class Imap:
             self.client.shutdown()
 
 
+class _Bounded(imaplib.IMAP4):
+    """A connection of imaplib's, whose answers have bounds: it keeps all of them in memory."""
+
+    def __init__(self, *args: Any) -> None:
+        self.bounds = Bounds()
+        super().__init__(*args)
+
+    def _new_tag(self) -> bytes:
+        self.bounds.begin()
+        return super()._new_tag()  # type: ignore[misc, no-any-return]  # it is private
+
+    def read(self, size: int) -> bytes:
+        """Return the bytes of a literal. Raises Trouble."""
+        self.bounds.take(size)
+        return imaplib.IMAP4.read(self, size)
+
+    def readline(self) -> bytes:
+        """Return a line. Raises Trouble."""
+        try:
+            line = imaplib.IMAP4.readline(self)  # IMAPClient 2.3 has one without any bound
+        except imaplib.IMAP4.error:
+            raise Trouble(Kind.ANSWER, LONG_LINE) from None
+        self.bounds.take(len(line) + LINE_BYTES)
+        return line
+
+
+class _Plain(_Bounded, imapclient.imap4.IMAP4WithTimeout):  # type: ignore[misc]  # it has no types
+    pass
+
+
+class _Tls(_Bounded, imapclient.tls.IMAP4_TLS):  # type: ignore[misc]  # it has no types
+    pass
+
+
+class _Client(imapclient.IMAPClient):  # type: ignore[misc]  # it has no types
+    def _create_IMAP4(self) -> imaplib.IMAP4:
+        where = self.host, self.port
+        return _Tls(*where, self.ssl_context, TIMEOUT_SECONDS) if self.ssl else _Plain(*where, TIMEOUT_SECONDS)
+
+
 def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
     """Return a connection that is safe for a password. Raises Trouble and what understood() makes one of."""
     context = tls_context(mailbox)
-    client = imapclient.IMAPClient(
-        mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS
-    )
+    client = _Client(mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS)
     try:
         if not mailbox.is_tls and client.has_capability("STARTTLS"):
             client.starttls(context)

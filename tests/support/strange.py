@@ -3,25 +3,29 @@
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from email.utils import formatdate
 
 DATE = formatdate(usegmt=True)
 
 
+Change = Callable[[bytes, bytes], bytes | Iterable[bytes] | None]
+
+
 class Strange:
     """A server on loopback, with the bytes of its messages; what ``change`` returns it says instead.
 
-    ``change`` is called with each line of a client's and the usual answer to it, and may return None to hang up.
+    ``change`` is called with each line of a client's and the usual answer to it. It may return pieces without end, or
+    None to hang up.
     """
 
     greeting = b""
 
-    def __init__(self, *messages: bytes, change: Callable[[bytes, bytes], bytes | None] | None = None) -> None:
+    def __init__(self, *messages: bytes, change: Change | None = None) -> None:
         self.messages = dict(enumerate(messages, 1))
         self.flags: dict[int, set[bytes]] = {uid: set() for uid in self.messages}
-        self.change = change or (lambda line, usual: usual)
+        self.change: Change = change or (lambda line, usual: usual)
         self.lines: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -48,7 +52,8 @@ class Strange:
         with suppress(OSError), client, client.makefile("rb") as source:
             answer = self.change(b"", self.greeting)
             while answer is not None:
-                client.sendall(answer)
+                for piece in [answer] if isinstance(answer, bytes) else answer:
+                    client.sendall(piece)
                 line = source.readline().rstrip(b"\r\n")
                 if not line:
                     return
