@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.endpoint import Endpoint
 from support.mailboxes import Mailboxes, running
+from support.mta import wait_until
 from support.records import Records
 from support.strange import DATE, Strange, StrangeImap, StrangePop3
 
@@ -295,3 +296,54 @@ def test_a_maildrop_that_is_empty_for_a_moment(mailboxes: Mailboxes, database: R
             server.change = lambda line, said: said if usual or line != b"UIDL" else b"+OK\r\n.\r\n"  # noqa: B023  # it is called in the loop
             assert mailboxes.run("once").returncode == 0
     assert mailboxes.text().count("outcome=") == 1
+
+
+# --- this host ---
+
+
+def test_a_mail_that_the_spool_has_no_room_for_blocks_no_other(mailboxes: Mailboxes, database: Records) -> None:
+    with StrangeImap(mail("large", b"x" * 8_000_000), mail(1)) as server:
+        add(mailboxes, server)
+        mailboxes.runs_first(f"{QUICK}; import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**22, 2**22))")
+        with running(mailboxes):
+            mailboxes.wait_for("mailbox task: disk: the spool: File too large")
+            mailboxes.wait_for("outcome=delivered")
+    assert [*database.messages] == [id_of(1)]
+
+
+DAMAGED = ['{"since": 5}', "[" * 100_000, "{}", '{"since": "x"}', '{"since": "2026-11-01", "ended": []}', ""]
+DAMAGED += [
+    '{"since": "2026-11-01", "ended": {"a": "WEIRD"}}',
+    '{"since": "2026-11-01", "ended": {"a": []}}',
+    "\0" * 99,
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_is_said_and_kept(mailboxes: Mailboxes, text: str) -> None:
+    path = mailboxes.state / "task.json"
+    path.touch(0o600)
+    path.write_text(text)
+    with StrangePop3(mail(1)) as server:
+        add(mailboxes, server)
+        assert mailboxes.run("check").stdout.startswith(f"BAD task: disk: {path}: ")
+        assert mailboxes.run("once").returncode == 1
+    assert f"mailbox task: disk: {path}: " in mailboxes.text()
+    assert path.read_text() == text
+
+
+def test_a_server_that_does_not_keep_the_marks(mailboxes: Mailboxes, database: Records) -> None:
+    """It says that it does. The message is not looked at each time, and that is said once."""
+    with StrangeImap(mail(1)) as server:
+
+        def change(line: bytes, usual: bytes) -> bytes:
+            server.flags[1] = set()
+            return usual
+
+        server.change = change
+        add(mailboxes, server)
+        mailboxes.runs_first(f"{QUICK}; fetch.MESSAGE_PAUSES = (600, 600)")
+        with running(mailboxes):
+            wait_until(lambda: server.count(b"SEARCH") > 5, "some looks")
+        assert server.count(b"STORE") == 1
+    assert mailboxes.text().count("the server does not keep our marks") == 1

@@ -1,6 +1,7 @@
 """A mailbox as the fetcher sees it, whatever the protocol: what is new, its bytes, and how each message is marked."""
 
 import base64
+import errno
 import imaplib
 import poplib
 import re
@@ -23,6 +24,7 @@ MAX_ANSWER_SECONDS = 3600.0
 LINE_BYTES = 64  # that a line needs besides its own
 LONG_LINE = "a line of its answer is too long"
 PIECE_BYTES = 2**18  # of a message that is asked for at a time
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_SIZE = 2**62  # that the journal can keep
 
 
@@ -127,13 +129,20 @@ def understood() -> Iterator[None]:
     except TimeoutError:
         raise Trouble(Kind.NETWORK, "it does not answer") from None
     except (OSError, imaplib.IMAP4.abort, EOFError) as error:
-        text = isinstance(error, OSError) and error.strerror
-        raise Trouble(Kind.NETWORK, text or f"the connection is lost: {said(error)}") from None
+        raise _lost(error) from None
     except (imaplib.IMAP4.error, poplib.error_proto) as error:
         raise Trouble(Kind.ANSWER, f"it says: {said(error)}") from None
     except Exception as error:  # an answer may break each of the parsers that see it, and each in its own way
         what = f"{type(error).__name__}: {said(error)}"
         raise Trouble(Kind.ANSWER, f"it answers what can't be understood: {what}") from None
+
+
+def _lost(error: Exception) -> Trouble:
+    """Return what is raised where a connection is lost, or the disk is full to which its bytes go."""
+    text = isinstance(error, OSError) and error.strerror
+    if isinstance(error, OSError) and error.errno in FULL:  # a socket says none of these
+        return Trouble(Kind.DISK, f"the spool: {text}")
+    return Trouble(Kind.NETWORK, text or f"the connection is lost: {said(error)}")
 
 
 def size_of(told: Any) -> int:
