@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.endpoint import Endpoint
-from support.mailboxes import Mailboxes, running
+from support.mailboxes import Bare, Mailboxes, running
 from support.mta import wait_until
 from support.records import Records
 from support.strange import DATE, Strange, StrangeImap, StrangePop3
@@ -347,3 +347,20 @@ def test_a_server_that_does_not_keep_the_marks(mailboxes: Mailboxes, database: R
             wait_until(lambda: server.count(b"SEARCH") > 5, "some looks")
         assert server.count(b"STORE") == 1
     assert mailboxes.text().count("the server does not keep our marks") == 1
+
+
+def test_a_first_day_that_has_not_come(mailboxes: Mailboxes) -> None:
+    with StrangeImap(mail(1)) as imap, StrangePop3(mail(1)) as pop3:
+        add(mailboxes, imap, since=Bare("2199-01-01"))
+        add(mailboxes, pop3, name="drop", since=Bare("2199-01-01"))
+        found = mailboxes.run("check")
+    assert found.returncode == 1
+    assert found.stdout.count("nothing is taken that came before 2199-01-01, and that day has not come") == 2
+
+
+def test_a_message_of_nothing_is_refused_by_the_name_of_its_mailbox(mailboxes: Mailboxes) -> None:
+    with StrangeImap(b"", mail(1)) as server:
+        add(mailboxes, server)
+        mailboxes.run("once")
+        assert server.flags[1] == {b"$MailGatewayRefused"}
+    assert re.search(r"queue_id=task\.0+ .* outcome=not_a_message", mailboxes.text())

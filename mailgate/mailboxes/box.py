@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
 from enum import Enum
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -82,9 +83,10 @@ class Item(NamedTuple):
 
 
 class Box(Protocol):
-    """An open mailbox, with so many messages. Each method raises Trouble."""
+    """An open mailbox, with so many messages, of which none is new that came before a day. Methods raise Trouble."""
 
     message_count: int
+    since: date
 
     def new(self) -> list[Item]:
         """Return what is new, oldest first."""

@@ -33,7 +33,7 @@ from mailgate.envelope import (
     spooled,
 )
 from mailgate.log import Facts, Log, error_text
-from mailgate.mailboxes import kept, oauth, queue_id
+from mailgate.mailboxes import DIGEST_DIGITS, kept, oauth, queue_id
 from mailgate.mailboxes.box import Box, Item, Kind, Mark, Trouble
 from mailgate.mailboxes.config import IMAP, Mailbox
 from mailgate.mailboxes.imap import Imap
@@ -239,7 +239,7 @@ def deliver(box: Box, item: Item, mailbox: Mailbox, shared: Shared, client: Clie
     Raises Trouble.
     """
     began = time.monotonic()
-    facts, settings = Facts(), client.settings
+    facts, settings = Facts(queue_id(mailbox.name, b"0" * DIGEST_DIGITS)), client.settings
     facts.size = item.size
     is_large = item.size > settings.max_size
     with SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ)) as file:
@@ -299,8 +299,11 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     path = os.path.join(folder, f"{mailbox.name}.json")
     with _on_disk(path):
         before = _before(path)
-        # "ended" and "knows_old" are a maildrop's: marks by UIDL, and whether those of the first day are among them
-        known: dict[str, Any] = {"since": date.today().isoformat(), "ended": {}, "knows_old": False} | (before or {})
+        # "first" is IMAP's, as Imap has it. "ended" and "knows_old" are a maildrop's: marks by UIDL, and whether those
+        # of the first day are among them
+        known: dict[str, Any] = {"since": date.today().isoformat(), "first": "", "ended": {}, "knows_old": False} | (
+            before or {}
+        )
         since = mailbox.since or date.fromisoformat(known["since"])
 
     def keep() -> None:
@@ -316,7 +319,11 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
         return oauth.access_token(mailbox.name, mailbox.grant, folder, refused)
 
     if mailbox.protocol == IMAP:
-        box: Box = Imap(mailbox, since, token)
+        imap = Imap(mailbox, since, token)
+        known["first"] = known["first"] or imap.next
+        imap.first = "" if mailbox.since else known["first"]
+        keep()  # or it would be a later one after a kill
+        box: Box = imap
     else:
         box = Pop3(mailbox, since, token, {**known["ended"]}, is_first=not known["knows_old"])
         known |= {"ended": box.ended, "knows_old": True}
@@ -335,8 +342,14 @@ def _before(path: str) -> dict[str, Any] | None:
     found = kept.read(path)
     if found is None:
         return None
-    since, ended, marks = found.get("since"), found.get("ended"), [OLD, *Mark.__members__]
-    if not isinstance(since, str) or not isinstance(ended, dict) or not all(mark in marks for mark in ended.values()):
+    since, first, ended = found.get("since"), found.get("first", ""), found.get("ended")
+    marks = [OLD, *Mark.__members__]
+    if (
+        not isinstance(since, str)
+        or not isinstance(first, str)
+        or not isinstance(ended, dict)
+        or not all(mark in marks for mark in ended.values())
+    ):
         raise ValueError("is none of ours")
     return found
 

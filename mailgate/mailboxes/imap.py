@@ -8,7 +8,7 @@ import imaplib
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date
+from datetime import date, timedelta
 from typing import IO, Any
 
 import imapclient
@@ -38,6 +38,7 @@ from mailgate.mailboxes.config import DELETE, MOVE, SEEN, Action, Mailbox
 TICK_SECONDS = 1.0  # between two looks at whether the process shall end
 SIZES_AT_A_TIME = 500  # messages whose sizes are asked for in one command
 imaplib._MAXLINE = 2**24  # type: ignore[attr-defined]  # bytes: the numbers of a million messages are one line
+LARGEST_UID = 2**32 - 1
 ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501, 7.1)
 
 
@@ -50,6 +51,7 @@ class Imap:
         ``token`` gives what logs in without a password, and is not the token that it is given.
         """
         self.mailbox, self.since = mailbox, since
+        self.first = ""  # the lowest uid that came after the first run began, where that is known
         with understood():
             self.client = _connected(mailbox)
         try:
@@ -62,6 +64,8 @@ class Imap:
             raise
         self.message_count = selected.get(b"EXISTS", 0)
         self.validity = selected.get(b"UIDVALIDITY", 0)
+        uid_next = selected.get(b"UIDNEXT")
+        self.next = f"{self.validity}.{uid_next}" if uid_next else ""
         permanent = {flag.lower() for flag in selected.get(b"PERMANENTFLAGS", ())}
         self.has_keywords = ANY_KEYWORD in permanent or {mark.value.encode().lower() for mark in Mark} <= permanent
 
@@ -81,7 +85,7 @@ class Imap:
             self._is_told()  # of what this look finds
             marks = [word for mark in Mark for word in ("UNKEYWORD", mark.value)]
             looked_for = marks if self.has_keywords else ["UNSEEN"]
-            uids = self.client.search([*looked_for, "UNDELETED", "SINCE", self.since])
+            uids = self.client.search([*looked_for, "UNDELETED", *self._in_time()])
             items = []
             for start in range(0, len(uids), SIZES_AT_A_TIME):
                 some = uids[start : start + SIZES_AT_A_TIME]
@@ -89,6 +93,18 @@ class Imap:
                 # of what somebody has taken away meanwhile there is no word; of others there may be
                 items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found.keys() & set(some))]
             return [Item(f"{self.validity}.{uid}", size_of(size)) for uid, size in items]
+
+    def _in_time(self) -> list[Any]:
+        """Return what is searched for, so that nothing is taken that came before the first day.
+
+        The day is the server's (RFC 3501, 6.4.4), which may still be the one before ours: what comes then is told by
+        its uid.
+        """
+        validity, _, uid = self.first.partition(".")
+        if validity != str(self.validity) or not uid.isdecimal():
+            return ["SINCE", self.since]
+        # not N:*, which always has the last message in it
+        return ["SINCE", self.since - timedelta(1), "OR", "SINCE", self.since, "UID", f"{uid}:{LARGEST_UID}"]
 
     def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
         """Write the first bytes of a message to a file, in pieces, and leave it unseen; tell whether it is there."""
