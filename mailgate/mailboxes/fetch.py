@@ -299,8 +299,7 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     path = os.path.join(folder, f"{mailbox.name}.json")
     with _on_disk(path):
         before = _before(path)
-        # "first" is IMAP's, as Imap has it. "ended" and "knows_old" are a maildrop's: marks by UIDL, and whether those
-        # of the first day are among them
+        # "first" is Imap's; of a maildrop: marks by UIDL, and whether those of the first day are among them
         known: dict[str, Any] = {"since": date.today().isoformat(), "first": "", "ended": {}, "knows_old": False} | (
             before or {}
         )
