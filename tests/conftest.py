@@ -43,6 +43,7 @@ SECONDS = {
     "test_lmtp_abuse.py": 60,
     "test_routing.py": 45,
     "test_journal_postgresql.py": 45,
+    "test_mailboxes_strange.py": 35,
     "test_directory.py": 35,
     "test_workers.py": 30,
     "test_systemd.py": 30,

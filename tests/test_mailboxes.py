@@ -267,6 +267,23 @@ def test_the_first_run_takes_nothing_older_than_its_day(
     assert sorted(database.messages) == sorted([id_of("new"), id_of("old")])
 
 
+def test_the_first_day_may_be_another_at_the_server(
+    mailboxes: Mailboxes, server: Dovecot, database: Records, login: str
+) -> None:
+    """Where it is still the day before, what comes after the first look is new, and only that."""
+    yesterday, kept = time.time() - 86400, mailboxes.state / f"{login}.json"
+    add(mailboxes, server, login)
+    server.append(login, mail("there"), when=yesterday)
+    with running(mailboxes):
+        wait_until(lambda: kept.exists() and re.search(r'"first": "\d', kept.read_text()), "the first look")
+        server.append(login, mail("old"), when=yesterday - 86400)
+        server.append(login, mail(1), when=yesterday)
+        mailboxes.wait_for("outcome=")
+    server.append(login, mail(2), when=yesterday)
+    assert mailboxes.run("once").returncode == 0
+    assert [*database.messages] == [id_of(1), id_of(2)]
+
+
 def test_a_maildrop_on_its_first_day(mailboxes: Mailboxes, server: Dovecot, database: Records, login: str) -> None:
     """POP3 has no dates: the topmost Received field tells."""
     add(mailboxes, server, login, "pop3")

@@ -198,6 +198,8 @@ NO_SERVERS = (
     "imaps://imap.example.com#x",
     "imaps://imap.example.com imap2.example.com",
     "imaps://[::1",
+    "imaps://imap..example.com",
+    f"imaps://{'x' * 64}.example.com",
 )
 Row = tuple[dict[str, str | None], list[str]]
 

@@ -145,6 +145,8 @@ def read_once(_: argparse.Namespace, current: Settings, log: Log, mailboxes: Mai
     _stop_at_signals(shared.is_over)
     states = [State() for _ in mailboxes.mailboxes]
     for mailbox, state in zip(mailboxes.mailboxes, states, strict=True):
+        if shared.is_over.is_set():
+            return 1
         fetch.run_once(mailbox, shared, state)
     return int(any(state.trouble or state.waiting for state in states))
 

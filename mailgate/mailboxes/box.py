@@ -1,12 +1,17 @@
 """A mailbox as the fetcher sees it, whatever the protocol: what is new, its bytes, and how each message is marked."""
 
+import base64
+import errno
 import imaplib
 import poplib
+import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date
 from enum import Enum
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from mailgate import values
 from mailgate.log import masked
@@ -14,7 +19,31 @@ from mailgate.mailboxes import oauth
 from mailgate.mailboxes.config import Mailbox
 
 TIMEOUT_SECONDS = 60.0  # that a server may be silent
+# Of one answer, or somebody could have all memory, and time without end. It is what half a million messages may need.
+MAX_ANSWER_BYTES = 2**26
+MAX_ANSWER_SECONDS = 3600.0
+LINE_BYTES = 64  # that a line needs besides its own
+LONG_LINE = "a line of its answer is too long"
 PIECE_BYTES = 2**18  # of a message that is asked for at a time
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LARGEST_SIZE = 2**62  # that the journal can keep
+
+
+class Bounds:
+    """What one answer of a server may take. It is a class, for it counts."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, most: int = MAX_ANSWER_BYTES) -> None:
+        """Begin with another answer, of so many bytes at most."""
+        self.left, self.until = most, time.monotonic() + MAX_ANSWER_SECONDS
+
+    def take(self, count: int) -> None:
+        """Take so many bytes of the answer. Raises Trouble where it has no end."""
+        self.left -= count
+        if self.left < 0 or time.monotonic() > self.until:
+            raise Trouble(Kind.ANSWER, "its answer has no end")
 
 
 class Kind(Enum):
@@ -54,9 +83,10 @@ class Item(NamedTuple):
 
 
 class Box(Protocol):
-    """An open mailbox, with so many messages. Each method raises Trouble."""
+    """An open mailbox, with so many messages, of which none is new that came before a day. Methods raise Trouble."""
 
     message_count: int
+    since: date
 
     def new(self) -> list[Item]:
         """Return what is new, oldest first."""
@@ -101,13 +131,28 @@ def understood() -> Iterator[None]:
     except TimeoutError:
         raise Trouble(Kind.NETWORK, "it does not answer") from None
     except (OSError, imaplib.IMAP4.abort, EOFError) as error:
-        text = isinstance(error, OSError) and error.strerror
-        raise Trouble(Kind.NETWORK, text or f"the connection is lost: {said(error)}") from None
+        raise _lost(error) from None
     except (imaplib.IMAP4.error, poplib.error_proto) as error:
         raise Trouble(Kind.ANSWER, f"it says: {said(error)}") from None
     except Exception as error:  # an answer may break each of the parsers that see it, and each in its own way
         what = f"{type(error).__name__}: {said(error)}"
         raise Trouble(Kind.ANSWER, f"it answers what can't be understood: {what}") from None
+
+
+def _lost(error: Exception) -> Trouble:
+    """Return what is raised where a connection is lost, or the disk is full to which its bytes go."""
+    text = isinstance(error, OSError) and error.strerror
+    if isinstance(error, OSError) and error.errno in FULL:  # a socket says none of these
+        return Trouble(Kind.DISK, f"the spool: {text}")
+    return Trouble(Kind.NETWORK, text or f"the connection is lost: {said(error)}")
+
+
+def size_of(told: Any) -> int:
+    """Return how many bytes a message has by the word of a server, 0 where that is no such number."""
+    try:
+        return min(max(0, int(told)), LARGEST_SIZE)
+    except (TypeError, ValueError):
+        return 0
 
 
 def said(error: object) -> str:
@@ -130,7 +175,24 @@ def check_plaintext(mailbox: Mailbox) -> None:
 def refused(mailbox: Mailbox, error: Exception) -> Trouble:
     """Return what is raised for a login that the server refuses."""
     kind = Kind.TOKEN if mailbox.grant else Kind.LOGIN
-    return Trouble(kind, f"the login is refused: {said(masked(str(error), mailbox.password))}")
+    return Trouble(kind, f"the login is refused: {said(error)}")
+
+
+@contextmanager
+def hidden(word: str) -> Iterator[None]:
+    """Keep a password or token out of what a server says in answer to it, as it stands or in base64."""
+
+    def without(found: re.Match[str]) -> str:
+        with suppress(ValueError):
+            if word.encode() in base64.b64decode(found[0] + "==="):
+                return "********"
+        return found[0]
+
+    try:
+        yield
+    except (imaplib.IMAP4.error, poplib.error_proto) as error:
+        text = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
+        raise type(error)(masked(re.sub(r"[\w+/]{8,}", without, text, flags=re.ASCII), word)) from None
 
 
 def sign_in(

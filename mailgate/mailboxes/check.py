@@ -1,5 +1,6 @@
 """check: each mailbox is tried as far as it goes without a change, and every finding is said with what to do."""
 
+from datetime import date
 from typing import NamedTuple
 
 from mailgate.addresses import is_ours
@@ -49,6 +50,9 @@ def findings(mailbox: Mailbox, folder: str, settings: Settings) -> list[Finding]
         with fetch.opened(mailbox, folder, keeps=False) as box:
             new = len(box.new())
             found.append(finding(f"{mailbox.server} lets us in; messages: {box.message_count}, new: {new}"))
+            if box.since > date.today():
+                todo = "Look at since in the mailboxes file, at this machine's clock, and at NAME.json in the folder."
+                found.append(finding(f"nothing is taken that came before {box.since}, and that day has not come", todo))
             if isinstance(box, Imap):
                 found += [finding(*each) for each in _of_imap(box, mailbox)]
     except Trouble as trouble:

@@ -121,7 +121,7 @@ def _server(value: Any) -> str:
     try:
         parts = urlsplit(_text(value))
         valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and not parts.path.strip("/")
-        valid = valid and not re.search(r"\s", value)
+        valid = valid and not re.search(r"\s", value) and bool((parts.hostname or "").encode("idna"))
     except ValueError:
         valid = False
     if not valid or "@" in parts.netloc or parts.query or parts.fragment:

@@ -33,11 +33,11 @@ from mailgate.envelope import (
     spooled,
 )
 from mailgate.log import Facts, Log, error_text
-from mailgate.mailboxes import kept, oauth, queue_id
+from mailgate.mailboxes import DIGEST_DIGITS, kept, oauth, queue_id
 from mailgate.mailboxes.box import Box, Item, Kind, Mark, Trouble
 from mailgate.mailboxes.config import IMAP, Mailbox
 from mailgate.mailboxes.imap import Imap
-from mailgate.mailboxes.pop3 import Pop3
+from mailgate.mailboxes.pop3 import OLD, Pop3
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
 
@@ -57,6 +57,7 @@ DATABASE_PAUSES = (2.0, 60.0)
 MESSAGE_PAUSES = (10.0, 1800.0)
 TROUBLE_PAUSES = {Kind.NETWORK: (2.0, 120.0), Kind.LOGIN: (60.0, 3600.0), Kind.TOKEN: (60.0, 900.0)}
 OTHER_PAUSES = (10.0, 600.0)
+LOST_MARKS = "answer: the server does not keep our marks: what has ended is new again, and only the journal knows it"
 SAID_AGAIN_SECONDS = 3600.0  # after which a trouble that lasts is said once more
 
 
@@ -83,11 +84,13 @@ class State:
 
     def __init__(self) -> None:
         self.later: dict[str, Later] = {}  # by uid
+        self.marked: dict[str, int] = {}  # by uid, how often it has ended, as long as it is new all the same
         self.waiting = 0  # messages that are new, and have not ended yet
         self.read_at = 0.0  # when it was read last without trouble, in seconds since 1970
         self.trouble: Kind | None = None
         self.failures = 0  # to read it, in a row
         self.rounds_cut = 0  # in a row, for the database was not to be had
+        self.lost_marks_said = False
         self.said, self.said_until = "", 0.0  # the last trouble, and until when it is not said again
 
     def found(self, items: list[Item]) -> list[Item]:
@@ -97,6 +100,9 @@ class State:
         uids = {item.uid for item in items}
         self.later = {uid: later for uid, later in self.later.items() if uid in uids}
         now = time.monotonic()
+        self.marked = {uid: count for uid, count in self.marked.items() if uid in uids}
+        for uid, count in self.marked.items():  # the server has not kept the mark
+            self.later.setdefault(uid, Later(now + growing(MESSAGE_PAUSES, count), count))
         return [item for item in items if item.uid not in self.later or self.later[item.uid].due <= now]
 
     def put_off(self, item: Item) -> None:
@@ -108,6 +114,10 @@ class State:
         """Take leave of a message."""
         self.waiting -= 1
         self.later.pop(item.uid, None)
+
+    def has_mark(self, item: Item) -> None:
+        """Note that a message was marked."""
+        self.marked[item.uid] = self.marked.get(item.uid, 0) + 1
 
     def next_look(self) -> float:
         """Return the seconds until the next look."""
@@ -178,6 +188,13 @@ def tell(mailbox: Mailbox, shared: Shared, state: State, kind: Kind, text: str) 
     return pause
 
 
+def tell_lost_marks(mailbox: Mailbox, shared: Shared, state: State) -> None:
+    """Log that the server does not keep the marks, if that is news; the journal knows the messages."""
+    if not state.lost_marks_said:
+        state.lost_marks_said = True
+        shared.log.event(f"mailbox {mailbox.name}: {LOST_MARKS}", "LOG_WARNING")
+
+
 def growing(pauses: tuple[float, float], count: int) -> float:
     """Return the pause after so many failures in a row: the first one given, doubled each time up to the second."""
     shortest, longest = pauses
@@ -189,18 +206,22 @@ def read(box: Box, mailbox: Mailbox, shared: Shared, state: State, client: Clien
     items = box.new()
     if state.trouble:
         shared.log.event(f"mailbox {mailbox.name}: is read again", "LOG_INFO")
-    failures = 0  # in a row
-    for item in state.found(items):
+    failures, due = 0, state.found(items)  # failures in a row
+    if state.marked:
+        tell_lost_marks(mailbox, shared, state)
+    for item in due:
         if shared.is_over.is_set():
             return 0.0
         try:
             verdict = deliver(box, item, mailbox, shared, client)
-        except Trouble:  # it may be this message, which the server can't give: the others go first next time
+        except Exception:  # it may be this message, which the server can't give: the others go first next time
             state.put_off(item)
             raise
         if verdict is None or not verdict.outcome.is_temporary:
             failures = 0
             state.ended(item)
+            if verdict:
+                state.has_mark(item)
             continue
         failures += 1
         if verdict.outcome not in OF_THE_DATABASE:
@@ -218,7 +239,7 @@ def deliver(box: Box, item: Item, mailbox: Mailbox, shared: Shared, client: Clie
     Raises Trouble.
     """
     began = time.monotonic()
-    facts, settings = Facts(), client.settings
+    facts, settings = Facts(queue_id(mailbox.name, b"0" * DIGEST_DIGITS)), client.settings
     facts.size = item.size
     is_large = item.size > settings.max_size
     with SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES, dir=spool_folder(os.environ)) as file:
@@ -277,9 +298,11 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
     """Open a mailbox; what must be known of it next time is kept beside, if that is wanted. Raises Trouble."""
     path = os.path.join(folder, f"{mailbox.name}.json")
     with _on_disk(path):
-        before = kept.read(path)
-        # "ended" and "knows_old" are a maildrop's: marks by UIDL, and whether those of the first day are among them
-        known: dict[str, Any] = {"since": date.today().isoformat(), "ended": {}, "knows_old": False} | (before or {})
+        before = _before(path)
+        # "first" is Imap's; of a maildrop: marks by UIDL, and whether those of the first day are among them
+        known: dict[str, Any] = {"since": date.today().isoformat(), "first": "", "ended": {}, "knows_old": False} | (
+            before or {}
+        )
         since = mailbox.since or date.fromisoformat(known["since"])
 
     def keep() -> None:
@@ -295,7 +318,11 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
         return oauth.access_token(mailbox.name, mailbox.grant, folder, refused)
 
     if mailbox.protocol == IMAP:
-        box: Box = Imap(mailbox, since, token)
+        imap = Imap(mailbox, since, token)
+        known["first"] = known["first"] or imap.next
+        imap.first = "" if mailbox.since else known["first"]
+        keep()  # or it would be a later one after a kill
+        box: Box = imap
     else:
         box = Pop3(mailbox, since, token, {**known["ended"]}, is_first=not known["knows_old"])
         known |= {"ended": box.ended, "knows_old": True}
@@ -307,6 +334,23 @@ def opened(mailbox: Mailbox, folder: str, keeps: bool = True) -> Iterator[Box]:
         raise
     finally:
         keep()
+
+
+def _before(path: str) -> dict[str, Any] | None:
+    """Return what was kept of a mailbox, None for nothing. Raises OSError, and ValueError for what is not ours."""
+    found = kept.read(path)
+    if found is None:
+        return None
+    since, first, ended = found.get("since"), found.get("first", ""), found.get("ended")
+    marks = [OLD, *Mark.__members__]
+    if (
+        not isinstance(since, str)
+        or not isinstance(first, str)
+        or not isinstance(ended, dict)
+        or not all(mark in marks for mark in ended.values())
+    ):
+        raise ValueError("is none of ours")
+    return found
 
 
 @contextlib.contextmanager

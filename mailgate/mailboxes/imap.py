@@ -4,26 +4,32 @@ What is new bears none of our keywords: who reads the mailbox first takes nothin
 keywords, it is what nobody has seen. Either way the server looks for it, so that old mail costs nothing.
 """
 
+import imaplib
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date
+from datetime import date, timedelta
 from typing import IO, Any
 
 import imapclient
-from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, LoginError
+from imapclient.exceptions import IMAPClientAbortError, IMAPClientError, IMAPClientReadOnlyError, LoginError
 
 from mailgate.mailboxes.box import (
+    LINE_BYTES,
+    LONG_LINE,
     PIECE_BYTES,
     TIMEOUT_SECONDS,
+    Bounds,
     Item,
     Kind,
     Mark,
     Trouble,
     check_plaintext,
+    hidden,
     refused,
     said,
     sign_in,
+    size_of,
     tls_context,
     understood,
 )
@@ -31,6 +37,8 @@ from mailgate.mailboxes.config import DELETE, MOVE, SEEN, Action, Mailbox
 
 TICK_SECONDS = 1.0  # between two looks at whether the process shall end
 SIZES_AT_A_TIME = 500  # messages whose sizes are asked for in one command
+imaplib._MAXLINE = 2**24  # type: ignore[attr-defined]  # bytes: the numbers of a million messages are one line
+LARGEST_UID = 2**32 - 1
 ANY_KEYWORD = rb"\*"  # in PERMANENTFLAGS: a client may make keywords (RFC 3501, 7.1)
 
 
@@ -43,6 +51,7 @@ class Imap:
         ``token`` gives what logs in without a password, and is not the token that it is given.
         """
         self.mailbox, self.since = mailbox, since
+        self.first = ""  # the lowest uid that came after the first run began, where that is known
         with understood():
             self.client = _connected(mailbox)
         try:
@@ -53,8 +62,10 @@ class Imap:
         except BaseException:  # a signal, too
             self.close()
             raise
-        self.message_count = int(selected.get(b"EXISTS", 0))
+        self.message_count = selected.get(b"EXISTS", 0)
         self.validity = selected.get(b"UIDVALIDITY", 0)
+        uid_next = selected.get(b"UIDNEXT")
+        self.next = f"{self.validity}.{uid_next}" if uid_next else ""
         permanent = {flag.lower() for flag in selected.get(b"PERMANENTFLAGS", ())}
         self.has_keywords = ANY_KEYWORD in permanent or {mark.value.encode().lower() for mark in Mark} <= permanent
 
@@ -62,6 +73,9 @@ class Imap:
         try:
             selected: dict[bytes, Any] = self.client.select_folder(self.mailbox.folder)
         except IMAPClientError as error:
+            # a connection that ends is none; that a folder can only be read is one, which the library has among them
+            if isinstance(error, IMAPClientAbortError) and not isinstance(error, IMAPClientReadOnlyError):
+                raise
             raise Trouble(Kind.FOLDER, f"folder {self.mailbox.folder} can't be opened: {said(error)}") from None
         return selected
 
@@ -71,13 +85,26 @@ class Imap:
             self._is_told()  # of what this look finds
             marks = [word for mark in Mark for word in ("UNKEYWORD", mark.value)]
             looked_for = marks if self.has_keywords else ["UNSEEN"]
-            uids = self.client.search([*looked_for, "UNDELETED", "SINCE", self.since])
+            uids = self.client.search([*looked_for, "UNDELETED", *self._in_time()])
             items = []
             for start in range(0, len(uids), SIZES_AT_A_TIME):
-                found = self.client.fetch(uids[start : start + SIZES_AT_A_TIME], ["RFC822.SIZE"])
-                # what somebody has taken away meanwhile has no size
-                items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found)]
-            return [Item(f"{self.validity}.{uid}", int(size)) for uid, size in items if size is not None]
+                some = uids[start : start + SIZES_AT_A_TIME]
+                found = self.client.fetch(some, ["RFC822.SIZE"])
+                # of what somebody has taken away meanwhile there is no word; of others there may be
+                items += [(uid, found[uid].get(b"RFC822.SIZE")) for uid in sorted(found.keys() & set(some))]
+            return [Item(f"{self.validity}.{uid}", size_of(size)) for uid, size in items]
+
+    def _in_time(self) -> list[Any]:
+        """Return what is searched for, so that nothing is taken that came before the first day.
+
+        The day is the server's (RFC 3501, 6.4.4), which may still be the one before ours: what comes then is told by
+        its uid.
+        """
+        validity, _, uid = self.first.partition(".")
+        if validity != str(self.validity) or not uid.isdecimal():
+            return ["SINCE", self.since]
+        # not N:*, which always has the last message in it
+        return ["SINCE", self.since - timedelta(1), "OR", "SINCE", self.since, "UID", f"{uid}:{LARGEST_UID}"]
 
     def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
         """Write the first bytes of a message to a file, in pieces, and leave it unseen; tell whether it is there."""
@@ -88,12 +115,14 @@ class Imap:
                 found = self.client.fetch([uid], [f"BODY.PEEK[]<{begin}.{wanted}>"]).get(uid)
                 if not found:  # somebody has deleted or moved it
                     return False
-                piece = next((value for key, value in found.items() if key.startswith(b"BODY[]")), None)
-                if piece is None:  # no text is not the end of a text
+                piece = found.get(b"BODY[]<%d>" % begin, found.get(b"BODY[]"))
+                if piece is None or (not piece and not begin and item.size):  # no text is not the end of a text
                     raise Trouble(Kind.ANSWER, f"it does not give message {uid}")
                 file.write(piece)
                 begin += len(piece)
-                if len(piece) != wanted:  # the end, or a server that gives all at once
+                # The end, or a server that gives all at once. Another gives less than it was asked for, and goes on;
+                # and the size that is told may be wrong, so that it alone does not tell the end.
+                if not piece or (len(piece) != wanted and begin >= item.size):
                     break
         return True
 
@@ -156,8 +185,10 @@ class Imap:
 
     def _idle(self, until: float, is_over: Callable[[], bool]) -> bool:
         """Wait for word of new mail until a monotonic time, and tell whether it came."""
-        answers: list[tuple[Any, ...]] = []
-        self.client.idle()
+        if not self._begin_idle():
+            self.capabilities -= {b"IDLE"}
+            return False
+        answers: list[tuple[Any, ...]] = [(b"EXISTS",)] if self._is_told() else []
         while time.monotonic() < until and not is_over() and not _is_word(answers):
             began = time.monotonic()
             answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
@@ -165,6 +196,16 @@ class Imap:
             if not answers and time.monotonic() - began < 0.1:
                 break
         return _is_word(answers + self.client.idle_done()[1])
+
+    def _begin_idle(self) -> bool:
+        """Begin to IDLE, and tell whether the server does: other words may come before its own, or a refusal."""
+        # IMAPClient's idle() takes any other word for a mistake
+        connection = self.client._imap
+        tag = self.client._idle_tag = connection._command("IDLE")
+        while connection._get_response() is not None:
+            if connection.tagged_commands.get(tag):
+                return False
+        return True
 
     def _is_told(self) -> bool:
         """Tell whether an answer since the last time had word of new mail: the server does not say it again in IDLE."""
@@ -187,12 +228,50 @@ class Imap:
             self.client.shutdown()
 
 
+class _Bounded(imaplib.IMAP4):
+    """A connection of imaplib's, whose answers have bounds: it keeps all of them in memory."""
+
+    def __init__(self, *args: Any) -> None:
+        self.bounds = Bounds()
+        super().__init__(*args)
+
+    def _new_tag(self) -> bytes:
+        self.bounds.begin()
+        return super()._new_tag()  # type: ignore[misc, no-any-return]  # it is private
+
+    def read(self, size: int) -> bytes:
+        """Return the bytes of a literal. Raises Trouble."""
+        self.bounds.take(size)
+        return imaplib.IMAP4.read(self, size)
+
+    def readline(self) -> bytes:
+        """Return a line. Raises Trouble."""
+        try:
+            line = imaplib.IMAP4.readline(self)  # IMAPClient 2.3 has one without any bound
+        except imaplib.IMAP4.error:
+            raise Trouble(Kind.ANSWER, LONG_LINE) from None
+        self.bounds.take(len(line) + LINE_BYTES)
+        return line
+
+
+class _Plain(_Bounded, imapclient.imap4.IMAP4WithTimeout):  # type: ignore[misc]  # it has no types
+    pass
+
+
+class _Tls(_Bounded, imapclient.tls.IMAP4_TLS):  # type: ignore[misc]  # it has no types
+    pass
+
+
+class _Client(imapclient.IMAPClient):  # type: ignore[misc]  # it has no types
+    def _create_IMAP4(self) -> imaplib.IMAP4:
+        where = self.host, self.port
+        return _Tls(*where, self.ssl_context, TIMEOUT_SECONDS) if self.ssl else _Plain(*where, TIMEOUT_SECONDS)
+
+
 def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
     """Return a connection that is safe for a password. Raises Trouble and what understood() makes one of."""
     context = tls_context(mailbox)
-    client = imapclient.IMAPClient(
-        mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS
-    )
+    client = _Client(mailbox.host, mailbox.port, ssl=mailbox.is_tls, ssl_context=context, timeout=TIMEOUT_SECONDS)
     try:
         if not mailbox.is_tls and client.has_capability("STARTTLS"):
             client.starttls(context)
@@ -208,8 +287,10 @@ def _connected(mailbox: Mailbox) -> imapclient.IMAPClient:
 def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     def log_in(word: str) -> None:
         try:
-            if not mailbox.grant:
+            if not mailbox.grant and f"{mailbox.login}{word}".isascii():
                 client.login(mailbox.login, word)
+            elif not mailbox.grant:  # LOGIN takes no other letters (RFC 3501, 9); PLAIN takes UTF-8 (RFC 4616)
+                client.plain_login(mailbox.login, word)
             elif client.has_capability("AUTH=XOAUTH2"):
                 client.oauth2_login(mailbox.login, word)
             else:
@@ -219,11 +300,15 @@ def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[st
                 raise error.__context__ from None
             raise
 
+    def log_in_hidden(word: str) -> None:
+        with hidden(word):
+            log_in(word)
+
     try:
         if mailbox.grant:
-            sign_in(log_in, token, LoginError)
+            sign_in(log_in_hidden, token, LoginError)
         else:
-            log_in(mailbox.password)
+            log_in_hidden(mailbox.password)
     except LoginError as error:
         raise refused(mailbox, error) from None
 

@@ -27,6 +27,8 @@ def read(path: str) -> dict[str, Any] | None:
         found = json.loads(content(path))
     except FileNotFoundError:
         return None
+    except RecursionError:
+        raise ValueError("is none of ours") from None
     if not isinstance(found, dict):
         raise ValueError("is none of ours")
     return found

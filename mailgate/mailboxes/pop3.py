@@ -5,33 +5,41 @@ open, and shows what came meanwhile to the next connection only, so that one is 
 goes when the connection is left in order; what does not go then, goes next time, for its UIDL is kept.
 """
 
+import io
 import poplib
 import re
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import date
 from email.utils import parsedate_to_datetime
-from typing import IO
+from typing import IO, Any
 
 from mailgate.envelope import fields, unfold
-from mailgate.log import masked
 from mailgate.mailboxes import oauth
 from mailgate.mailboxes.box import (
+    LINE_BYTES,
+    LONG_LINE,
+    MAX_ANSWER_BYTES,
     PIECE_BYTES,
     TIMEOUT_SECONDS,
+    Bounds,
     Item,
     Kind,
     Mark,
     Trouble,
     check_plaintext,
+    hidden,
     refused,
     said,
     sign_in,
+    size_of,
     tls_context,
     understood,
 )
 from mailgate.mailboxes.config import DELETE, Mailbox
 
+HEAD_BYTES = 2**16  # in which the topmost Received field stands
 OLD = "old"  # is kept of a message that came before the first day
 # Refusals that have nothing to do with the password (RFC 2449, 8.1; RFC 3206).
 TEMPORARY = re.compile(r"\[(IN-USE|LOGIN-DELAY|SYS/TEMP)\]")
@@ -69,7 +77,8 @@ class Pop3:
             self.close()
             raise
         self.message_count = len(self.numbers)
-        for gone in ended.keys() - self.numbers.keys():
+        # a server that has lost all of them for a moment would give them as new the next time
+        for gone in ended.keys() - self.numbers.keys() if self.numbers else ():
             del ended[gone]
 
     def _listed(self) -> dict[str, str]:
@@ -78,13 +87,25 @@ class Pop3:
             _, lines, _ = self.client.uidl()
         except poplib.error_proto as error:
             raise Trouble(Kind.ANSWER, f"it has no UIDL, by which a message is known again: {said(error)}") from None
-        pairs = (line.decode("ascii", "backslashreplace").split(" ", 1) for line in lines)
-        return {uidl.strip(): number for number, uidl in pairs}
+        numbers: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for line in lines:
+            number, _, uidl = line.decode("ascii", "backslashreplace").strip().partition(" ")
+            if not uidl:
+                raise Trouble(Kind.ANSWER, f"it has no UIDL for message {said(number)}, by which it is known again")
+            # RFC 1939, 7: two messages that are the same may have the same, others must not; whichever, none is lost
+            numbers[f"{uidl}\n{counts[uidl]}" if counts[uidl] else uidl] = number
+            counts[uidl] += 1
+        return numbers
 
     def _came_before(self, number: str) -> bool:
         """Tell by the topmost Received field whether a message came before the first day."""
-        _, lines, _ = self.client.top(int(number), 0)
-        received = next((field for name, field in fields(b"\r\n".join(lines)) if name == b"received"), b"")
+        head = io.BytesIO()
+        for command in (f"TOP {number} 0", f"RETR {number}"):  # RFC 1939, 7: not every server has TOP
+            with suppress(poplib.error_proto):
+                self._write(command, head, HEAD_BYTES)
+                break
+        received = next((field for name, field in fields(head.getvalue()) if name == b"received"), b"")
         try:
             moment = parsedate_to_datetime(unfold(received).rpartition(b";")[2].decode("ascii", "replace"))
         except (TypeError, ValueError):  # no date is no reason to leave a message out
@@ -98,11 +119,11 @@ class Pop3:
                 if mark != OLD and self._action(Mark[mark]) == DELETE:
                     self.client.dele(int(self.numbers[uidl]))
             _, lines, _ = self.client.list()
-            sizes = dict(line.decode("ascii").split()[:2] for line in lines)
+            sizes = {number: size for number, size, *_ in ([*line.split(), b"", b""] for line in lines)}
             return [
-                Item(uidl, int(sizes[number]))
+                Item(uidl, size_of(sizes.get(number.encode())))
                 for uidl, number in self.numbers.items()
-                if uidl not in self.ended and number in sizes
+                if uidl not in self.ended
             ]
 
     def fetch(self, item: Item, file: IO[bytes], limit: int) -> bool:
@@ -111,20 +132,27 @@ class Pop3:
         Beyond ``limit`` the rest is read and left out, for the server sends all of it.
         """
         with understood():
-            # poplib's own retr() takes no line over 2048 bytes, drops line ends, and keeps all of it in memory
-            self.client._shortcmd(f"RETR {self.numbers[item.uid]}")  # type: ignore[attr-defined]  # it is private
-            source, at_line_start = self.client.file, True
-            while True:
-                piece = source.readline(PIECE_BYTES)
-                if not piece:
-                    raise EOFError("in the middle of a message")
-                if at_line_start and piece.startswith(b"."):
-                    if piece in (b".\r\n", b".\n"):
-                        return True
-                    piece = piece[1:]
-                at_line_start = piece.endswith(b"\n")
-                if file.tell() < limit:
-                    file.write(piece)
+            self._write(f"RETR {self.numbers[item.uid]}", file, limit, 2 * max(item.size, limit))
+        return True
+
+    def _write(self, command: str, file: IO[bytes], limit: int, most: int = 0) -> None:
+        """Write the first bytes of the text that answers a command; it must end after ``most``, or what all must."""
+        # poplib's own methods take no line over 2048 bytes, drop line ends, and keep all of it in memory
+        self.client._shortcmd(command)  # type: ignore[attr-defined]  # it is private
+        self.client.bounds.begin(max(most, MAX_ANSWER_BYTES))
+        at_line_start = True
+        while True:
+            piece = self.client.file.readline(PIECE_BYTES)
+            if not piece:
+                raise EOFError("in the middle of a message")
+            self.client.bounds.take(len(piece))
+            if at_line_start and piece.startswith(b"."):
+                if piece in (b".\r\n", b".\n"):
+                    return
+                piece = piece[1:]
+            at_line_start = piece.endswith(b"\n")
+            if file.tell() < limit:
+                file.write(piece)
 
     def mark(self, item: Item, mark: Mark) -> str:
         """Note that a message has ended, and delete it where that is wanted. Raises Trouble."""
@@ -152,12 +180,38 @@ class Pop3:
             self.client.close()
 
 
-def _connected(mailbox: Mailbox) -> poplib.POP3:
+class _Bounded(poplib.POP3):
+    """A connection of poplib's, whose answers have bounds: it keeps lists in memory."""
+
+    def __init__(self, *args: Any, **keys: Any) -> None:
+        self.bounds = Bounds()
+        super().__init__(*args, **keys)
+
+    def _putcmd(self, line: str) -> None:
+        self.bounds.begin()
+        super()._putcmd(line)  # type: ignore[misc]  # it is private
+
+    def _getline(self) -> tuple[bytes, int]:
+        try:
+            line, count = super()._getline()  # type: ignore[misc]  # it is private
+        except poplib.error_proto as error:
+            if error.args == ("-ERR EOF",):  # no answer is no refusal
+                raise EOFError("it hangs up") from None
+            raise Trouble(Kind.ANSWER, LONG_LINE) from None
+        self.bounds.take(count + LINE_BYTES)
+        return line, count
+
+
+class _Tls(_Bounded, poplib.POP3_SSL):
+    pass
+
+
+def _connected(mailbox: Mailbox) -> _Bounded:
     """Return a connection that is safe for a password. Raises Trouble and what understood() makes one of."""
     context = tls_context(mailbox)
     if mailbox.is_tls:
-        return poplib.POP3_SSL(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS, context=context)
-    client = poplib.POP3(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS)
+        return _Tls(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS, context=context)
+    client = _Bounded(mailbox.host, mailbox.port, timeout=TIMEOUT_SECONDS)
     try:
         if "STLS" in client.capa():
             client.stls(context)
@@ -173,17 +227,22 @@ def _connected(mailbox: Mailbox) -> poplib.POP3:
 def _log_in(client: poplib.POP3, mailbox: Mailbox, token: Callable[[str], str]) -> None:
     def with_token(word: str) -> None:
         say = client._shortcmd  # type: ignore[attr-defined]  # it is private, and poplib has no AUTH
-        say("AUTH XOAUTH2")
-        if not say(oauth.xoauth2(mailbox.login, word).decode()).startswith(b"+OK"):
-            say("")  # answers the reason of a refusal, which comes then
+        with hidden(word):
+            say("AUTH XOAUTH2")
+            if not say(oauth.xoauth2(mailbox.login, word).decode()).startswith(b"+OK"):
+                say("")  # answers the reason of a refusal, which comes then
+
+    def with_password(word: str) -> None:
+        with hidden(word):
+            client.user(mailbox.login)
+            client.pass_(word)
 
     try:
         if mailbox.grant:
             sign_in(with_token, token, poplib.error_proto)
         else:
-            client.user(mailbox.login)
-            client.pass_(mailbox.password)
+            with_password(mailbox.password)
     except poplib.error_proto as error:
         if TEMPORARY.search(str(error)):
-            raise Trouble(Kind.ANSWER, f"it says: {said(masked(str(error), mailbox.password))}") from None
+            raise Trouble(Kind.ANSWER, f"it says: {said(error)}") from None
         raise refused(mailbox, error) from None
