@@ -61,8 +61,22 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
         time.sleep(0.05)
 
 
-# Below those that the kernel gives away, and different ones for each process of pytest-xdist.
-PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+BLOCK_PORTS = 1_000  # that a process of tests has for itself
+BLOCKS = range(20_000, 32_000, BLOCK_PORTS)  # below those that the kernel gives away
+
+
+def _own_block() -> int:
+    """Return the first port of a block that no other process of tests has, for as long as this one runs."""
+    holder = socket.socket(socket.AF_UNIX)
+    for first in BLOCKS:
+        with contextlib.suppress(OSError):
+            holder.bind(f"\0mail-gateway-test-ports-{first}")  # a name that is free again when the process ends
+            holder.detach()
+            return first
+    raise AssertionError("too many tests run at the same time")
+
+
+PORTS = itertools.cycle(range(first := _own_block(), first + BLOCK_PORTS))
 
 
 def free_port() -> int:
@@ -70,7 +84,7 @@ def free_port() -> int:
     for port in PORTS:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    raise AssertionError
+    raise AssertionError  # the ports go round
 
 
 def run(*command: object, **options: Any) -> str:
