@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.admin import ask
@@ -204,8 +205,12 @@ TYPED = {
     "send-test": ["send-test", "info@example.com", "--direct"],
     "postmaster": ["postmaster", "--dry-run"],
 }
-ROWS = re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", PAGE.read_text().partition("## For programs")[2])
-DOCUMENTED = {name: has for names, has in ROWS for name in re.findall(r"`(.*?)`", names)}
+COMMAND_ROWS, PART_ROWS = (
+    re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", text)
+    for text in PAGE.read_text().partition("## For programs")[2].split("| part | has |")
+)
+DOCUMENTED = {name: has for names, has in COMMAND_ROWS for name in re.findall(r"`(.*?)`", names)}
+PARTS = {name: has for names, has in PART_ROWS for name in names.replace("`", "").split(", ")}
 
 
 def test_the_page_has_each_command_s_answer_for_programs() -> None:
@@ -221,6 +226,49 @@ def test_a_program_gets_what_the_page_says(desk: Desk, name: str) -> None:
     assert [key for key in facts if f"`{key}`" not in DOCUMENTED[name]] == []
     always = re.split(": |; with ", DOCUMENTED[name])[0]
     assert not set(re.findall("`([a-z_]+)`", always)) - facts.keys()
+
+
+def parts(facts: dict[str, Any], command: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield the name of each part of an answer, as the page has it, and its keys."""
+    for key, value in facts.items():
+        name = f"{key} of {command}" if f"{key} of {command}" in PARTS else key
+        rows = [value] if key == "record" else [*value.values()] if key == "changes" else value
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict):
+                yield name, {*row}
+                yield from parts(row, command)
+
+
+def test_each_part_of_an_answer_has_what_the_page_says(tmp_path: Path) -> None:
+    row: dict[str, Any] = {"queue_name": "deferred", "queue_id": "4Xy", "arrival_time": 1, "sender": ""}
+    row |= {"recipients": [{"address": "info@example.com"}]}
+    message = FATES[0].message(1)
+    answer = message.replace(b"Date:", b"In-Reply-To: <known@outside.test>\nDate:")
+    (tmp_path / "answer.eml").write_bytes(answer)
+    (tmp_path / "notice.eml").write_bytes(message.replace(b"info@", b"catchall@"))
+    aliases = "info@example.com,broken@example.com,catchall@example.com,old@example.com"
+    commands = [*TYPED.values(), ["trace", "outside.test"], ["held", "release", "--all"]]
+    commands += [["explain", str(path)] for path in tmp_path.glob("*.eml")]
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server.url, LOGIN="admin", ALIASES=aliases, POSTMASTER="pat@elsewhere.test")
+        desk.program("postqueue", f"echo '{json.dumps(row)}'")
+        for number in (0, 2, 4):
+            desk.deliver(FATES[number], number)
+        desk.gateway.run("--queue-id=jobs.0123456789ab", "info@example.com", message=answer, PASSWORD="an old key")
+        desk.gateway.command()
+        lost, known = server.search("mail.message", [["message_id", "like", "@outside.test"]], "message_id")
+        server.call("mail.message", "unlink", [lost["id"]])
+        doubled = {"message_id": known["message_id"], "model": "crm.lead", "res_id": 1, "body": "again"}
+        server.call("mail.message", "create", doubled)
+        found: dict[str, list[set[str]]] = {}
+        for words in commands:
+            for name, keys in parts(desk.facts(*words), " ".join(words[:2] if words[0] == "held" else words[:1])):
+                found.setdefault(name, []).append(keys)
+    assert found.keys() == PARTS.keys()
+    for name, has in PARTS.items():
+        always, every = (set(re.findall("`([a-z_]+)`", text)) for text in (has.partition(";")[0], has))
+        assert set.intersection(*found[name]) == always, name
+        assert set.union(*found[name]) == every, name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
