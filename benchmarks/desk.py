@@ -32,7 +32,8 @@ def main() -> int:
         gateway = Gateway(Path(name), URL=server.url, LOGIN="2", PASSWORD=PASSWORD)
         gateway.command()  # writes the settings
         fill(gateway)
-        return report(AUDIT.row(seconds(gateway, "audit")), ADDRESSES.row(seconds(gateway, "addresses")), is_firm=False)
+        is_missed = report(AUDIT.row(seconds(gateway, "audit")))
+        return report(ADDRESSES.row(seconds(gateway, "addresses")), is_firm=False) or is_missed
 
 
 def world() -> dict[str, Any]:

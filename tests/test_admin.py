@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from admin_page import examples
@@ -18,7 +19,9 @@ from support.journal import execute
 from support.mail_database_server import PASSWORD, ROOT, served
 
 from mailgate import journal
+from mailgate.admin import mta
 from mailgate.admin.__main__ import COMMANDS, parser
+from mailgate.admin.desk import moment
 from mailgate.settings import build
 
 by_fate = pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name)
@@ -62,8 +65,8 @@ def test_trace_tells_programs_the_same(desk: Desk, fate: Fate) -> None:
         (["sales@example.net"], ["redirected"]),
         (["office", "out"], ["null"]),
         (["ann@", "--ending", "too_large"], ["large"]),
-        (["ann@"], ["delivered", "held", "large", "password", "unknown"]),
-        (["ann@", "--since", "1d"], ["delivered", "held", "large", "password", "unknown"]),
+        (["ann@"], ["large", "password", "held", "unknown", "delivered"]),  # the newest first
+        (["ann@", "--since", "1d"], ["large", "password", "held", "unknown", "delivered"]),
         (["ann@", "--since", "2099-01-01"], []),
         (["100%"], []),
         (["_held"], []),
@@ -72,8 +75,22 @@ def test_trace_tells_programs_the_same(desk: Desk, fate: Fate) -> None:
 def test_a_mail_is_found_by_what_is_known_of_it(desk: Desk, arguments: list[str], names: list[str]) -> None:
     screen = desk.run("trace", "--json", *arguments)
     assert screen.status == (0 if names else 1)
-    found = {story["message_id"] for story in json.loads(screen.out)["messages"]}
-    assert found == {f"<{name}@outside.test>" for name in names}
+    found = [story["message_id"] for story in json.loads(screen.out)["messages"]]
+    assert found == [f"<{name}@outside.test>" for name in names]
+
+
+def test_the_mail_server_s_half_is_in_journald_where_no_file_has_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "http://127.0.0.1:9")
+    line = "2026-11-30T09:00:01+0000 mx postfix/qmgr[7]: 4Xjournald: removed"
+    desk.program("journalctl", f"echo \"$*\" > {tmp_path}/arguments\necho '{line}'")
+    result = desk.gateway.run("--queue-id=4Xjournald", "info@example.com", message=FATES[0].message(0), MAX_SIZE=100)
+    assert result.facts["outcome"] == "too_large"
+    (story,) = desk.facts("trace", "4Xjournald")["messages"]
+    assert story["mail_server"] == [line]
+    assert line in " ".join(desk.run("trace", "4Xjournald").out.split())
+    first = f"{story['attempts'][0]['at'] - mta.BEFORE_SECONDS:.0f}"
+    words = f"--quiet --no-pager --output=short-iso --since=@{first} --facility=mail --grep=4Xjournald\n"
+    assert (tmp_path / "arguments").read_text() == words
 
 
 def test_the_screen_fits_80_columns_and_has_nothing_of_a_stranger_that_a_terminal_acts_on(desk: Desk) -> None:
@@ -190,8 +207,12 @@ TYPED = {
     "send-test": ["send-test", "info@example.com", "--direct"],
     "postmaster": ["postmaster", "--dry-run"],
 }
-ROWS = re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", PAGE.read_text().partition("## For programs")[2])
-DOCUMENTED = {name: has for names, has in ROWS for name in re.findall(r"`(.*?)`", names)}
+COMMAND_ROWS, PART_ROWS = (
+    re.findall(r"(?m)^\| (`[a-z].*?) \| (.*) \|$", text)
+    for text in PAGE.read_text().partition("## For programs")[2].split("| part | has |")
+)
+DOCUMENTED = {name: has for names, has in COMMAND_ROWS for name in re.findall(r"`(.*?)`", names)}
+PARTS = {name: has for names, has in PART_ROWS for name in names.replace("`", "").split(", ")}
 
 
 def test_the_page_has_each_command_s_answer_for_programs() -> None:
@@ -207,6 +228,49 @@ def test_a_program_gets_what_the_page_says(desk: Desk, name: str) -> None:
     assert [key for key in facts if f"`{key}`" not in DOCUMENTED[name]] == []
     always = re.split(": |; with ", DOCUMENTED[name])[0]
     assert not set(re.findall("`([a-z_]+)`", always)) - facts.keys()
+
+
+def parts(facts: dict[str, Any], command: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield the name of each part of an answer, as the page has it, and its keys."""
+    for key, value in facts.items():
+        name = f"{key} of {command}" if f"{key} of {command}" in PARTS else key
+        rows = [value] if key == "record" else [*value.values()] if key == "changes" else value
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict):
+                yield name, {*row}
+                yield from parts(row, command)
+
+
+def test_each_part_of_an_answer_has_what_the_page_says(tmp_path: Path) -> None:
+    row: dict[str, Any] = {"queue_name": "deferred", "queue_id": "4Xy", "arrival_time": 1, "sender": ""}
+    row |= {"recipients": [{"address": "info@example.com"}]}
+    message = FATES[0].message(1)
+    answer = message.replace(b"Date:", b"In-Reply-To: <known@outside.test>\nDate:")
+    (tmp_path / "answer.eml").write_bytes(answer)
+    (tmp_path / "notice.eml").write_bytes(message.replace(b"info@", b"catchall@"))
+    aliases = "info@example.com,broken@example.com,catchall@example.com,old@example.com"
+    commands = [*TYPED.values(), ["trace", "outside.test"], ["held", "release", "--all"]]
+    commands += [["explain", str(path)] for path in tmp_path.glob("*.eml")]
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server.url, LOGIN="admin", ALIASES=aliases, POSTMASTER="pat@elsewhere.test")
+        desk.program("postqueue", f"echo '{json.dumps(row)}'")
+        for number in (0, 2, 4):
+            desk.deliver(FATES[number], number)
+        desk.gateway.run("--queue-id=jobs.0123456789ab", "info@example.com", message=answer, PASSWORD="an old key")
+        desk.gateway.command()
+        lost, known = server.search("mail.message", [["message_id", "like", "@outside.test"]], "message_id")
+        server.call("mail.message", "unlink", [lost["id"]])
+        doubled = {"message_id": known["message_id"], "model": "crm.lead", "res_id": 1, "body": "again"}
+        server.call("mail.message", "create", doubled)
+        found: dict[str, list[set[str]]] = {}
+        for words in commands:
+            for name, keys in parts(desk.facts(*words), " ".join(words[:2] if words[0] == "held" else words[:1])):
+                found.setdefault(name, []).append(keys)
+    assert found.keys() == PARTS.keys()
+    for name, has in PARTS.items():
+        always, every = (set(re.findall("`([a-z_]+)`", text)) for text in (has.partition(";")[0], has))
+        assert set.intersection(*found[name]) == always, name
+        assert set.union(*found[name]) == every, name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
@@ -274,12 +338,28 @@ def test_today_lists_what_waits_for_us_by_its_recipient_or_its_queue_id(tmp_path
     assert (desk.run("today").status, desk.facts("today")["waiting"]) == (0, [])
 
 
+def test_today_tells_yesterday_apart_and_shows_first_what_fails_most_and_longest(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "http://127.0.0.1:9")
+    for name, size in {"old": 90, "new": 80, "one": 100, "two": 100}.items():
+        message = f"Message-ID: <{name}@outside.test>\n\n{'x' * 100}\n".encode()
+        result = desk.gateway.run(f"--queue-id={name}", "info@example.com", message=message, MAX_SIZE=size)
+        assert result.facts["outcome"] == "too_large"
+    execute(desk.gateway.settings["JOURNAL"], "update attempt set at = at - 86400 where queue_id = 'old'")
+    facts = desk.facts("today")
+    assert (facts["today"], facts["yesterday"]) == ({"too_large": 3}, {"too_large": 1})
+    failing = [(row["cause"], row["messages"]) for row in facts["failing"]]
+    assert failing == [("more than 100 bytes", 2), ("more than 90 bytes", 1), ("more than 80 bytes", 1)]
+    assert re.search(r"(?m)^too_large +3 +1$", desk.run("today").out)
+
+
 def test_held_mail_is_listed_with_its_cause_and_shown(desk: Desk) -> None:
     (held,) = json.loads(desk.run("held", "list", "--json").out)["held"]
     assert held["cause"] == "fault 1: ValueError: Invalid field 'colour' in 'crm.lead'"
     shown = desk.run("held", "show", held["name"][:20])
     assert shown.status == 0
-    assert "words" in shown.out
+    lines = [re.sub("  +", " ", line).rstrip() for line in shown.out.splitlines()]
+    has = {f"Since {moment(held['since'])}", f"Cause {held['cause']}", "Subject: =?utf-8?q?St=C3=BChle?=", "words"}
+    assert has <= {*lines}
 
 
 def test_an_audit_names_what_is_lost_and_doubled_and_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import socketserver
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from support.gateway import ENVIRONMENT, SETTINGS, coverage_environment, write_s
 from support.mail_database_server import Server, served
 from support.mta import EXIM, PYTHON, free_port
 from support.odoo.server import Odoo, new_user
+from support.odoo.world import before
 from support.service import Service, running
 
 from mailgate.admin.check import CHECKS
@@ -551,6 +553,12 @@ def test_where_the_mail_of_a_domain_goes_is_told(
     assert status == (1 if state == "bad" else 0)
 
 
+def store(server: Server) -> list[str]:
+    """Return all that is in a database, as SQL."""
+    with contextlib.closing(sqlite3.connect(server.store.removeprefix("sqlite:///"))) as connection:
+        return [*connection.iterdump()]
+
+
 RIGHT: dict[str, Break] = {
     "as it is": setting(),
     "TLS": tls(100),
@@ -574,10 +582,12 @@ RIGHT: dict[str, Break] = {
 
 
 @pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT)
-def test_in_a_right_set_up_nothing_is_bad(set_up: SetUp, change: Break) -> None:
+def test_in_a_right_set_up_nothing_is_bad_and_nothing_is_left_in_the_database(set_up: SetUp, change: Break) -> None:
     change(set_up)
+    stored = store(set_up.right)
     status, facts, said = set_up.check()
     assert (status, of_state(facts, "bad"), said) == (0, [], ""), facts
+    assert store(set_up.right) == stored
 
 
 def test_what_stands_on_a_fault_is_left_out_and_all_else_is_told(set_up: SetUp) -> None:
@@ -718,7 +728,9 @@ def checked(set_up: SetUp) -> Callable[[Odoo, str, dict[str, Any]], list[str]]:
     def check(odoo: Odoo, name: str, settings: dict[str, Any]) -> list[str]:
         own = {"URL": odoo.url, "DATABASE": odoo.database, "LOGIN": odoo.login, "PASSWORD": odoo.password}
         set_up.settings = right | own | settings
+        there = before(odoo)
         status, facts, said = set_up.check()
+        assert before(odoo) == there, f"{name}: it has left something"
         found = of_state(facts, "bad")
         assert (status, said) == (bool(found), ""), name
         unknown = [each["sentence"] for each in facts["findings"] if each["state"] == "unknown"]

@@ -311,6 +311,7 @@ def run(gateway: Gateway, *arguments: str, message: bytes = b"", status: int | N
     )
     assert finished.returncode in ((0, 1) if status is None else (status,)), finished.stderr
     screen = finished.stdout.decode()
+    assert "s3cret" not in screen + finished.stderr.decode()
     assert all(len(line) <= 80 for line in screen.splitlines()) or "--json" in arguments
     return " ".join((screen + finished.stderr.decode()).split())
 

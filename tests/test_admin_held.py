@@ -1,10 +1,13 @@
 """The desk's held: what it shows, what it gives to the database once, and what it does by hand."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
+import pty
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +20,7 @@ import pytest
 from support import desk as cast
 from support.desk import Screen
 from support.endpoint import Endpoint, fault, returns
-from support.gateway import ENVIRONMENT, PROGRAM
+from support.gateway import ENVIRONMENT, PROGRAM, coverage_environment
 from support.journal import age, execute
 from support.mail_database_server import ROOT, Server, served
 
@@ -88,6 +91,26 @@ def test_what_is_held_is_delivered_once_and_its_file_goes(desk: Desk, database: 
     assert (rest.status, rest.out.splitlines()[:2]) == (0, ["2 of 2 released.", "  delivered: 2"])
     assert (subjects(database), desk.files) == (["mail-0", "mail-1", "mail-2"], [])
     assert desk.run("held", "release", "--all") == Screen(0, "Nothing is held that this names.\n", "")
+
+
+def test_a_terminal_has_colour_and_a_progress_bar_and_nothing_else_has(desk: Desk) -> None:
+    desk.send()
+    words = ("held", "release", "--all")
+    screen = desk.run(*words)
+    assert ("\x1b" in screen.out + screen.err, "Releasing" in screen.err) == (False, False)
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        desk.command(*words), stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, cwd=ROOT,
+        env=ENVIRONMENT | coverage_environment() | {"TERM": "xterm"},
+    ):  # fmt: skip
+        os.close(terminal)
+        seen = b""
+        with contextlib.suppress(OSError):  # which is how Linux tells that the other end is closed
+            while more := os.read(controller, 4096):
+                seen += more
+    os.close(controller)
+    assert re.search(rb"Releasing .*\x1b\[.*100%", seen)
+    assert b"\x1b[31m" in seen.partition(b"0 of 1 released.")[2]
 
 
 def test_a_subject_that_nobody_can_decode_is_held_and_shown(desk: Desk) -> None:

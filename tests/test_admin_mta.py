@@ -71,6 +71,27 @@ def test_what_waits_is_shown_with_its_reason_and_is_not_lost(mta: Mta) -> None:
         database.close()
 
 
+def test_a_test_goes_through_postfix_to_its_record_which_is_removed(tmp_path: Path) -> None:
+    with (
+        served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server,
+        sink() as bounces,
+        started(Postfix, bounces, PIPE) as mta,
+    ):
+        mta.settings(URL=server.url)
+        there = server.search("crm.lead", [], "id")
+        place = f"127.0.0.1:{mta.port}"
+        done = ask(mta.env_file, "send-test", "info@example.com", "--smtp", place, "--remove", "--json", python=PYTHON)
+        facts = json.loads(done.stdout)
+        record = f"crm.lead {facts['record']['id']}"
+        assert [(leg["what"], leg["how"]) for leg in facts["legs"]] == [
+            ("the mail server", "took it"),
+            ("the gateway", "delivered"),
+            ("all", f"it is on {record}"),
+        ]
+        assert (done.returncode, facts["removed"]) == (0, f"{record} is removed.")
+        assert server.search("crm.lead", [], "id") == there
+
+
 POISON = Mail(body=b"poison\r\n", records=(), held=1)
 
 

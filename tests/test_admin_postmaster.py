@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.desk import Desk
+from support.desk import FATES, WORLD, Desk
 from support.endpoint import Endpoint, fault
+from support.mail_database_server import served
 
 
 @pytest.fixture
@@ -80,6 +81,21 @@ def test_what_waits_for_us_and_for_long_is_told(desk: Desk, hours: int, recipien
     status, out = run(desk)
     assert (status, len(mails(desk)), "1: 4.4.1 no answer" in out) == (is_told, is_told, is_told)
     assert ("1 message waits in the mail server's queue" in out) is is_told
+
+
+def test_what_is_lost_or_doubled_is_told(tmp_path: Path) -> None:
+    with served(f"sqlite:///{tmp_path}/mail.db", WORLD) as server:
+        desk = Desk(tmp_path, server.url, POSTMASTER="joe@outside.test")
+        desk.program("postqueue", "")
+        for number, name in enumerate(["one", "two", "three"]):
+            desk.deliver(FATES[0]._replace(name=name, sender=f"{name}@outside.test"), number)
+        *lost, last = server.search("mail.message", [["message_id", "like", "@outside.test"]], "message_id", "res_id")
+        server.call("mail.message", "unlink", [row["id"] for row in lost])
+        values = {"message_id": last["message_id"], "model": "crm.lead", "res_id": last["res_id"], "body": "words"}
+        server.call("mail.message", "create", values)
+        told = ["2 messages are lost, 1 doubled: mail-gateway-admin audit"]
+        told += [f"  <{name}@outside.test>" for name in ("two", "one", "three")]  # the newest first; doubled ones last
+        assert run(desk, "--dry-run") == (1, "\n".join(["Would tell joe@outside.test:", *told, ""]))
 
 
 @pytest.mark.parametrize("address", [None, "info@example.com", "-f@outside.test", "joe", "joe@x y"])

@@ -133,13 +133,14 @@ def copies(gateway: Gateway) -> list[Path]:
     return [*gateway.folder.glob("held/watched/new/*")]
 
 
-def test_the_next_mail_to_catchall_is_shown_and_the_database_has_it(gateway: Gateway) -> None:
+@pytest.mark.parametrize("name", ["catchall", "bounce"])
+def test_the_next_mail_to_catchall_or_bounce_is_shown_and_the_database_has_it(gateway: Gateway, name: str) -> None:
+    message = MAIL.replace(b"catchall@", f"{name}@".encode()).replace(b"<1@", f"<{name}@".encode())
     with watching(gateway) as process:
-        assert (
-            gateway.run("info@company.test", message=b"Subject: https://elsewhere.test\n\nx\n").ending[2] == "delivered"
-        )
+        other = f"Subject: https://elsewhere.test\n\n{name}\n".encode()
+        assert gateway.run("info@company.test", message=other).ending[2] == "delivered"
         assert not copies(gateway)
-        ending = gateway.run("--sender=no-reply@provider.test", "catchall@company.test", message=MAIL).ending
+        ending = gateway.run("--sender=no-reply@provider.test", f"{name}@company.test", message=message).ending
         assert ending == (0, "2.0.0", "accepted")
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -1,5 +1,6 @@
 """A real Odoo 14, the gateway in front by its ways, and the desk beside it."""
 
+import json
 import re
 import uuid
 import xmlrpc.client
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import requests
 from support.admin import ask, facts
 from support.gateway import Gateway
 from support.odoo.server import Odoo
@@ -150,6 +152,23 @@ def test_what_makes_a_notice_or_a_bounce_is_accepted(odoo14: Odoo, delivered: De
     assert (found["outcome"], found["cause"]) == ("accepted", "")
 
 
+def leads_to(odoo: Odoo, url: str) -> str:
+    """Return where a person who is logged in gets by a link."""
+    login = {"db": odoo.database, "login": odoo.login, "password": odoo.password}
+    with requests.Session() as browser:
+        browser.post(f"{odoo.url}/web/session/authenticate", json={"params": login}).raise_for_status()
+        return browser.get(url, allow_redirects=False).headers["Location"]
+
+
+def test_a_test_s_record_is_removed_when_that_is_said(odoo14: Odoo, gateway: Gateway) -> None:
+    gateway.command()  # writes the settings
+    for words, is_there in (["--direct"], True), (["--direct", "--remove"], False):
+        found = json.loads(ask(gateway.env_file, "send-test", INFO, *words, "--json").stdout)
+        number = found["record"]["id"]
+        assert found["removed"] == ("" if is_there else f"crm.lead {number} is removed.")
+        assert bool(odoo14.search("crm.lead", [("id", "=", number)], "name")) == is_there
+
+
 def test_the_desk_finds_what_has_arrived_and_what_has_not(
     odoo14: Odoo, gateway: Gateway, delivered: Delivered, ours: Thread
 ) -> None:
@@ -161,6 +180,7 @@ def test_the_desk_finds_what_has_arrived_and_what_has_not(
     (story,) = facts(gateway.env_file, "trace", message_id(lead))["messages"]
     (record,) = story["records"]
     assert (record["model"], record["name"], story["ending"]) == ("crm.lead", "Forty chairs", "delivered")
+    assert f"model=crm.lead&id={record['id']}&" in leads_to(odoo14, record["url"])
     (story,) = facts(gateway.env_file, "trace", message_id(answer))["messages"]
     assert [(each["model"], each["id"]) for each in story["records"]] == [("crm.lead", ours.lead)]
     found = facts(gateway.env_file, "audit")

@@ -4,6 +4,7 @@ They ask the service, or they have a list of the database's addresses that the d
 """
 
 import itertools
+import json
 import smtplib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from support.admin import ask
 from support.endpoint import Endpoint, returns
 from support.mail_database_server import Server, served
-from support.mta import LIST, LMTP, PIPE, PYTHON, Exim, Mta, Postfix, started, wait_until
+from support.mta import LIST, LMTP, PIPE, PYTHON, Exim, Mta, Postfix, run, started, wait_until
 from support.smtp_sink import sink
 
 pytestmark = pytest.mark.mta
@@ -153,3 +154,27 @@ def test_a_list_refuses_who_is_unknown_and_nobody_else_whatever_fails(
     if isinstance(mta, Postfix):
         mta.reload()
     assert {answer(mta, address)[0] for address in known} <= {421, 451}
+
+
+# --- redirections ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Postfix, Exim], ids=lambda kind: kind.name)
+def test_the_redirections_that_the_desk_has_written_are_taken_and_no_others(kind: type[Mta], tmp_path: Path) -> None:
+    world = json.loads(json.dumps(WORLD).replace("example.com", "company.test"))
+    with (
+        served(f"sqlite:///{tmp_path}/mail.db", world) as database,
+        sink() as bounces,
+        started(kind, bounces, PIPE) as mta,
+    ):
+        mta.settings(URL=database.url, ALIAS_DOMAINS="company.test")
+        name = "conf/mail-gateway/virtual" if kind is Postfix else "exim/mail-gateway/redirections"
+        (mta.folder / name).unlink()  # which was typed
+        words = ("redirections", "--to", "example.com", "--format", kind.name, "--output", mta.folder / name)
+        assert ask(mta.env_file, *words, python=PYTHON, folder=mta.program.parent).returncode == 0
+        if isinstance(mta, Postfix):
+            run("postconf", "-c", mta.config, "-e", "local_recipient_maps = $alias_maps")  # else anybody is taken
+            mta.reload()
+        taken = ("info", "jobs", "catchall", "bounce", "bounce+12-crm.lead-1", "notifications")
+        codes = {name: answer(mta, f"{name}@company.test")[0] for name in (*taken, "nobody")}
+        assert codes == {**dict.fromkeys(taken, 250), "nobody": 550}
