@@ -82,6 +82,7 @@ class SetUp:
             (folder / name).mkdir(mode=0o700)
         self.instead: dict[tuple[str, str], Answer] = {}  # as Between has it
         self.ahead = 0.0
+        self.announced = http(100)  # what is said to who announces a large call
         self.host = "127.0.0.1"
         self.days: int | None = None  # for which the certificate is good; without, no TLS
         self.name = "127.0.0.1"  # for which it is
@@ -122,7 +123,7 @@ class SetUp:
             if self.world != WORLD:
                 server = self.running.enter_context(served(f"sqlite:///{self.folder}/database", self.world, KEY))
             between = Between(server.url, self.instead, self.certificate() if self.days else None)
-            between.ahead = self.ahead
+            between.ahead, between.expected = self.ahead, self.announced
             self.running.callback(between.close)
             self.settings.setdefault("URL", between.url.replace("127.0.0.1", self.host))
             self.write()
@@ -370,6 +371,7 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "a loop threshold of 0": ("loops", parameter("mail.gateway.loop.threshold", "0")),
     "a loop window of 0": ("loops", parameter("mail.gateway.loop.minutes", "0")),
     "Odoo fetches the same mail": ("fetchmail", answer("fetchmail.server", "search_read", returns([SERVER]))),
+    "a proxy that takes small calls only": ("proxy", lambda set_up: setattr(set_up, "announced", http(413))),
     "more than Odoo takes": ("size", setting(MAX_SIZE=MAX_SIZE + 1)),
     "no hold folder": ("hold", setting(HOLD=None)),
     "a link in the hold folder": ("hold", link_in_hold),
@@ -588,6 +590,20 @@ def test_in_a_right_set_up_nothing_is_bad_and_nothing_is_left_in_the_database(se
     status, facts, said = set_up.check()
     assert (status, of_state(facts, "bad"), said) == (0, [], ""), facts
     assert store(set_up.right) == stored
+
+
+@pytest.mark.parametrize(
+    ("announced", "state"),
+    [(http(100), "good"), (http(200), "unknown"), (b"", "unknown"), (b"x" * 10_000, "unknown"), (b"\0\n", "unknown")],
+    ids=["100", "200", "silent", "no line", "no HTTP"],
+)
+def test_what_a_proxy_lets_through_is_asked_before_anything_is_sent(
+    set_up: SetUp, announced: bytes, state: str
+) -> None:
+    set_up.announced = announced
+    status, facts, _ = set_up.check()
+    assert status == 0
+    assert "proxy" in of_state(facts, state)
 
 
 def test_what_stands_on_a_fault_is_left_out_and_all_else_is_told(set_up: SetUp) -> None:

@@ -129,6 +129,7 @@ class Endpoint:
         self.inquiry: Answer = fault(4, "not allowed")  # to where it has a message, and whose mail an alias takes
         self.requests: list[Request] = []
         self.on_head: Callable[[int], None] = lambda size: None  # when a request's header has come, not its body
+        self.expected = http(100)  # what is said to who announces a body (RFC 9110, 10.1.1)
         self.connections = 0
         self.closed = threading.Semaphore(0)  # released by each connection at its end
         self._listener = socket.create_server(("127.0.0.1", port), backlog=50)
@@ -176,7 +177,7 @@ class Endpoint:
             try:
                 if self._tls:
                     connection = closing.enter_context(self._tls.wrap_socket(connection, server_side=True))
-                while request := _read(connection, self.on_head):
+                while request := _read(connection, self.on_head, self.expected):
                     self.requests.append(request)
                     answer = self._answer(request)
                     if callable(answer):
@@ -189,7 +190,7 @@ class Endpoint:
                 pass
 
 
-def _read(connection: socket.socket, on_head: Callable[[int], None]) -> Request | None:
+def _read(connection: socket.socket, on_head: Callable[[int], None], expected: bytes) -> Request | None:
     data = bytearray()
     while b"\r\n\r\n" not in data:
         received = connection.recv(65536)
@@ -201,6 +202,8 @@ def _read(connection: socket.socket, on_head: Callable[[int], None]) -> Request 
     headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
     body, size = bytearray(rest), int(headers.get("content-length", 0))
     on_head(size)
+    if "expect" in headers:
+        connection.sendall(expected)
     while len(body) < size:
         received = connection.recv(65536)
         if not received:

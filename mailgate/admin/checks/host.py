@@ -20,10 +20,6 @@ def _size(site: Site) -> Iterable[Finding]:
         yield good(f"The gateway takes mail of up to {size:,} bytes, Odoo of {settings.MAX_SIZE:,}.")
 
 
-def _proxy(site: Site) -> Iterable[Finding]:
-    yield unknown("How much a proxy before Odoo lets through can't be told (nginx: client_max_body_size 128m).")
-
-
 def _hold(site: Site) -> Iterable[Finding]:
     folder = site.settings.hold
     if not folder:
@@ -108,7 +104,6 @@ def _service(site: Site) -> Iterable[Finding]:
 
 CHECKS = {
     "size": Check(_size),
-    "proxy": Check(_proxy),
     "hold": Check(_hold),
     "journal": Check(_journal),
     "service": Check(_service),

@@ -1,14 +1,17 @@
 """The way to the database: name, connection, certificate, an answer, its version; then database, login and key."""
 
+import contextlib
 import email.utils
+import http
 import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 from mailgate import values
 from mailgate.admin.checks import Check, Finding, Site, bad, good, named, unknown, why
@@ -21,6 +24,9 @@ MAX_CLOCK_SECONDS = 60.0
 FIRST_RELEASE, LAST_RELEASE = 14, 19  # with which the gateway was tried
 WITHOUT_XMLRPC = 22  # autumn 2028
 KEY = re.compile("[0-9a-f]{40}")  # how Odoo, 14 to 19, writes its API keys
+LARGEST_CALL_RATIO, CALL_BYTES = 4 / 3, 4096  # of a mail in base64, and what stands around it
+ANNOUNCED_SECONDS = 3.0  # for an answer to what is announced
+STATUS_LINE_BYTES = 200
 READ_TIMEOUT = 120.0  # Odoo's limit_time_real: until then a call may be at work
 
 
@@ -62,6 +68,16 @@ def _connection(site: Site) -> Iterable[Finding]:
 
 def _connect(site: Site) -> socket.socket:
     return socket.create_connection((site.host, site.port), timeout=site.client.settings.connect_timeout)
+
+
+@contextlib.contextmanager
+def _connected(site: Site) -> Iterator[socket.socket]:
+    """Have a connection that a request may go over. Raises OSError."""
+    with contextlib.ExitStack() as closing:
+        connection = closing.enter_context(_connect(site))
+        if site.is_tls:
+            connection = closing.enter_context(site.tls().wrap_socket(connection, server_hostname=site.host))
+        yield connection
 
 
 def _handshake(site: Site) -> dict[str, Any]:
@@ -188,6 +204,39 @@ def _read_timeout(site: Site) -> Iterable[Finding]:
         yield good(f"The gateway waits for an answer longer ({seconds:.0f} s) than Odoo works on one, as a rule.")
 
 
+def _proxy(site: Site) -> Iterable[Finding]:
+    """Yield whether a call with the largest mail is let through, as it is announced: nothing is sent."""
+    size = LARGEST_CALL_RATIO * site.settings.max_size + CALL_BYTES
+    status = _status_of_announced(site, int(size))
+    if status == http.HTTPStatus.CONTINUE:
+        yield good(f"A call of {size:,.0f} bytes, which the largest mail makes, is let through.")
+    elif status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        yield bad(
+            f"A call of {size:,.0f} bytes, which the largest mail makes, is too large for what answers (413).",
+            "A higher limit in the proxy before Odoo (nginx: client_max_body_size 128m), or a lower MAX_SIZE here.",
+        )
+    else:
+        yield unknown("How much a proxy before Odoo lets through can't be told (nginx: client_max_body_size 128m).")
+
+
+def _status_of_announced(site: Site, size: int) -> int:
+    """Return what is answered to a call that would have so many bytes (RFC 9110, 10.1.1), 0 for nothing."""
+    url = urlsplit(site.settings.url)
+    head = (
+        f"POST {url.path}/xmlrpc/2/object HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: text/xml\r\n"
+        f"Content-Length: {size}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
+    try:
+        with _connected(site) as connection:
+            connection.settimeout(ANNOUNCED_SECONDS)
+            connection.sendall(head.encode("ascii"))
+            said = connection.makefile("rb").readline(STATUS_LINE_BYTES)
+    except (OSError, UnicodeError):
+        return 0
+    found = re.match(rb"HTTP/1\.[01] ([1-5]\d\d)\b", said)
+    return int(found[1]) if found else 0
+
+
 def _database(site: Site) -> Iterable[Finding]:
     name = site.settings.database
     try:
@@ -277,6 +326,7 @@ CHECKS = {
     "clock": Check(_clock, ("answer",)),
     "version": Check(_version, ("answer",)),
     "protocol": Check(_protocol, ("version",)),
+    "proxy": Check(_proxy, ("answer",)),
     "database": Check(_database, ("answer",)),
     "login": Check(_login, ("database",)),
     "key": Check(_key, ("login",)),
