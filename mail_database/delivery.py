@@ -45,8 +45,7 @@ def process(
     message = parse(raw)
     if strip_attachments:
         message = message._replace(attachments=())
-    if not message.message_id:  # it can't be recognised later
-        message = message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
+    message = _known_by_id(message)
     # A report may name thousands, so it is read before the transaction: others wait for that.
     with transaction(engine, reads=True) as store:
         at_bounce_address = is_at_bounce_address(store, message)
@@ -65,6 +64,29 @@ def process(
             notices.tell(store, message, notice, user_id)
             store.set_alias_status(error.alias["id"], "invalid")
         raise
+
+
+def place(engine: sa.Engine, key: int, model: str, record_id: int | None) -> int | None:
+    """Put a message that is placed nowhere on a record, a new one where none is named, and return the record's id.
+
+    Returns None where the message is placed already, or gone. Raises Fault for a record or a model that takes none.
+    """
+    with transaction(engine, reads=True) as store:
+        row = next(iter(store.unplaced(key)), None)
+    if not row:
+        return None
+    message = _known_by_id(parse(row["original"]))
+    with transaction(engine) as store:
+        if model not in MODELS or (record_id and not store.record(model, record_id)):
+            raise Fault(2, f"Record does not exist or has been deleted.\n(Record: {model}({record_id or ''},))")
+        if not store.take_unplaced(key):
+            return None
+        return _post(store, in_whose_name(store, message), Route(model, record_id))
+
+
+def _known_by_id(message: Message) -> Message:
+    """Return a message that can be recognised later: with an id, where it has none."""
+    return message if message.message_id else message._replace(message_id=f"<{uuid.uuid4()}@localhost>")
 
 
 class Misconfigured(Fault):

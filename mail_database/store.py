@@ -458,6 +458,10 @@ class Store:
         too_many = unplaced.c.bytes_so_far <= total - MAX_UNPLACED_BYTES
         self._connection.execute(unplaced.delete().where(sa.or_(too_old, too_many)))
 
+    def take_unplaced(self, key: int) -> bool:
+        """Forget a message that was placed nowhere, and tell whether it was there."""
+        return bool(self._connection.execute(unplaced.delete().where(unplaced.c.id == key)).rowcount)
+
     def count_unplaced(self) -> int:
         """Return how many messages are placed nowhere."""
         return self._count(unplaced)

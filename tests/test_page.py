@@ -56,6 +56,9 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/failures",
         "/unplaced",
         "/unplaced/<int(max=4611686018427387904):key>",
+        "/unplaced/<int(max=4611686018427387904):key>/original",
+        "/unplaced/<int(max=4611686018427387904):key>/place",
+        "/unplaced/<int(max=4611686018427387904):key>/text",
     }
 
 
@@ -243,9 +246,50 @@ def test_what_is_placed_nowhere_is_listed_with_its_reason_and_can_be_saved(
     page = reader.get(f"{server.url}/unplaced").text
     assert "chairs nowhere" in page
     assert "there is no sender to be told" in page
-    answer = reader.get(server.url + re.findall(r"/unplaced/\d+", page)[0])
+    place = server.url + re.findall(r"/unplaced/\d+", page)[0]
+    assert "there is no sender to be told" in reader.get(place).text
+    assert "Forty chairs" in reader.get(f"{place}/text").text
+    answer = reader.get(f"{place}/original")
     assert answer.content == raw
     assert answer.headers["Content-Disposition"].startswith("attachment")
+
+
+def unplaced(server: Server, reader: requests.Session, name: str) -> str:
+    """Return the page of a message that is placed nowhere."""
+    server.deliver(mail(name, to="catchall@mail.company-name.com", fields="Return-Path: <>\r\n"))
+    return server.url + re.findall(r"/unplaced/\d+", reader.get(f"{server.url}/unplaced").text)[0]
+
+
+def test_what_is_placed_nowhere_is_put_on_a_record_or_made_one(server: Server, reader: requests.Session) -> None:
+    number = server.deliver(mail("known"))
+    for name, record in ("put", str(number)), ("made", ""):
+        place = unplaced(server, reader, name)
+        fields = form(reader, place) | {"model": "crm.lead", "record": record}
+        answer = reader.post(f"{place}/place", data=fields)
+        assert answer.status_code == 200
+        found = server.search("mail.message", [("message_id", "=", f"<{name}@outside.test>")], "model", "res_id")
+        assert [row["model"] for row in found] == ["crm.lead"]
+        assert (found[0]["res_id"] == number) == (name == "put")
+        assert answer.url == f"{server.url}/records/crm.lead/{found[0]['res_id']}"
+        assert reader.get(place).status_code == 404
+        again = reader.post(f"{place}/place", data=fields)
+        assert again.url == f"{server.url}/unplaced"
+        assert len(server.search("mail.message", [("message_id", "=", f"<{name}@outside.test>")], "id")) == 1
+        assert server.deliver(mail(name)) is False  # it is known, as before
+
+
+@pytest.mark.parametrize(
+    ("model", "record"),
+    [("crm.lead", "99999"), ("crm.lead", "x"), ("crm.lead", "-1"), ("crm.lead", "9" * 30), ("ir.model", "1"), ("", "")],
+)
+def test_a_record_that_is_not_there_takes_nothing(
+    server: Server, reader: requests.Session, model: str, record: str
+) -> None:
+    place = unplaced(server, reader, f"wrong{model}{record}")
+    answer = reader.post(f"{place}/place", data=form(reader, place) | {"model": model, "record": record})
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert reader.get(place).status_code == 200
 
 
 def test_pictures_from_elsewhere_wait_until_they_are_asked_for(server: Server, reader: requests.Session) -> None:

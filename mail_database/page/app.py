@@ -2,20 +2,23 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
 import sqlalchemy as sa
 
+from mail_database import delivery
+from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
-from mail_database.routing import MODELS
+from mail_database.routing import MODELS, Fault
 from mail_database.server import Access
 from mail_database.store import Row, Store, transaction
 
 ROWS = 50  # of a page
+MAX_SHOWN_BYTES = 2**20  # of a message that is on no record: a larger one can be saved
 MAX_ID = 2**62
 ID = f"int(max={MAX_ID})"  # in a path
 HEADERS = {
@@ -128,7 +131,6 @@ def _fields(model: str, record: Row) -> list[tuple[str, Any]]:
 @page.get(f"/messages/<{ID}:message_id>/text")
 def text(message_id: int) -> Any:
     """Give a message's text, for its frame."""
-    has_others = "pictures" in flask.request.args
     with _reading() as store:
         message = rows.message(store, message_id)
         if not message:
@@ -137,8 +139,14 @@ def text(message_id: int) -> Any:
             row["content_id"]: (row["mimetype"], row["content"])
             for row in rows.pictures(store, message_id, sorted(PICTURES), MAX_PICTURES_BYTES)
         }
-    shown = framed(message["body"] or "", pictures, has_others)
-    response = flask.make_response(flask.render_template("text.html", shown=shown, message_id=message_id))
+    return _framed(message["body"] or "", pictures)
+
+
+def _framed(body: str, pictures: Mapping[str, tuple[str, bytes]]) -> flask.Response:
+    """Return a body as the document of a frame."""
+    has_others = "pictures" in flask.request.args
+    shown = framed(body, pictures, has_others)
+    response = flask.make_response(flask.render_template("text.html", shown=shown))
     others = " http: https:" if has_others else ""
     response.headers["Content-Security-Policy"] = FRAME_POLICY.format(others=others)
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
@@ -181,18 +189,67 @@ def unplaced() -> Any:
 
 @page.get(f"/unplaced/<{ID}:key>")
 def unplaced_message(key: int) -> Any:
-    """Give a message that is on no record, as it came, to be saved."""
+    """Show a message that is on no record, and where it could be put."""
+    return _unplaced_page(key)
+
+
+def _unplaced_page(key: int, wrong: str = "") -> Any:
+    row = _unplaced(key)
+    is_shown = len(row["original"]) <= MAX_SHOWN_BYTES
+    shown = flask.render_template(
+        "unplaced_message.html", row=row, is_shown=is_shown, models=sorted(MODELS), wrong=wrong, frame=FRAME
+    )
+    return shown, 422 if wrong else 200
+
+
+def _unplaced(key: int) -> Row:
     with _reading() as store:
         found = next(iter(store.unplaced(key)), None)
+    return found or flask.abort(404)
+
+
+@page.get(f"/unplaced/<{ID}:key>/original")
+def unplaced_original(key: int) -> Any:
+    """Give a message that is on no record, as it came, to be saved."""
+    return _file(_unplaced(key)["original"], f"unplaced-{key}.eml")
+
+
+@page.get(f"/unplaced/<{ID}:key>/text")
+def unplaced_text(key: int) -> Any:
+    """Give the text of a message that is on no record, for its frame."""
+    message = parse(_unplaced(key)["original"][:MAX_SHOWN_BYTES])
+    pictures = {
+        file.content_id: (file.mimetype, file.content)
+        for file in message.attachments
+        if file.content_id and len(file.content) <= MAX_PICTURES_BYTES
+    }
+    return _framed(message.body, pictures)
+
+
+@page.post(f"/unplaced/<{ID}:key>/place")
+def place(key: int) -> Any:
+    """Put a message on a record, or make one of it, and show that record."""
+    model, number = flask.request.form.get("model", ""), flask.request.form.get("record", "").strip()
+    record_id = _number(number)
+    if number and not record_id:
+        return _unplaced_page(key, f"{number} is no number of a record.")
+    try:
+        found = delivery.place(flask.current_app.extensions["engine"], key, model, record_id)
+    except Fault:
+        return _unplaced_page(key, f"There is no {model} {record_id or ''}.")
     if not found:
-        flask.abort(404)
-    return _file(found["original"], f"unplaced-{key}.eml")
+        return flask.redirect(flask.url_for("page.unplaced"))
+    return flask.redirect(flask.url_for("page.record", model=model, record_id=found))
 
 
 def _before() -> int | None:
     """Return the id before which a page begins, None for the first one."""
-    value = flask.request.args.get("before", "")
-    return min(int(value), MAX_ID) if value.isascii() and value.isdecimal() and len(value) < 20 else None
+    return _number(flask.request.args.get("before", ""))
+
+
+def _number(text: str) -> int | None:
+    """Return the id that a text names, None for none."""
+    return min(int(text), MAX_ID) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _paged(found: Sequence[Row]) -> dict[str, Any]:
