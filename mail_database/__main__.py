@@ -21,13 +21,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mail_database import notices, show, world
+from mail_database import outgoing, show, world
 from mail_database.listen import listen
 from mail_database.page import app as page
 from mail_database.server import access, allows_login, application
 from mail_database.store import open_database, transaction
 
-SEND_EVERY_SECONDS = 5.0  # how often notices are looked for and sent
+SEND_EVERY_SECONDS = 5.0  # how often what is to be sent is looked for
 STOP_SECONDS = 10.0  # after SIGTERM; waitress gives what is running 5 of them
 
 
@@ -92,11 +92,12 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
         world.set_up(store, f"{database}.example")
     allowed = access(database, login, password)
     link = page.new_link()
-    pages = page.application(engine, allowed, {link})
+    written = threading.Event()
+    pages = page.application(engine, allowed, {link}, written.set)
     server = listen(application(engine, allowed, pages), allows_login(allowed), options.host, options.port)
     stopped = threading.Event()
     if options.smtp:
-        threading.Thread(target=_send_notices, args=[engine, options.smtp, stopped], daemon=True).start()
+        threading.Thread(target=_send, args=[engine, options.smtp, written, stopped], daemon=True).start()
     host, port = getattr(server, "effective_listen", [(options.host, getattr(server, "effective_port", 0))])[0]
     print(f"database {database} at http://{host}:{port}", flush=True)
     print(f"in a browser, once: http://{host}:{port}/enter/{link}", flush=True)
@@ -105,6 +106,7 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
         server.run()
     finally:
         stopped.set()
+        written.set()
     return 0
 
 
@@ -116,12 +118,15 @@ def _stop(*_: object) -> None:
     sys.exit(0)
 
 
-def _send_notices(engine: sa.Engine, smtp: tuple[str, int], stopped: threading.Event) -> None:
-    while not stopped.wait(SEND_EVERY_SECONDS):
+def _send(engine: sa.Engine, smtp: tuple[str, int], written: threading.Event, stopped: threading.Event) -> None:
+    """Send what is outgoing, now and then, and as soon as something is written."""
+    while not stopped.is_set():
+        written.wait(SEND_EVERY_SECONDS)
+        written.clear()
         try:
-            notices.send_outgoing(engine, smtp)
+            outgoing.send_outgoing(engine, smtp)
         except Exception as error:  # for example, the database can't be reached: the next round tries again
-            notices.log.warning("notices wait: %s", str(error).partition("\n")[0])
+            outgoing.log.warning("mail waits: %s", str(error).partition("\n")[0])
 
 
 def _load(engine: sa.Engine, options: argparse.Namespace) -> int:

@@ -8,23 +8,17 @@ answered; routing.py (step 2) then ignores machines, and takes a person's answer
 mark in its References, too, for machines that quote only those. Other notices do not: people are expected to answer.
 """
 
-import contextlib
 import html
-import logging
 import re
-import smtplib
 import uuid
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from mail_database.message import Message, sanitize
 from mail_database.references import OUR_NOTICE
-from mail_database.store import Row, Store, transaction
+from mail_database.store import Row, Store
 
-log = logging.getLogger("mail_database")
 REPEAT_AFTER_MINUTES = 60
 
 # The reasons, and what is said. {address}: what was written to; {company}, {email}: who answers for it; {allowed}: who
@@ -124,39 +118,3 @@ def mail_of(notice: Row) -> EmailMessage:
             mail[name] = " ".join(str(value).split())
     mail.set_content(notice["body"], subtype="html")
     return mail
-
-
-def send_outgoing(engine: sa.Engine, smtp: tuple[str, int]) -> None:
-    """Send what is outgoing. What the mail server does not take, or can't be given, stays outgoing."""
-    last = 0
-    while True:
-        with transaction(engine) as store:
-            notice = store.next_outgoing(after=last)
-        if notice is None:
-            return
-        last = notice["id"]
-        state = _send(smtp, notice)
-        with transaction(engine) as store:
-            store.set_notice_state(last, state)
-
-
-def _send(smtp: tuple[str, int], notice: Row) -> str:
-    """Send one notice and return its state: sent, outgoing (try again), or exception (refused for good)."""
-    try:
-        mail = mail_of(notice).as_bytes()
-    except Exception:  # the addresses are strangers', and the library fails on them in many ways
-        log.warning("notice %s to %r can't be made into a mail", notice["id"], notice["to"])
-        return "exception"
-    try:
-        with contextlib.closing(smtplib.SMTP(*smtp, timeout=30)) as server:
-            server.sendmail("", [notice["to"]], mail)
-            with contextlib.suppress(OSError, smtplib.SMTPException):  # the notice has been sent by now
-                server.quit()
-    except smtplib.SMTPRecipientsRefused as error:
-        return "outgoing" if all(code < 500 for code, _ in error.recipients.values()) else "exception"
-    except smtplib.SMTPResponseException as error:
-        return "outgoing" if error.smtp_code < 500 else "exception"
-    except (OSError, smtplib.SMTPException, ValueError) as error:
-        log.warning("notices wait: %s", error)
-        return "outgoing"
-    return "sent"

@@ -239,6 +239,11 @@ class Store:
             found += self._all(sa.select(aliases).where(aliases.c.local_part.in_(names)))
         return sorted(found, key=lambda alias: (alias["model"], alias["local_part"], alias["id"]))
 
+    def alias_of_model(self, model: str) -> Row | None:
+        """Return the oldest alias with a domain whose mail becomes records of a model, None where there is none."""
+        found = (aliases.c.model == model, aliases.c.domain.is_not(None), aliases.c.thread_id.is_(None))
+        return self._one(sa.select(aliases).where(*found).order_by(aliases.c.id).limit(1))
+
     def set_alias_status(self, alias_id: int, status: str) -> None:
         """Set what an alias's last delivery says about its settings: ``valid`` or ``invalid``."""
         self._connection.execute(aliases.update().where(aliases.c.id == alias_id).values(status=status))
@@ -366,6 +371,16 @@ class Store:
         known = {order[row["message_key"]]: row for row in self._all(statement.order_by(messages.c.id))}
         return [known[place] for place in sorted(known)]
 
+    def message(self, key: int) -> Row | None:
+        """Return a message with its text, None when there is none with this id."""
+        return self._one(sa.select(messages).where(messages.c.id == key))
+
+    def ids_of_thread(self, model: str, thread_id: int, before: int, limit: int) -> list[str]:
+        """Return the Message-IDs of a record's messages before one of them, the newest first."""
+        found = (messages.c.model == model, messages.c.thread_id == thread_id, messages.c.id < before)
+        statement = sa.select(messages.c.message_id).where(*found).order_by(messages.c.id.desc()).limit(limit)
+        return [row["message_id"] for row in self._all(statement)]
+
     def newest_of_thread(self, model: str, thread_id: int) -> Row | None:
         """Return the newest mail or comment of a record."""
         found = (messages.c.model == model, messages.c.thread_id == thread_id)
@@ -423,6 +438,20 @@ class Store:
         for column, found in _bounced([address] if address else []):
             changed = sa.and_(found, column.table.c.bounce_count != 0)
             self._connection.execute(column.table.update().where(changed).values(bounce_count=0))
+
+    def add_notification(self, **values: Any) -> int:
+        """Note that a partner is to be told of a message."""
+        return self.insert(notifications, values)
+
+    def next_ready(self, after: int = 0) -> Row | None:
+        """Return the oldest notification that was not sent yet, of those with a higher id."""
+        found = (notifications.c.status == "ready", notifications.c.id > after)
+        return self._one(sa.select(notifications).where(*found).order_by(notifications.c.id).limit(1))
+
+    def set_notification(self, key: int, status: str, reason: str) -> None:
+        """Set what became of a notification: ``sent``, ``ready`` (to be tried again), ``exception``, ``canceled``."""
+        changed = notifications.update().where(notifications.c.id == key, notifications.c.status == "ready")
+        self._connection.execute(changed.values(status=status, reason=reason or None))
 
     # --- notices ---
 

@@ -23,7 +23,7 @@ from support.stores import NewStore
 
 from mail_database import store as store_module
 from mail_database.models import MODEL_IDS
-from mail_database.notices import send_outgoing
+from mail_database.outgoing import send_outgoing
 from mail_database.store import open_database, transaction
 
 DEMO = Path(__file__).parents[1] / "demo"

@@ -1,5 +1,7 @@
 """The database in a browser, over HTTP: who may look, what each page says, and what it lets a browser do."""
 
+import email
+import email.policy
 import re
 import urllib.parse
 from collections.abc import Iterator
@@ -8,7 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 from support.mail_database_server import PASSWORD, Server
+from support.mta import wait_until
 from support.page import entered, form, mail, pages_of, served
+from support.smtp_sink import sink
 
 FRAME = "/messages/1/text"
 PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/failures", "/unplaced")
@@ -51,6 +55,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/logout",
         "/records/<model>",
         "/records/<model>/<int(max=4611686018427387904):record_id>",
+        "/records/<model>/<int(max=4611686018427387904):record_id>/write",
         "/messages/<int(max=4611686018427387904):message_id>/text",
         "/attachments/<int(max=4611686018427387904):attachment_id>",
         "/failures",
@@ -333,3 +338,88 @@ def test_the_quote_of_html_is_folded_once(server: Server, reader: requests.Sessi
     page = reader.get(f"{server.url}/records/crm.lead/{number}").text
     text = reader.get(server.url + re.findall(r"/messages/\d+/text", page)[0]).text
     assert text.count("<details>") == text.count("</details>") == 1
+
+
+# --- what is written ---
+
+REPORT = """\
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+Auto-Submitted: auto-replied
+"""
+REPORT_BODY = """\
+--b
+Content-Type: text/plain
+
+It could not be delivered.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.outside.test
+
+Final-Recipient: rfc822; {to}
+Action: failed
+Status: 5.1.1
+Diagnostic-Code: smtp; 550 5.1.1 no such user
+
+--b
+Content-Type: text/rfc822-headers
+
+Message-ID: {message_id}
+--b--
+"""
+
+
+def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_path: Path) -> None:
+    with sink() as mails, served(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
+        reader = entered(server)
+        number = server.deliver(mail("asked", sender='"Meyer, Ann" <ann@outside.test>'))
+        page = f"{server.url}/records/crm.lead/{number}"
+        follower = server.call("res.partner", "create", {"name": "Bob", "email": "bob@outside.test"})
+        server.call("mail.followers", "create", {"res_model": "crm.lead", "res_id": number, "partner_id": follower})
+        fields = form(reader, page) | {"text": "They are <red>.\r\n\r\nAdmin"}
+        assert reader.post(f"{page}/write", data=fields).url == page
+        wait_until(lambda: len(mails.mails) == 2, "two mails")
+        found = {to[0]: email.message_from_bytes(data, policy=email.policy.default) for _, to, data in mails.mails}
+        assert {sender for sender, _, _ in mails.mails} == {"bounce@mail.company-name.com"}
+        assert found.keys() == {"ann@outside.test", "bob@outside.test"}
+        to_ann = found["ann@outside.test"]
+        assert to_ann["From"] == "Administrator <admin@mail.company-name.com>"
+        assert to_ann["To"] == '"Meyer, Ann" <ann@outside.test>'
+        assert to_ann["Subject"] == "Re: chairs asked"
+        assert to_ann["Reply-To"] == "info@mail.company-name.com"
+        assert to_ann["References"].split() == ["<asked@outside.test>", to_ann["Message-ID"]]
+        assert "They are &lt;red&gt;." in to_ann.get_content()
+
+        answer = f"References: {to_ann['Message-ID']}\r\n"
+        assert server.deliver(mail("answered", sender="Ann <ann@outside.test>", fields=answer)) == number
+        report = REPORT_BODY.format(to="bob@outside.test", message_id=to_ann["Message-ID"]).replace("\n", "\r\n")
+        to = "bounce@mail.company-name.com"
+        server.deliver(mail("came-back", to, "MAILER-DAEMON@mx.outside.test", REPORT.replace("\n", "\r\n"), report))
+        assert "bob@outside.test: It could not be delivered." in reader.get(page).text
+        assert 'Failures <b class="alarm">1</b>' in reader.get(page).text
+
+
+def test_what_a_mail_server_refuses_has_failed_and_what_it_can_not_take_now_waits(tmp_path: Path) -> None:
+    with sink() as mails:
+        mails.refused = {"ann@outside.test": 550, "bob@outside.test": 451}
+        with served(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
+            reader = entered(server)
+            for name in "ann", "bob":
+                number = server.deliver(mail(name, sender=f"{name} <{name}@outside.test>"))
+                page = f"{server.url}/records/crm.lead/{number}"
+                reader.post(f"{page}/write", data=form(reader, page) | {"text": "hello"})
+                word = {"ann": "ann@outside.test: 550 no", "bob": "It waits for a mail server."}[name]
+                wait_until(lambda page=page, word=word: word in reader.get(page).text, word)
+            mails.refused.clear()
+            wait_until(lambda: len(mails.mails) == 1, "what waited")
+            wait_until(lambda: "It waits" not in reader.get(page).text, "its note")
+
+
+def test_nothing_is_written_on_a_record_that_is_not_there(server: Server, reader: requests.Session) -> None:
+    before = server.search("mail.message", [], "id")
+    fields = form(reader, f"{server.url}/")
+    for path, text in ("crm.lead/99999", "x"), ("ir.model/1", "x"), ("crm.lead/1", " \r\n "):
+        answer = reader.post(f"{server.url}/records/{path}/write", data=fields | {"text": text})
+        assert answer.status_code == (404 if text == "x" else 200)
+    assert server.search("mail.message", [], "id") == before

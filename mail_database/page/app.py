@@ -2,19 +2,19 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flask
 import sqlalchemy as sa
 
-from mail_database import delivery
+from mail_database import comments, delivery
 from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.routing import MODELS, Fault
-from mail_database.server import Access
+from mail_database.server import USER_ID, Access
 from mail_database.store import Row, Store, transaction
 
 ROWS = 50  # of a page
@@ -38,10 +38,15 @@ FRAME_POLICY = f"sandbox {FRAME}; default-src 'none'; style-src 'self'; img-src 
 page = flask.Blueprint("page", __name__)
 
 
-def application(engine: sa.Engine, allowed: Access, links: set[str]) -> flask.Flask:
-    """Return the WSGI application; each of ``links`` lets somebody in once, under /enter/."""
+def application(
+    engine: sa.Engine, allowed: Access, links: set[str], written: Callable[[], object] = lambda: None
+) -> flask.Flask:
+    """Return the WSGI application.
+
+    Each of ``links`` lets somebody in once, under /enter/. ``written`` is called when there is something to be sent.
+    """
     app = flask.Flask(__name__)
-    app.extensions["engine"] = engine
+    app.extensions |= {"engine": engine, "written": written}
     app.url_map.merge_slashes = False
     access.guard(app, allowed, links)
     app.register_blueprint(page)
@@ -128,11 +133,25 @@ def _fields(model: str, record: Row) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in (own | defaults).items() if value not in (None, "")]
 
 
+@page.post(f"/records/<model>/<{ID}:record_id>/write")
+def write(model: str, record_id: int) -> Any:
+    """Write a comment to a record's followers and its customer."""
+    text = flask.request.form.get("text", "").strip()
+    with transaction(flask.current_app.extensions["engine"]) as store:
+        try:
+            if text:
+                comments.write(store, USER_ID, model, record_id, text)
+        except Fault:
+            flask.abort(404)
+    flask.current_app.extensions["written"]()
+    return flask.redirect(flask.url_for("page.record", model=model, record_id=record_id))
+
+
 @page.get(f"/messages/<{ID}:message_id>/text")
 def text(message_id: int) -> Any:
     """Give a message's text, for its frame."""
     with _reading() as store:
-        message = rows.message(store, message_id)
+        message = store.message(message_id)
         if not message:
             flask.abort(404)
         pictures = {

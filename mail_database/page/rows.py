@@ -12,6 +12,7 @@ from mail_database.routing import MODELS
 from mail_database.store import Store
 from mail_database.tables import attachments, messages, notifications, partners, records, unplaced
 
+FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
 
 
@@ -28,7 +29,7 @@ def of_model(store: Store, model: str, before: int | None, limit: int) -> Sequen
 
 
 def thread(store: Store, model: str, record_id: int, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
-    """Return messages of a record, with their ``attachments``, without contents, and their ``failures``."""
+    """Return messages of a record, with their ``attachments``, without contents, ``failures``, and ``waiting``."""
     found = _newest(
         store, messages, sa.and_(messages.c.model == model, messages.c.thread_id == record_id), before, limit, ("body",)
     )
@@ -38,13 +39,10 @@ def thread(store: Store, model: str, record_id: int, before: int | None, limit: 
     )
     for message in found:
         message["attachments"] = [file for file in files if file["message"] == message["id"]]
-        message["failures"] = [row for row in store.notifications_of(message["id"]) if row["status"] == "bounce"]
+        told = store.notifications_of(message["id"])
+        message["failures"] = [row for row in told if row["status"] in FAILED]
+        message["waiting"] = any(row["status"] == "ready" for row in told)
     return found
-
-
-def message(store: Store, message_id: int) -> dict[str, Any] | None:
-    """Return a message with its text."""
-    return next(iter(store.select(messages, messages.c.id == message_id, [messages.c.id], 1, 0)), None)
 
 
 def pictures(store: Store, message_id: int, types: Sequence[str], max_bytes: int) -> Sequence[dict[str, Any]]:
@@ -65,7 +63,7 @@ def attachment(store: Store, attachment_id: int) -> dict[str, Any] | None:
 
 def failures(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
     """Return notifications of ours that came back, each with its ``message`` and its partner's ``email``."""
-    found = _newest(store, notifications, notifications.c.status == "bounce", before, limit)
+    found = _newest(store, notifications, notifications.c.status.in_(FAILED), before, limit)
     about = _by_id(store, messages, [row["message"] for row in found], ("body",))
     whom = _by_id(store, partners, [row["partner_id"] for row in found])
     for row in found:
@@ -81,7 +79,7 @@ def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dic
 
 def counts(store: Store) -> dict[str, int]:
     """Return how much has failed, and how much is placed nowhere, up to MAX_COUNTED."""
-    failed = _newest(store, notifications, notifications.c.status == "bounce", None, MAX_COUNTED)
+    failed = _newest(store, notifications, notifications.c.status.in_(FAILED), None, MAX_COUNTED)
     return {"failures": len(failed), "unplaced": len(placed_nowhere(store, None, MAX_COUNTED))}
 
 

@@ -14,11 +14,11 @@ from support.mail_database_server import PASSWORD, Server, command
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[Server]:
+def served(folder: Path, *options: str) -> Iterator[Server]:
     """Serve a database that has the world of mail_database/example.json."""
     store = f"sqlite:///{folder / 'mail.db'}"
     command(store, "load", "mail_database/example.json")
-    server = Server(store)
+    server = Server(store, *options)
     try:
         yield server
     finally:
