@@ -159,7 +159,7 @@ def _post(store: Store, message: Message, destination: Route) -> int:
         if alias:
             store.set_alias_status(alias["id"], "valid")
     odoobot = store.partner(ODOOBOT) if not message.sender else None
-    store.post(
+    posted = store.post(
         message.message_id,
         message.attachments,
         model=model,
@@ -171,6 +171,7 @@ def _post(store: Store, message: Message, destination: Route) -> int:
         parent_id=parent["id"] if parent else None,
         internal_note=bool(parent and parent["internal_note"]),
     )
+    store.keep_original(posted, message.raw)
     return thread_id
 
 

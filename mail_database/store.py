@@ -9,6 +9,7 @@ address. So a Message-ID is accepted once, and no other delivery comes between a
 
 import contextlib
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,7 @@ from mail_database.tables import (
     notices,
     notifications,
     now,
+    originals,
     parameters,
     partners,
     records,
@@ -42,6 +44,7 @@ from mail_database.tables import (
 Row = Mapping[str, Any]
 
 BOUNCE_COUNTING_MODELS = ("crm.lead", "res.partner")  # those on whose records Odoo counts bounces
+ZLIB_LEVEL = 1  # of what is kept as it came: a delivery waits for it
 MAX_VALUES_PER_STATEMENT = 1000  # each kind of database has a limit
 
 # How long a message that is placed nowhere is kept, and how many bytes of them in all: the oldest go first.
@@ -194,7 +197,7 @@ class Store:
         thread = sa.and_(messages.c.model == model, messages.c.thread_id.in_(ids))
         gone = sa.select(messages.c.id).where(thread)
         keys = [row["message_key"] for row in self._all(sa.select(messages.c.message_key).where(thread))]
-        for child in (attachments, notifications):
+        for child in (attachments, notifications, originals):
             self._connection.execute(child.delete().where(child.c.message.in_(gone)))
         self._connection.execute(messages.delete().where(thread))
         self._connection.execute(deliveries.delete().where(deliveries.c.message_key.in_(keys)))
@@ -370,6 +373,15 @@ class Store:
         statement = sa.select(*(messages.c[name] for name in columns)).where(messages.c.message_key.in_(order))
         known = {order[row["message_key"]]: row for row in self._all(statement.order_by(messages.c.id))}
         return [known[place] for place in sorted(known)]
+
+    def keep_original(self, message: int, raw: bytes) -> None:
+        """Keep a message as it came."""
+        self.insert(originals, {"message": message, "content": zlib.compress(raw, ZLIB_LEVEL)})
+
+    def original(self, message: int) -> bytes | None:
+        """Return a message as it came, None where it did not come by mail."""
+        row = self._one(sa.select(originals.c.content).where(originals.c.message == message))
+        return zlib.decompress(row["content"]) if row else None
 
     def message(self, key: int) -> Row | None:
         """Return a message with its text, None when there is none with this id."""

@@ -116,6 +116,13 @@ attachments = _table(
     sa.Column("content", sa.LargeBinary),
     _text("content_id"),  # by which the body names it (cid:)
 )
+# The messages that came by mail, as they came, in zlib's form (RFC 1950).
+originals = sa.Table(
+    "originals",
+    metadata,
+    sa.Column("message", Id, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary),
+)
 notifications = _table(
     "notifications",
     sa.Column("message", Id, index=True),

@@ -56,6 +56,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/records/<model>",
         "/records/<model>/<int(max=4611686018427387904):record_id>",
         "/records/<model>/<int(max=4611686018427387904):record_id>/write",
+        "/messages/<int(max=4611686018427387904):message_id>/original",
         "/messages/<int(max=4611686018427387904):message_id>/text",
         "/attachments/<int(max=4611686018427387904):attachment_id>",
         "/failures",
@@ -214,6 +215,16 @@ def test_a_record_has_its_fields_and_its_chatter(server: Server, reader: request
     assert "<dt>type</dt><dd>lead</dd>" in page
     assert page.index("eve@outside.test") < page.index('<h3 id="message') + 200
     assert page.count("<iframe") == 2
+
+
+def test_a_message_is_saved_as_it_came(server: Server, reader: requests.Session) -> None:
+    raw = mail("as-it-came", fields="X-Odd: \x01\r\n", body="\xe4\r\n.\r\n" * 1000)
+    page = f"{server.url}/records/crm.lead/{server.deliver(raw)}"
+    answer = reader.get(server.url + re.findall(r"/messages/\d+/original", reader.get(page).text)[0])
+    assert answer.content == raw
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    server.call("crm.lead", "unlink", [int(page.rpartition("/")[2])])
+    assert reader.get(answer.url).status_code == 404
 
 
 def test_a_message_of_ours_that_came_back_shows_for_whom_and_why(server: Server, reader: requests.Session) -> None:

@@ -161,6 +161,14 @@ def text(message_id: int) -> Any:
     return _framed(message["body"] or "", pictures)
 
 
+@page.get(f"/messages/<{ID}:message_id>/original")
+def original(message_id: int) -> Any:
+    """Give a message as it came, to be saved."""
+    with _reading() as store:
+        raw = store.original(message_id)
+    return flask.abort(404) if raw is None else _file(raw, f"message-{message_id}.eml")
+
+
 def _framed(body: str, pictures: Mapping[str, tuple[str, bytes]]) -> flask.Response:
     """Return a body as the document of a frame."""
     has_others = "pictures" in flask.request.args

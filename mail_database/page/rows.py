@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mail_database.routing import MODELS
 from mail_database.store import Store
-from mail_database.tables import attachments, messages, notifications, partners, records, unplaced
+from mail_database.tables import attachments, messages, notifications, originals, partners, records, unplaced
 
 FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
@@ -29,7 +29,7 @@ def of_model(store: Store, model: str, before: int | None, limit: int) -> Sequen
 
 
 def thread(store: Store, model: str, record_id: int, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
-    """Return messages of a record, with their ``attachments``, without contents, ``failures``, and ``waiting``."""
+    """Return messages of a record, with ``attachments`` (no contents), ``failures``, ``waiting``, ``has_original``."""
     found = _newest(
         store, messages, sa.and_(messages.c.model == model, messages.c.thread_id == record_id), before, limit, ("body",)
     )
@@ -37,7 +37,10 @@ def thread(store: Store, model: str, record_id: int, before: int | None, limit: 
     files = store.select(
         attachments, attachments.c.message.in_(ids), [attachments.c.id], None, 0, left_out=("content",)
     )
+    kept = store.select(originals, originals.c.message.in_(ids), [originals.c.message], None, 0, left_out=("content",))
+    as_they_came = {row["message"] for row in kept}
     for message in found:
+        message["has_original"] = message["id"] in as_they_came
         message["attachments"] = [file for file in files if file["message"] == message["id"]]
         told = store.notifications_of(message["id"])
         message["failures"] = [row for row in told if row["status"] in FAILED]
