@@ -1,5 +1,6 @@
 """The pages in a real Chromium: what a stranger wrote runs nothing, loads nothing and changes nothing."""
 
+import email
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 from selenium.webdriver.common.by import By
 from support.browser import Browser, browser
 from support.mail_database_server import Server
-from support.page import mail, served
+from support.mta import wait_until
+from support.page import mail, report_of, served
 from support.payloads import CANARY, HTML, WORDS
+from support.smtp_sink import sink
 
 pytestmark = pytest.mark.browser
 FIELDS = "MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n"
@@ -82,3 +85,35 @@ def assert_nothing_happened(chromium: Browser, url: str) -> None:
     assert len(chromium.window_handles) == 1
     server = url.partition("/records/")[0]
     assert [each for each in chromium.asked_for() if not each.startswith((server, "data:image/png"))] == []
+
+
+def test_a_person_writes_and_sees_the_answer_the_bounce_and_its_reason_without_a_reload(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    with sink() as mails, served(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
+        record = server.deliver(mail("asked", sender="Ann <ann@outside.test>"))
+        chromium.enter(server)
+        chromium.get(f"{server.url}/records/crm.lead/{record}")
+        chromium.find_element(By.ID, "text").send_keys("They are red.")
+        chromium.find_element(By.XPATH, "//button[text()='Send']").click()
+        wait_until(lambda: len(mails.mails) == 1, "the mail")
+        written = email.message_from_bytes(mails.mails[0][2])["Message-ID"]
+        chromium.find_element(By.ID, "text").send_keys("And another")
+        chromium.execute_script("window.same = true")
+
+        server.deliver(mail("answer", sender="Ann <ann@outside.test>", fields=f"References: {written}\r\n"))
+        wait_until(lambda: len(chromium.find_elements(By.TAG_NAME, "article")) == 3, "the answer")
+        first = chromium.find_elements(By.TAG_NAME, "article")[0]
+        assert "ann@outside.test" in first.text
+        chromium.wait_for_frames()
+        chromium.switch_to.frame(chromium.find_elements(By.TAG_NAME, "iframe")[0])
+        assert "Forty chairs" in chromium.find_element(By.TAG_NAME, "body").text
+        chromium.switch_to.default_content()
+
+        server.deliver(report_of(written, "ann@outside.test"))
+        wait_until(lambda: chromium.find_elements(By.CLASS_NAME, "failure"), "the envelope")
+        assert "Failures 1" in chromium.find_element(By.ID, "bar").text
+        chromium.find_element(By.CSS_SELECTOR, ".failure summary").click()
+        assert "ann@outside.test: It could not be delivered." in chromium.find_element(By.CLASS_NAME, "failure").text
+        assert chromium.execute_script("return window.same") is True
+        assert chromium.find_element(By.ID, "text").get_attribute("value") == "And another"

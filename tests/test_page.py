@@ -11,7 +11,7 @@ import pytest
 import requests
 from support.mail_database_server import PASSWORD, Server
 from support.mta import wait_until
-from support.page import entered, form, mail, pages_of, served
+from support.page import entered, form, mail, pages_of, report_of, served
 from support.smtp_sink import sink
 
 FRAME = "/messages/1/text"
@@ -53,6 +53,10 @@ def test_every_page_but_three_is_behind_the_login() -> None:
     assert {rule for rule in pages_of() if rule not in ("/login", "/enter/<link>", "/static/<path:filename>")} == {
         "/",
         "/logout",
+        "/developer",
+        "/setup/",
+        "/setup/parameters",
+        "/setup/<name>/<int(max=4611686018427387904):key>",
         "/records/<model>",
         "/records/<model>/<int(max=4611686018427387904):record_id>",
         "/records/<model>/<int(max=4611686018427387904):record_id>/write",
@@ -353,33 +357,6 @@ def test_the_quote_of_html_is_folded_once(server: Server, reader: requests.Sessi
 
 # --- what is written ---
 
-REPORT = """\
-MIME-Version: 1.0
-Content-Type: multipart/report; report-type=delivery-status; boundary="b"
-Auto-Submitted: auto-replied
-"""
-REPORT_BODY = """\
---b
-Content-Type: text/plain
-
-It could not be delivered.
---b
-Content-Type: message/delivery-status
-
-Reporting-MTA: dns; mx.outside.test
-
-Final-Recipient: rfc822; {to}
-Action: failed
-Status: 5.1.1
-Diagnostic-Code: smtp; 550 5.1.1 no such user
-
---b
-Content-Type: text/rfc822-headers
-
-Message-ID: {message_id}
---b--
-"""
-
 
 def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_path: Path) -> None:
     with sink() as mails, served(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
@@ -404,9 +381,7 @@ def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_
 
         answer = f"References: {to_ann['Message-ID']}\r\n"
         assert server.deliver(mail("answered", sender="Ann <ann@outside.test>", fields=answer)) == number
-        report = REPORT_BODY.format(to="bob@outside.test", message_id=to_ann["Message-ID"]).replace("\n", "\r\n")
-        to = "bounce@mail.company-name.com"
-        server.deliver(mail("came-back", to, "MAILER-DAEMON@mx.outside.test", REPORT.replace("\n", "\r\n"), report))
+        server.deliver(report_of(to_ann["Message-ID"], "bob@outside.test"))
         assert "bob@outside.test: It could not be delivered." in reader.get(page).text
         assert 'Failures <b class="alarm">1</b>' in reader.get(page).text
 
@@ -434,3 +409,95 @@ def test_nothing_is_written_on_a_record_that_is_not_there(server: Server, reader
         answer = reader.post(f"{server.url}/records/{path}/write", data=fields | {"text": text})
         assert answer.status_code == (404 if text == "x" else 200)
     assert server.search("mail.message", [], "id") == before
+
+
+# --- what is set up ---
+
+
+def test_the_set_up_is_for_who_asks_for_it(server: Server, reader: requests.Session) -> None:
+    assert "Set-up" not in reader.get(f"{server.url}/").text
+    for path in "/setup/", "/setup/aliases/1":
+        assert reader.get(server.url + path).status_code == 404
+    fields = form(reader, f"{server.url}/")
+    for path in "/setup/aliases/0", "/setup/parameters":
+        assert reader.post(server.url + path, data=fields).status_code == 404
+    assert reader.post(f"{server.url}/developer", data=fields).url == f"{server.url}/setup/"
+    reader.post(f"{server.url}/developer", data=fields)
+    assert reader.get(f"{server.url}/setup/").status_code == 404
+
+
+@pytest.fixture
+def developer(server: Server, reader: requests.Session) -> requests.Session:
+    reader.post(f"{server.url}/developer", data=form(reader, f"{server.url}/"))
+    return reader
+
+
+ALIAS = {
+    "alias_name": "Jobs",
+    "alias_domain": "mail.company-name.com",
+    "alias_model": "project.task",
+    "alias_defaults": "{'name': 'An application'}",
+    "alias_contact": "everyone",
+    "alias_incoming_local": "on",
+}
+
+
+def test_an_alias_that_is_made_takes_mail_at_once(server: Server, developer: requests.Session) -> None:
+    page = f"{server.url}/setup/aliases/0"
+    assert developer.post(page, data=form(developer, page) | ALIAS).url == f"{server.url}/setup/"
+    number = server.deliver(mail("applied", to="jobs@mail.company-name.com"))
+    assert server.search("project.task", [("id", "=", number)], "name") == [{"id": number, "name": "An application"}]
+    found = re.findall(r"/setup/aliases/(\d+)\">jobs<", developer.get(f"{server.url}/setup/").text)
+    page = f"{server.url}/setup/aliases/{found[0]}"
+    shown = developer.get(page).text
+    assert "<option selected>project.task</option>" in shown
+    assert 'name="alias_incoming_local" checked' in shown
+    changed = ALIAS | {"alias_name": "work", "alias_defaults": ""}
+    del changed["alias_incoming_local"]
+    developer.post(page, data=form(developer, page) | changed)
+    alias = server.search("mail.alias", [("id", "=", int(found[0]))], "alias_name", "alias_incoming_local")[0]
+    assert (alias["alias_name"], alias["alias_incoming_local"]) == ("work", False)
+    developer.post(page, data=form(developer, page) | {"delete": ""})
+    assert server.search("mail.alias", [("id", "=", int(found[0]))], "id") == []
+    assert developer.get(page).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("aliases", ALIAS | {"alias_defaults": "import os"}),
+        ("domains", {"name": "mail.company-name.com", "catchall_alias": "a", "bounce_alias": "b"}),
+    ],
+)
+def test_what_is_wrong_is_said_at_the_form_and_not_saved(
+    server: Server, developer: requests.Session, section: str, values: dict[str, str]
+) -> None:
+    before = server.dump()
+    page = f"{server.url}/setup/{section}/0"
+    answer = developer.post(page, data=form(developer, page) | values)
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert server.dump() == before
+
+
+def test_domains_companies_partners_and_parameters_are_set(server: Server, developer: requests.Session) -> None:
+    for section, values in {
+        "domains": {"name": "Second.example", "catchall_alias": "replies", "bounce_alias": "returns"},
+        "companies": {"name": "Second", "email": "office@second.example", "alias_domain": "mail.company-name.com"},
+        "partners": {"name": "Zoe", "email": "zoe@outside.test", "active": "on"},
+    }.items():
+        page = f"{server.url}/setup/{section}/0"
+        assert developer.post(page, data=form(developer, page) | values).url == f"{server.url}/setup/"
+        assert (values["name"] in developer.get(f"{server.url}/setup/").text) or section == "domains"
+    assert server.search("res.partner", [("email", "=", "zoe@outside.test")], "name")[0]["name"] == "Zoe"
+    fields = form(developer, f"{server.url}/setup/") | {"mail.gateway.loop.threshold": "3"}
+    developer.post(f"{server.url}/setup/parameters", data=fields)
+    assert server.call("ir.config_parameter", "get_param", "mail.gateway.loop.threshold") == "3"
+    fields |= {"mail.gateway.loop.threshold": "", "mail.catchall.domain.allowed": " , "}
+    assert developer.post(f"{server.url}/setup/parameters", data=fields).status_code == 422
+    assert server.call("ir.config_parameter", "get_param", "mail.gateway.loop.threshold") == "3"
+    fields |= {"mail.catchall.domain.allowed": ""}
+    developer.post(f"{server.url}/setup/parameters", data=fields)
+    assert server.call("ir.config_parameter", "get_param", "mail.gateway.loop.threshold") is False
+    for path in "nothing/0", "aliases/99999":
+        assert developer.get(f"{server.url}/setup/{path}").status_code == 404

@@ -12,6 +12,7 @@ from mail_database import comments, delivery
 from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
+from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.routing import MODELS, Fault
 from mail_database.server import USER_ID, Access
@@ -47,9 +48,11 @@ def application(
     """
     app = flask.Flask(__name__)
     app.extensions |= {"engine": engine, "written": written}
+    app.extensions["transaction"] = lambda reads: transaction(engine, reads)
     app.url_map.merge_slashes = False
     access.guard(app, allowed, links)
     app.register_blueprint(page)
+    app.register_blueprint(setup)
     app.register_error_handler(404, _not_found)
     app.after_request(_with_headers)
     app.jinja_env.globals["counts"] = _counts
@@ -86,6 +89,13 @@ def _counts() -> dict[str, int]:
 page.add_url_rule("/login", view_func=access.login, methods=["GET", "POST"])
 page.add_url_rule("/enter/<link>", view_func=access.enter)
 page.add_url_rule("/logout", view_func=access.logout, methods=["POST"])
+
+
+@page.post("/developer")
+def developer() -> Any:
+    """Switch developer mode on, or off."""
+    flask.session["developer"] = not flask.session.get("developer")
+    return flask.redirect("/setup/" if flask.session["developer"] else "/")
 
 
 @page.get("/")

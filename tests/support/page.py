@@ -12,6 +12,33 @@ from mail_database.page.app import application
 from mail_database.server import access
 from support.mail_database_server import PASSWORD, Server, command
 
+REPORT = """\
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+Auto-Submitted: auto-replied
+"""
+REPORT_BODY = """\
+--b
+Content-Type: text/plain
+
+It could not be delivered.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.outside.test
+
+Final-Recipient: rfc822; {to}
+Action: failed
+Status: 5.1.1
+Diagnostic-Code: smtp; 550 5.1.1 no such user
+
+--b
+Content-Type: text/rfc822-headers
+
+Message-ID: {message_id}
+--b--
+"""
+
 
 @contextlib.contextmanager
 def served(folder: Path, *options: str) -> Iterator[Server]:
@@ -59,3 +86,9 @@ def mail(
     sender = sender or f"Ann <{identity}@outside.test>"  # one for each mail, or all would be a loop
     head = f"{fields}From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\nMessage-ID: <{identity}@outside.test>\r\n"
     return f"{head}\r\n{body}\r\n".encode()
+
+
+def report_of(message_id: str, to: str) -> bytes:
+    """Return a report that a mail of ours came back."""
+    fields, body = (text.replace("\n", "\r\n") for text in (REPORT, REPORT_BODY.format(to=to, message_id=message_id)))
+    return mail("came-back", "bounce@mail.company-name.com", "MAILER-DAEMON@mx.outside.test", fields, body)

@@ -1,0 +1,179 @@
+"""The forms of developer mode: alias domains, companies, aliases, partners, parameters.
+
+What a field is called, and what it may be, is that of the RPC; so is what is wrong with a value.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flask
+import sqlalchemy as sa
+
+from mail_database import models
+from mail_database.routing import MODELS, POLICIES, Fault
+from mail_database.server import METHODS, PARAMETER_METHODS
+from mail_database.store import Store
+
+MAX_ROWS = 200  # of a section, the newest
+NEW = 0  # the id in the path of what is not there yet
+
+
+class Field(NamedTuple):
+    """A field of a form: its name in the RPC, what a person calls it, and how it is asked for."""
+
+    name: str
+    label: str
+    kind: str = "text"  # or "flag", "area", or the values to choose from, in ``choices``
+    choices: Callable[[Store], list[str]] | None = None
+    help: str = ""
+
+
+class Section(NamedTuple):
+    """What is set up in one list: the model, its form, and the field by which a row is listed."""
+
+    label: str
+    model: str
+    fields: tuple[Field, ...]
+    title: str
+
+
+def _domains(store: Store) -> list[str]:
+    return [str(row["name"]) for row in store.alias_domains()]
+
+
+SECTIONS = {
+    "domains": Section(
+        "Alias domains",
+        "mail.alias.domain",
+        (
+            Field("name", "Domain"),
+            Field("catchall_alias", "Catchall", help="where answers go for which no alias is meant"),
+            Field("bounce_alias", "Bounce", help="where mail comes back to that can't be delivered"),
+        ),
+        "name",
+    ),
+    "aliases": Section(
+        "Aliases",
+        "mail.alias",
+        (
+            Field("alias_name", "Local-part", help="what stands before the @"),
+            Field("alias_domain", "Domain", choices=_domains),
+            Field("alias_model", "Makes records of", choices=lambda store: sorted(MODELS)),
+            Field("alias_defaults", "Defaults", help="a Python dictionary: {'type': 'lead'}"),
+            Field("alias_contact", "Who may write", choices=lambda store: [*POLICIES]),
+            Field("alias_incoming_local", "Local-part detection", "flag"),
+            Field("alias_bounced_content", "Text of its refusal", "area", help="HTML; empty is the usual text"),
+        ),
+        "alias_name",
+    ),
+    "companies": Section(
+        "Companies",
+        "res.company",
+        (Field("name", "Name"), Field("email", "Address"), Field("alias_domain", "Alias domain", choices=_domains)),
+        "name",
+    ),
+    "partners": Section(
+        "Partners",
+        "res.partner",
+        (Field("name", "Name"), Field("email", "Address"), Field("active", "Active", "flag")),
+        "name",
+    ),
+}
+PARAMETERS = (
+    Field("mail.gateway.loop.minutes", "Loop check: minutes", help="120 where it is empty"),
+    Field("mail.gateway.loop.threshold", "Loop check: records of a sender", help="20 where it is empty"),
+    Field("mail.catchall.domain.allowed", "Allowed domains", help="with commas; for local-part detection"),
+)
+
+setup = flask.Blueprint("setup", __name__, url_prefix="/setup")
+
+
+def _transaction(reads: bool = False) -> Any:
+    return flask.current_app.extensions["transaction"](reads)
+
+
+@setup.before_request
+def _check() -> Any:
+    return None if flask.session.get("developer") else flask.abort(404)
+
+
+@setup.get("/")
+def overview() -> Any:
+    """Show all sections with their rows, and the parameters."""
+    with _transaction(reads=True) as store:
+        lists = {
+            name: METHODS["search_read"](
+                store, section.model, [], [section.title], limit=MAX_ROWS, order="id desc", active_test=False
+            )
+            for name, section in SECTIONS.items()
+        }
+        values = {field.name: store.parameter(field.name) for field in PARAMETERS}
+    return _page("setup.html", sections=SECTIONS, lists=lists, fields=PARAMETERS, values=values, choices={}, wrong="")
+
+
+@setup.post("/parameters")
+def save_parameters() -> Any:
+    """Set the parameters."""
+    try:
+        with _transaction() as store:
+            for field in PARAMETERS:
+                value = flask.request.form.get(field.name, "").strip()
+                PARAMETER_METHODS["set_param"](store, "ir.config_parameter", field.name, value)
+    except Fault as fault:
+        return _page("error.html", title="Not saved", text=fault.text), 422
+    return flask.redirect(flask.url_for("setup.overview"))
+
+
+@setup.get("/<name>/<int(max=4611686018427387904):key>")
+def edit(name: str, key: int) -> Any:
+    """Show the form of a row, or of a new one."""
+    return _form(name, key)
+
+
+@setup.post("/<name>/<int(max=4611686018427387904):key>")
+def save(name: str, key: int) -> Any:
+    """Save a row, make a new one, or delete one."""
+    section = SECTIONS.get(name) or flask.abort(404)
+    values = _values(section, flask.request.form)
+    try:
+        with _transaction() as store:
+            if "delete" in flask.request.form:
+                METHODS["unlink"](store, section.model, [key])
+            elif key == NEW:
+                METHODS["create"](store, section.model, values)
+            else:
+                METHODS["write"](store, section.model, [key], values)
+    except Fault as fault:
+        return _form(name, key, values, fault.text), 422
+    except sa.exc.IntegrityError:
+        return _form(name, key, values, "Another one has this name."), 422
+    return flask.redirect(flask.url_for("setup.overview"))
+
+
+def _values(section: Section, form: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a form says, as the RPC takes it: False for nothing."""
+    return {
+        field.name: field.name in form if field.kind == "flag" else form.get(field.name, "").strip() or False
+        for field in section.fields
+    }
+
+
+def _form(name: str, key: int, values: Mapping[str, Any] | None = None, wrong: str = "") -> Any:
+    section = SECTIONS.get(name) or flask.abort(404)
+    with _transaction(reads=True) as store:
+        if values is None:
+            names = [field.name for field in section.fields]
+            found = models.rows(store, section.model, sa.and_(_row_of(section, key)), names) if key else [{}]
+            values = found[0] if found else flask.abort(404)
+        choices = {field.name: field.choices(store) for field in section.fields if field.choices}
+    return _page(
+        "setup_form.html", section=section, key=key, fields=section.fields, values=values, choices=choices, wrong=wrong
+    )
+
+
+def _row_of(section: Section, key: int) -> Any:
+    return models.search_condition(models.model_of(section.model), [("id", "=", key)], active_test=False)
+
+
+def _page(name: str, **values: Any) -> str:
+    return flask.render_template(name, **values)
