@@ -187,6 +187,8 @@ def _of_call(job: Job, planned: Plan, claimed: journal.Claim, is_last: bool) -> 
     verdict, added = (answer, planned.added) if answer else _called(job, planned, claimed)
     if is_last:
         job.on_answer()  # it has happened, and no late signal shall say otherwise
+    if answer and answer.outcome is Outcome.ACCEPTED and hold.KEPT_AS in answer.cause:  # it is kept already
+        return answer._replace(outcome=Outcome.HELD)
     if verdict.outcome is Outcome.HELD and job.held:
         claimed.end(verdict, job.held)
         return verdict._replace(cause=f"{verdict.cause}{hold.KEPT_AS}{job.held}")
@@ -261,5 +263,5 @@ def _held(job: Job, planned: Plan, claimed: journal.Claim, verdict: Verdict) -> 
     claimed.end(verdict, path)
     job.keep(path, planned.added, planned.raw, replaced)
     verdict = verdict._replace(cause=f"{verdict.cause}{hold.KEPT_AS}{path}")
-    claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: it is kept already
+    claimed.end(verdict._replace(outcome=Outcome.ACCEPTED), path)  # for a next try: see _of_call()
     return verdict

@@ -64,8 +64,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ([Try("DELIVERED"), Try("ACCEPTED", "4Xy2")], [], [], f"the database has no message {OWN}"),
         ([Try("HELD"), Try("KNOWN", "4Xy2")], [OWN], [OWN], "held"),
         # an answer that was given before, or that could not be told from others
-        ([Try("ACCEPTED", cause=KEPT)], [], [OWN], "held"),
-        ([Try("ACCEPTED", cause=KEPT)], [], [], GONE),
+        ([Try("HELD", cause=KEPT)], [], [OWN], "held"),
+        ([Try("HELD", cause=KEPT)], [], [], GONE),
         ([Try("ACCEPTED", cause="not known of which kind: HTTP 502")], [OWN], [], "on records"),
         ([Try("ACCEPTED")], [], [], "bounces and notices"),
         # a last try that could not be noted

@@ -112,7 +112,7 @@ def test_what_is_nowhere_waits_is_asked_for_once_more_and_is_held(gateway: Gatew
     assert deliver(gateway) == "held"
     assert NOT_SEEN in gateway.log.read_text().splitlines()[-1]
     assert len(endpoint.messages) == 2
-    assert deliver(gateway) == "accepted"  # a next try, though it was told that the message is held
+    assert deliver(gateway) == "held"  # a next try, though it was told so
     assert len(held(gateway)) == 1
 
 

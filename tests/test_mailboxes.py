@@ -225,6 +225,25 @@ def test_refused_held_and_too_large_mail_is_moved_and_blocks_nobody(
     assert sorted(map(sorted, flags(server, login, "Refused"))) == [[HELD], [REFUSED], [REFUSED]]
 
 
+def test_what_is_held_and_not_marked_is_held_once_and_marked_so(
+    endpoint: Endpoint, server: Dovecot, login: str, tmp_path: Path
+) -> None:
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    mailboxes = Mailboxes(tmp_path, URL=endpoint.url, PATIENCE=0, HOLD=hold)
+    endpoint.answers = [fault(1, BAD_ALIAS)]
+    add(mailboxes, server, login)
+    server.append(login, mail("held"))
+    for tries in 1, 2:
+        assert mailboxes.run("once").returncode == 0
+        assert flags(server, login) == [{HELD}]
+        assert re.findall(r"outcome=(\w+)", mailboxes.text()) == ["held"] * tries
+        assert len([*hold.glob("new/*")]) == len(endpoint.messages) == 1
+        with server.client(login) as client:
+            client.select("INBOX")
+            client.store("1", "-FLAGS", f"({HELD})")
+
+
 def test_mail_that_the_header_is_to_tell_the_recipient_of(
     mailboxes: Mailboxes, server: Dovecot, database: Records, login: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import functools
 import re
 import urllib.parse
 from collections.abc import Iterator
@@ -386,6 +387,10 @@ def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_
         assert 'Failures <b class="alarm">1</b>' in reader.get(page).text
 
 
+def shows(reader: requests.Session, page: str, word: str) -> bool:
+    return word in reader.get(page).text
+
+
 def test_what_a_mail_server_refuses_has_failed_and_what_it_can_not_take_now_waits(tmp_path: Path) -> None:
     with sink() as mails:
         mails.refused = {"ann@outside.test": 550, "bob@outside.test": 451}
@@ -396,7 +401,7 @@ def test_what_a_mail_server_refuses_has_failed_and_what_it_can_not_take_now_wait
                 page = f"{server.url}/records/crm.lead/{number}"
                 reader.post(f"{page}/write", data=form(reader, page) | {"text": "hello"})
                 word = {"ann": "ann@outside.test: 550 no", "bob": "It waits for a mail server."}[name]
-                wait_until(lambda page=page, word=word: word in reader.get(page).text, word)
+                wait_until(functools.partial(shows, reader, page, word), word)
             mails.refused.clear()
             wait_until(lambda: len(mails.mails) == 1, "what waited")
             wait_until(lambda: "It waits" not in reader.get(page).text, "its note")

@@ -12,7 +12,6 @@ from mailgate.admin.meaning import BY_HAND, REMOVED, word
 from mailgate.admin.records import Record
 from mailgate.admin.screen import counted, pairs, table, words
 from mailgate.admin.trace import Attempt, Story, stories
-from mailgate.hold import KEPT_AS
 from mailgate.mailboxes import mailbox_of
 from mailgate.outcome import Outcome
 
@@ -130,10 +129,10 @@ def _place(desk: Desk, story: Story, there: There) -> tuple[str, str]:
     done: set[str] = set()  # queue ids
     for each in reversed(story.attempts):
         outcome, delivery = Outcome[each["ending"]], (each["host"], each["queue_id"], each["recipients"] or "")
-        is_held = outcome is Outcome.HELD or (outcome is Outcome.ACCEPTED and KEPT_AS in (each["cause"] or ""))
+        is_held = outcome is Outcome.HELD
         is_over = delivery in later if outcome.is_temporary else is_held and not done.isdisjoint((each["queue_id"], ""))
         if not is_over:
-            place, problem = _place_of_try(desk, story, each, Outcome.HELD if is_held else outcome, there)
+            place, problem = _place_of_try(desk, story, each, outcome, there)
             is_by_hand = place == PLACES[Outcome.DROPPED] and (each["cause"] or "").startswith(BY_HAND)
             found.append((DROPPED_BY_HAND if is_by_hand else place, problem))
         later.add(delivery)
