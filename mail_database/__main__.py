@@ -1,6 +1,6 @@
 """The database endpoint on the command line: serve, load, dump, show.
 
-python -m mail_database serve [--host 127.0.0.1] [--port 8069] [--smtp HOST:PORT]
+python -m mail_database serve [--host 127.0.0.1] [--port 8069] [--smtp HOST:PORT] [--gateway COMMAND]
 python -m mail_database load WORLD.json
 python -m mail_database dump
 python -m mail_database show [MODEL [ID]]
@@ -14,6 +14,7 @@ import io
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help="0: a free one")
     serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
+    gateway = "the gateway's command, for the page that tries mails: 'python3 mail_gateway.py --env-file FILE'"
+    serve.add_argument("--gateway", metavar="COMMAND", default="", help=gateway)
     load = commands.add_parser("load", help="fill a new database with companies, domains, aliases, partners, records")
     load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
     commands.add_parser("dump", help="print everything that is stored, as JSON")
@@ -93,8 +96,13 @@ def _serve(engine: sa.Engine, options: argparse.Namespace) -> int:
     allowed = access(database, login, password)
     link = page.new_link()
     written = threading.Event()
-    pages = page.application(engine, allowed, {link}, written.set)
-    server = listen(application(engine, allowed, pages), allows_login(allowed), options.host, options.port)
+    pages = page.application(engine, allowed, {link}, written.set, shlex.split(options.gateway))
+    has_login = allows_login(allowed)
+
+    def allows(path: str, cookies: str, head: bytes) -> bool:
+        return has_login(head) if path.startswith("/xmlrpc/") else page.has_session(pages, cookies)
+
+    server = listen(application(engine, allowed, pages), allows, options.host, options.port)
     stopped = threading.Event()
     if options.smtp:
         threading.Thread(target=_send, args=[engine, options.smtp, written, stopped], daemon=True).start()

@@ -1,7 +1,7 @@
 """The HTTP server, and what a caller may cost before the database knows him.
 
-- If the first MAX_LOGIN_BYTES of a body do not contain the right login, the rest is received, as HTTP requires, and
-  dropped.
+- If neither the first MAX_LOGIN_BYTES of a body nor a cookie say that its sender has logged in, the rest is received,
+  as HTTP requires, and dropped.
 - A request that is not complete within the seconds below, at the rate below, is cut off.
 - If there are too many connections, the one whose request has been incomplete for longest is closed; if no request is
   incomplete, the one that has been idle for longest. So slow clients, however many, do not block the others.
@@ -73,8 +73,8 @@ class _Channel(HTTPChannel):
         return super().readable()
 
 
-def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: int) -> Any:
-    """Return a server; ``allows`` tells whether the beginning of a body has the right login."""
+def listen(application: Any, allows: Callable[[str, str, bytes], bool], host: str, port: int) -> Any:
+    """Return a server; ``allows`` tells by path, cookies and a body's beginning whether its sender has logged in."""
 
     class Request(HTTPRequestParser):
         is_judged = False
@@ -84,7 +84,8 @@ def listen(application: Any, allows: Callable[[bytes], bool], host: str, port: i
             if self.body_rcv is not None and not self.is_judged and len(self.body_rcv) >= MAX_LOGIN_BYTES:
                 self.is_judged = True
                 head = self.body_rcv.getbuf().get(MAX_LOGIN_BYTES)
-                if not allows(head):
+                path = self.path  # type: ignore[attr-defined]  # parse_header() sets it
+                if not allows(path, self.headers.get("COOKIE", ""), head):
                     self.body_rcv.getbuf().close()
                     self.body_rcv.buf = _Dropped(head)  # type: ignore[assignment]  # it has what a receiver needs
             return consumed

@@ -3,13 +3,17 @@
 import email
 import email.policy
 import functools
+import html
 import re
+import shlex
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
+from support.gateway import PROGRAM, write_settings
 from support.mail_database_server import PASSWORD, Server
 from support.mta import wait_until
 from support.page import entered, form, mail, pages_of, report_of, served
@@ -55,6 +59,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/",
         "/logout",
         "/developer",
+        "/try/",
         "/setup/",
         "/setup/parameters",
         "/setup/<name>/<int(max=4611686018427387904):key>",
@@ -133,7 +138,7 @@ def test_no_other_site_can_use_a_session(server: Server, reader: requests.Sessio
     for data in {}, {"csrf_token": "x"}, form(requests.Session(), f"{server.url}/login"):
         assert reader.post(f"{server.url}/logout", data=data).status_code == 400
     assert reader.get(f"{server.url}/", allow_redirects=False).status_code == 200
-    assert requests.post(f"{server.url}/logout", allow_redirects=False).status_code == 400
+    assert requests.post(f"{server.url}/logout", allow_redirects=False).status_code == 403
 
 
 # --- what a browser is let do ---
@@ -506,3 +511,74 @@ def test_domains_companies_partners_and_parameters_are_set(server: Server, devel
     assert server.call("ir.config_parameter", "get_param", "mail.gateway.loop.threshold") is False
     for path in "nothing/0", "aliases/99999":
         assert developer.get(f"{server.url}/setup/{path}").status_code == 404
+
+
+# --- what is tried ---
+
+
+@pytest.fixture(scope="module")
+def trying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A database that knows a gateway, whose settings lead to it."""
+    folder = tmp_path_factory.mktemp("try")
+    env_file = folder / "gateway.env"
+    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
+    with served(folder, "--gateway", command) as server:
+        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
+        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+        yield server
+
+
+def tried(server: Server, raw: bytes, *recipients: str, sender: str = "ann@outside.test", as_file: bool = False) -> str:
+    reader = entered(server)
+    fields = form(reader, f"{server.url}/try/") | {"sender": sender, "recipients": " ".join(recipients)}
+    files = {"file": ("mail.eml", raw)} if as_file else {"file": ("", b"")}
+    fields["message"] = "" if as_file else raw.decode()
+    answer = reader.post(f"{server.url}/try/", data=fields, files=files)
+    assert answer.status_code == 200
+    return html.unescape(answer.text)
+
+
+def test_a_mail_that_is_tried_goes_through_the_gateway(trying: Server) -> None:
+    page = tried(trying, mail("tried"), "info@mail.company-name.com", "x@elsewhere.test")
+    assert "2.0.0 delivered" in page
+    assert "exit status 0" in page
+    assert "Return-Path: <ann@outside.test>" in page
+    number = trying.search("crm.lead", [("name", "=", "chairs tried")], "id")[0]["id"]
+    assert f'/records/crm.lead/{number}">chairs tried</a>' in page
+    page = tried(trying, mail("stranger"), "nobody@elsewhere.test")
+    assert "exit status 67" in page
+    assert "nothing new in the database" in page
+    page = tried(trying, mail("caught", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com")
+    assert "ann@outside.test is told (catchall)" in page
+    page = tried(
+        trying, mail("silent", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com", sender=""
+    )
+    assert "placed nowhere" in page
+
+
+def test_a_large_file_is_tried_by_who_has_logged_in_alone(trying: Server) -> None:
+    raw = mail("large", body="\xff" * 3_000_000)
+    assert "2.0.0 delivered" in tried(trying, raw, "info@mail.company-name.com", as_file=True)
+    number = trying.search("crm.lead", [("name", "=", "chairs large")], "id")[0]["id"]
+    page = entered(trying).get(f"{trying.url}/records/crm.lead/{number}").text
+    assert (
+        entered(trying)
+        .get(trying.url + re.findall(r"/messages/\d+/original", page)[0])
+        .content.endswith(raw[-2_000_000:])
+    )
+    answer = requests.post(f"{trying.url}/try/", files={"file": ("mail.eml", raw)}, allow_redirects=False)
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("recipients", ["", " ", "a@b.test\0", " ".join(["a@b.test"] * 101)])
+def test_what_can_not_be_tried_is_said(trying: Server, recipients: str) -> None:
+    reader = entered(trying)
+    fields = form(reader, f"{trying.url}/try/") | {"sender": "", "recipients": recipients, "message": "x"}
+    answer = reader.post(f"{trying.url}/try/", data=fields)
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+
+
+def test_without_a_gateway_the_page_says_how_to_name_one(server: Server, reader: requests.Session) -> None:
+    assert "--gateway" in reader.get(f"{server.url}/try/").text
+    assert reader.post(f"{server.url}/try/", data=form(reader, f"{server.url}/")).status_code == 422

@@ -26,9 +26,15 @@ def guard(app: flask.Flask, allowed: Access, links: set[str]) -> None:
     )
     app.extensions["access"] = allowed
     app.extensions["links"] = links
+    app.before_request(_check)  # before the form is read, for its token
     CSRFProtect(app)
     app.register_error_handler(CSRFError, _is_forged)
-    app.before_request(_check)
+
+
+def has_session(app: flask.Flask, cookies: str) -> bool:
+    """Tell whether the cookies of a request are those of somebody who has logged in."""
+    with app.test_request_context(headers={"Cookie": cookies}):
+        return USER in flask.session
 
 
 def _check() -> Any:

@@ -12,12 +12,15 @@ from mail_database import comments, delivery
 from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
+from mail_database.page.access import has_session
 from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
+from mail_database.page.trial import trial
 from mail_database.routing import MODELS, Fault
 from mail_database.server import USER_ID, Access
 from mail_database.store import Row, Store, transaction
 
+__all__ = ["application", "has_session", "new_link"]
 ROWS = 50  # of a page
 MAX_SHOWN_BYTES = 2**20  # of a message that is on no record: a larger one can be saved
 MAX_ID = 2**62
@@ -40,19 +43,25 @@ page = flask.Blueprint("page", __name__)
 
 
 def application(
-    engine: sa.Engine, allowed: Access, links: set[str], written: Callable[[], object] = lambda: None
+    engine: sa.Engine,
+    allowed: Access,
+    links: set[str],
+    written: Callable[[], object] = lambda: None,
+    gateway: Sequence[str] = (),
 ) -> flask.Flask:
     """Return the WSGI application.
 
     Each of ``links`` lets somebody in once, under /enter/. ``written`` is called when there is something to be sent.
+    ``gateway`` is the command that tries a mail, if there is one.
     """
     app = flask.Flask(__name__)
-    app.extensions |= {"engine": engine, "written": written}
+    app.extensions |= {"engine": engine, "written": written, "gateway": [*gateway]}
     app.extensions["transaction"] = lambda reads: transaction(engine, reads)
     app.url_map.merge_slashes = False
     access.guard(app, allowed, links)
     app.register_blueprint(page)
     app.register_blueprint(setup)
+    app.register_blueprint(trial)
     app.register_error_handler(404, _not_found)
     app.after_request(_with_headers)
     app.jinja_env.globals["counts"] = _counts

@@ -10,9 +10,11 @@ import sqlalchemy as sa
 
 from mail_database.routing import MODELS
 from mail_database.store import Store
-from mail_database.tables import attachments, messages, notifications, originals, partners, records, unplaced
+from mail_database.tables import attachments, messages, notices, notifications, originals, partners, records, unplaced
 
 FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
+_BECOMES = (messages, notices, unplaced)  # what comes of a mail
+_LARGE = ("body", "original")  # columns that a list does not need
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
 
 
@@ -97,3 +99,18 @@ def _by_id(
     store: Store, table: sa.Table, ids: Sequence[int], left_out: Sequence[str] = ()
 ) -> dict[int, dict[str, Any]]:
     return {row["id"]: row for row in store.select(table, table.c.id.in_(ids), [table.c.id], None, 0, left_out)}
+
+
+def newest_ids(store: Store) -> dict[str, int]:
+    """Return the newest ids of what a mail may become, by table."""
+    return {
+        table.name: next((row["id"] for row in _newest(store, table, sa.true(), None, 1, _LARGE)), 0)
+        for table in _BECOMES
+    }
+
+
+def since(store: Store, before: dict[str, int], limit: int) -> dict[str, list[dict[str, Any]]]:
+    """Return what has come after these ids, by table, the newest first."""
+    return {
+        table.name: _newest(store, table, table.c.id > before[table.name], None, limit, _LARGE) for table in _BECOMES
+    }
