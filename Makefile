@@ -11,6 +11,9 @@ help: ## Print this list.
 demo: $(VENV)/made ## Send six mails through the gateway into the embedded database: no Odoo, no mail server (4 seconds).
 	@$(VENV)/bin/python demo/run.py
 
+try: $(VENV)/made ## Run the database with its pages, the gateway and a mail server, on this machine, until Ctrl-C: no Odoo.
+	@$(VENV)/bin/python demo/trial.py
+
 demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
 	$(VENV)/bin/python demo/picture.py
 
@@ -74,4 +77,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo demo-picture admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean
+.PHONY: help demo try demo-picture admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean

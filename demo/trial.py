@@ -1,0 +1,104 @@
+"""A database, its pages, the gateway's service and a mail server that keeps what it is given: ``make try``.
+
+All of it is on this machine alone, in a folder that is gone when Ctrl-C ends it.
+"""
+
+import contextlib
+import email
+import email.policy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+DOMAIN = "mail.company-name.com"  # that of mail_database/example.json
+PASSWORD = "try"
+# What has come before: the sender, to whom, and the mail.
+MAILS = [
+    ("ann@customer.example", f"info@{DOMAIN}", "Subject: Forty chairs\n\nDo you have forty of the red ones?\n"),
+    ("carl@customer.example", f"support@{DOMAIN}", "Subject: A leg is loose\n\nOf the third chair.\n"),
+    ("", f"catchall@{DOMAIN}", "Subject: Confirm your address\n\nhttps://provider.example/confirm?code=1\n"),
+]
+
+
+class Outbox:
+    """The mail server: it prints a line for each mail, and delivers none."""
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        mail = email.message_from_bytes(envelope.original_content or b"", policy=email.policy.default)
+        print(
+            f"mail to {', '.join(envelope.rcpt_tos)}: {mail['Subject']}  Message-ID: {mail['Message-ID']}", flush=True
+        )
+        return "250 OK"
+
+
+class FreePort(Controller):
+    """A controller on a port that the kernel chooses."""
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # it listens by now
+        super()._trigger_server()
+
+
+def main() -> int:
+    """Run all of it until Ctrl-C or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
+        outbox = FreePort(Outbox(), hostname="127.0.0.1", port=0)
+        outbox.start()
+        running.callback(outbox.stop)
+        environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_STORE": f"sqlite:///{folder}/mail.db"}
+        environ["MAIL_DATABASE_PASSWORD"] = PASSWORD
+        env_file, lmtp = Path(folder, "mail-gateway.env"), f"{folder}/lmtp.sock"
+        gateway = f"{sys.executable} {ROOT}/mail_gateway.py --env-file {env_file} --service {lmtp}"
+        database = [sys.executable, "-m", "mail_database"]
+        subprocess.run([*database, "load", "mail_database/example.json"], cwd=ROOT, env=environ, check=True)
+        serve = [*database, "serve", "--port", "0", "--smtp", f"127.0.0.1:{outbox.port}", "--gateway", gateway]
+        server = running.enter_context(process(serve, environ, stdout=subprocess.PIPE, text=True))
+        assert server.stdout
+        url, link = (server.stdout.readline().split()[-1] for _ in range(2))
+        write_settings(env_file, url, lmtp, folder)
+        service = [sys.executable, "-m", "mailgate.service", "--env-file", str(env_file)]
+        running.enter_context(process(service, {"PATH": "/usr/bin:/bin"}))
+        for sender, recipient, text in MAILS:
+            raw = f"From: {sender or 'no-reply@provider.example'}\nTo: {recipient}\n{text}".encode()
+            subprocess.run(
+                [*gateway.split(), "--sender", sender, "--", recipient],
+                input=raw, env={}, stdout=subprocess.DEVNULL, check=True,
+            )  # fmt: skip
+        print(f"Open {link}\n(later {url}, login admin, password {PASSWORD}). Ctrl-C ends it.", flush=True)
+        stopped.wait()
+    return 0
+
+
+def write_settings(env_file: Path, url: str, lmtp: str, folder: str) -> None:
+    """Write the gateway's settings."""
+    values = {"URL": url, "DATABASE": "mydatabase", "LOGIN": "admin", "PASSWORD": PASSWORD, "ALIAS_DOMAINS": DOMAIN}
+    values |= {"LMTP": lmtp, "LOG": f"{folder}/log"}
+    env_file.touch(0o600)
+    env_file.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in values.items()))
+
+
+@contextlib.contextmanager
+def process(command: list[str], environ: dict[str, str], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Run a program for a while; Ctrl-C is for us alone."""
+    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **options) as running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
