@@ -125,7 +125,7 @@ def test_idle_clients_keep_nobody_waiting(server: Server) -> None:
     try:
         for _ in range(listen.MAX_CONNECTIONS + 60):
             waiting.append(connect(server))
-            waiting[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            waiting[-1].sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
             assert waiting[-1].recv(12) == b"HTTP/1.1 404"
         begun = time.monotonic()
         assert DENIED in post(server, call("wrong"))
@@ -155,6 +155,7 @@ def test_it_stops_in_bounded_time_though_nobody_reads_its_log(tmp_path: Path) ->
         try:
             assert process.stdout
             url = process.stdout.readline().split()[-1]
+            assert "/enter/" in process.stdout.readline()
             host, port = url.rpartition("/")[2].split(":")
             idle = [socket.create_connection((host, int(port))) for _ in range(300)]
             assert process.stdout.readline() == "logging\n"
