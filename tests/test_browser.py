@@ -112,7 +112,7 @@ def test_a_person_writes_and_sees_the_answer_the_bounce_and_its_reason_without_a
 
         server.deliver(report_of(written, "ann@outside.test"))
         wait_until(lambda: chromium.find_elements(By.CLASS_NAME, "failure"), "the envelope")
-        assert "Failures 1" in chromium.find_element(By.ID, "bar").text
+        assert "1 failed" in chromium.find_element(By.ID, "bar").text
         chromium.find_element(By.CSS_SELECTOR, ".failure summary").click()
         assert "ann@outside.test: It could not be delivered." in chromium.find_element(By.CLASS_NAME, "failure").text
         assert chromium.execute_script("return window.same") is True

@@ -20,7 +20,7 @@ from support.page import entered, form, mail, pages_of, report_of, served
 from support.smtp_sink import sink
 
 FRAME = "/messages/1/text"
-PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/failures", "/unplaced")
+PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/discuss", "/unplaced")
 FILE = 'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n'
 FILE_BODY = "--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n"
 FILE_BODY += '--b\r\nContent-Type: {type}; name="{name}"\r\n\r\n{content}\r\n--b--'
@@ -69,7 +69,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/messages/<int(max=4611686018427387904):message_id>/original",
         "/messages/<int(max=4611686018427387904):message_id>/text",
         "/attachments/<int(max=4611686018427387904):attachment_id>",
-        "/failures",
+        "/discuss",
         "/unplaced",
         "/unplaced/<int(max=4611686018427387904):key>",
         "/unplaced/<int(max=4611686018427387904):key>/original",
@@ -107,7 +107,7 @@ def test_the_printed_link_lets_in_once(tmp_path: Path) -> None:
         link = server.process.stdout.readline().split()[-1]
         visitor = requests.Session()
         assert visitor.get(link).status_code == 200
-        assert visitor.get(f"{server.url}/failures", allow_redirects=False).status_code == 200
+        assert visitor.get(f"{server.url}/discuss", allow_redirects=False).status_code == 200
         for later in link, link[:-1], f"{server.url}/enter/x":
             answer = requests.get(later, allow_redirects=False)
             assert answer.headers["Location"] == "/login"
@@ -257,11 +257,22 @@ def test_a_message_of_ours_that_came_back_shows_for_whom_and_why(server: Server,
                 "failure_reason": reason,
             },
         )
-    for path in f"/records/crm.lead/{number}", "/failures":
+    for path in f"/records/crm.lead/{number}", "/discuss":
         page = reader.get(server.url + path).text
         assert "dan@outside.test: 550 no &lt;such&gt; user" in page
         assert "dan@outside.test: no error" in page
-        assert 'Failures <b class="alarm">2</b>' in page
+        assert '<b class="alarm">2 failed</b>' in page
+
+
+def test_what_is_new_is_counted_until_it_was_looked_at(server: Server, reader: requests.Session) -> None:
+    page = f"{server.url}/discuss"
+    reader.post(page, data=form(reader, page))
+    assert "0 new" in reader.get(page).text
+    number = server.deliver(mail("new <one>"))
+    for path in "/", "/discuss":
+        assert "1 new" in reader.get(server.url + path).text
+    assert f'/records/crm.lead/{number}">chairs new &lt;one&gt;</a>' in reader.get(page).text
+    assert "0 new" in reader.post(page, data=form(reader, page)).text
 
 
 def test_what_is_placed_nowhere_is_listed_with_its_reason_and_can_be_saved(
@@ -389,7 +400,7 @@ def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_
         assert server.deliver(mail("answered", sender="Ann <ann@outside.test>", fields=answer)) == number
         server.deliver(report_of(to_ann["Message-ID"], "bob@outside.test"))
         assert "bob@outside.test: It could not be delivered." in reader.get(page).text
-        assert 'Failures <b class="alarm">1</b>' in reader.get(page).text
+        assert '<b class="alarm">1 failed</b>' in reader.get(page).text
 
 
 def shows(reader: requests.Session, page: str, word: str) -> bool:

@@ -217,12 +217,20 @@ def _file(content: bytes, name: str) -> flask.Response:
     return response
 
 
-@page.get("/failures")
-def failures() -> Any:
-    """Show our messages that came back, the newest first."""
+@page.get("/discuss")
+def discuss() -> Any:
+    """Show what is new, and our messages that came back, the newest first."""
     with _reading() as store:
-        found = rows.failures(store, _before(), ROWS + 1)
-    return flask.render_template("failures.html", **_paged(found))
+        found, fresh = rows.failures(store, _before(), ROWS + 1), rows.new(store)
+    return flask.render_template("discuss.html", fresh=fresh, **_paged(found))
+
+
+@page.post("/discuss")
+def seen() -> Any:
+    """Note that what is new has been looked at."""
+    with transaction(flask.current_app.extensions["engine"]) as store:
+        rows.see(store)
+    return flask.redirect(flask.url_for("page.discuss"))
 
 
 @page.get("/unplaced")

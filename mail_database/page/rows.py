@@ -15,6 +15,8 @@ from mail_database.tables import attachments, messages, notices, notifications, 
 FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
 _BECOMES = (messages, notices, unplaced)  # what comes of a mail
 _LARGE = ("body", "original")  # columns that a list does not need
+SEEN = "mail_database.page.seen"  # a parameter: the newest message that somebody has seen as new
+ROWS_OF_NEW = 50
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
 
 
@@ -82,10 +84,26 @@ def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dic
     return _newest(store, unplaced, sa.true(), before, limit, ("original",))
 
 
+def new(store: Store, limit: int = ROWS_OF_NEW) -> Sequence[dict[str, Any]]:
+    """Return the mails that have come since somebody last looked at what is new."""
+    seen = int(store.parameter(SEEN) or 0)
+    return _newest(store, messages, sa.and_(messages.c.id > seen, messages.c.kind == "email"), None, limit, _LARGE)
+
+
+def see(store: Store) -> None:
+    """Note that what is new has been looked at."""
+    found = _newest(store, messages, sa.true(), None, 1, _LARGE)
+    store.set_parameter(SEEN, str(found[0]["id"]) if found else "")
+
+
 def counts(store: Store) -> dict[str, int]:
-    """Return how much has failed, and how much is placed nowhere, up to MAX_COUNTED."""
+    """Return how much has failed, is new, and is placed nowhere, up to MAX_COUNTED."""
     failed = _newest(store, notifications, notifications.c.status.in_(FAILED), None, MAX_COUNTED)
-    return {"failures": len(failed), "unplaced": len(placed_nowhere(store, None, MAX_COUNTED))}
+    return {
+        "failures": len(failed),
+        "new": len(new(store, MAX_COUNTED)),
+        "unplaced": len(placed_nowhere(store, None, MAX_COUNTED)),
+    }
 
 
 def _newest(
