@@ -172,14 +172,18 @@ def test_a_password_of_other_letters(mailboxes: Mailboxes, database: Records, ki
 # --- what may come at any time, and what never ends ---
 
 
-def test_word_of_new_mail_before_the_server_idles(mailboxes: Mailboxes, database: Records) -> None:
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "in one piece with it"])
+def test_word_of_new_mail_as_the_server_begins_to_idle(
+    mailboxes: Mailboxes, database: Records, is_before: bool
+) -> None:
     with StrangeImap(mail(1), mail(2)) as server:
         hidden = [server.flags.pop(2)]
 
         def change(line: bytes, usual: bytes) -> bytes:
             if line.endswith(b" IDLE") and hidden:
                 server.flags[2] = hidden.pop()
-                return b"* 2 EXISTS\r\n* OK so it is\r\n" + usual
+                word = b"* 2 EXISTS\r\n* OK so it is\r\n"
+                return word + usual if is_before else usual + word
             return usual
 
         server.change = change

@@ -170,32 +170,40 @@ class Imap:
 
     def wait(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         """Wait for new mail by IDLE (RFC 2177), which ends after so long: a server may forget one. Raises Trouble."""
-        until = time.monotonic() + seconds
-        soon = min(until, time.monotonic() + TICK_SECONDS)
-        is_told = self._is_told()
+        until = time.monotonic() + (min(TICK_SECONDS, seconds) if self._is_told() else seconds)
         if b"IDLE" not in self.capabilities:
-            while time.monotonic() < (soon if is_told else until) and not is_over():
+            while time.monotonic() < until and not is_over():
                 time.sleep(min(TICK_SECONDS, max(0.0, until - time.monotonic())))
             return True
         with understood():
-            # short at first: Dovecot may miss what comes while IDLE begins, and says so where it ends
-            if not self._idle(soon, is_over) and not is_told:
-                self._idle(until, is_over)
+            self._idle(until, is_over)
         return True
 
-    def _idle(self, until: float, is_over: Callable[[], bool]) -> bool:
-        """Wait for word of new mail until a monotonic time, and tell whether it came."""
+    def _idle(self, until: float, is_over: Callable[[], bool]) -> None:
+        """Wait for word of new mail until a monotonic time."""
         if not self._begin_idle():
             self.capabilities -= {b"IDLE"}
-            return False
-        answers: list[tuple[Any, ...]] = [(b"EXISTS",)] if self._is_told() else []
-        while time.monotonic() < until and not is_over() and not _is_word(answers):
+            return
+        if self._is_told() or self._has_more():
+            until = min(until, time.monotonic() + TICK_SECONDS)
+        while time.monotonic() < until and not is_over():
             began = time.monotonic()
             answers = self.client.idle_check(timeout=min(TICK_SECONDS, max(0.0, until - began)))
             # a connection that has ended looks like silence that comes at once
-            if not answers and time.monotonic() - began < 0.1:
+            if any(b"EXISTS" in answer for answer in answers) or (not answers and time.monotonic() - began < 0.1):
                 break
-        return _is_word(answers + self.client.idle_done()[1])
+        self.client.idle_done()
+
+    def _has_more(self) -> bool:
+        """Tell whether more of the server's words came with the last one: idle_check() looks at the socket alone."""
+        connection = self.client._imap
+        connection.sock.setblocking(False)
+        try:
+            return bool(connection.file.peek(1))
+        except OSError:  # there is nothing yet
+            return False
+        finally:
+            connection.sock.settimeout(TIMEOUT_SECONDS)
 
     def _begin_idle(self) -> bool:
         """Begin to IDLE, and tell whether the server does: other words may come before its own, or a refusal."""
@@ -311,11 +319,6 @@ def _log_in(client: imapclient.IMAPClient, mailbox: Mailbox, token: Callable[[st
             log_in_hidden(mailbox.password)
     except LoginError as error:
         raise refused(mailbox, error) from None
-
-
-def _is_word(answers: list[tuple[Any, ...]]) -> bool:
-    """Tell whether a server says in these answers that there is new mail."""
-    return any(b"EXISTS" in answer for answer in answers)
 
 
 def _uid(item: Item) -> int:
