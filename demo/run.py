@@ -46,12 +46,7 @@ def main() -> int:
 def deliver(folder: str, url: str, environ: dict[str, str], name: str, title: str, sender: str, recipient: str) -> Any:
     """Hand one mail to the gateway as a mail server would, and say what changed in the database."""
     env_file = Path(folder, "mail-gateway.env")
-    env_file.touch(0o600)
-    env_file.write_text(
-        f"MAIL_GATEWAY_URL={url}\nMAIL_GATEWAY_DATABASE=mydatabase\nMAIL_GATEWAY_LOGIN=admin\n"
-        f"MAIL_GATEWAY_PASSWORD={PASSWORD}\nMAIL_GATEWAY_ALIAS_DOMAINS=mydatabase.example\n"
-        f"MAIL_GATEWAY_LOG={folder}/log\n"
-    )
+    write_settings(env_file, URL=url, PASSWORD=PASSWORD, ALIAS_DOMAINS="mydatabase.example", LOG=f"{folder}/log")
     before = json.loads(database(environ, "dump"))
     finished = subprocess.run(
         [sys.executable, ROOT / "mail_gateway.py", "--env-file", env_file, "--sender", sender, "--", recipient],
@@ -67,6 +62,13 @@ def deliver(folder: str, url: str, environ: dict[str, str], name: str, title: st
         line,
         "; ".join(changes(before, json.loads(database(environ, "dump")))) or "nothing, and no network traffic",
     )
+
+
+def write_settings(env_file: Path, **settings: str) -> None:
+    """Write the gateway's settings, for the database that has its usual name and login."""
+    env_file.touch(0o600)
+    lines = {"DATABASE": "mydatabase", "LOGIN": "admin"} | settings
+    env_file.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in lines.items()))
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

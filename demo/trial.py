@@ -17,9 +17,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from run import ROOT, write_settings
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
 DOMAIN = "mail.company-name.com"  # that of mail_database/example.json
 PASSWORD = "try"
 # What has come before: the sender, to whom, and the mail.
@@ -68,7 +67,7 @@ def main() -> int:
         server = running.enter_context(process(serve, environ, stdout=subprocess.PIPE, text=True))
         assert server.stdout
         url, link = (server.stdout.readline().split()[-1] for _ in range(2))
-        write_settings(env_file, url, lmtp, folder)
+        write_settings(env_file, URL=url, PASSWORD=PASSWORD, ALIAS_DOMAINS=DOMAIN, LMTP=lmtp, LOG=f"{folder}/log")
         service = [sys.executable, "-m", "mailgate.service", "--env-file", str(env_file)]
         running.enter_context(process(service, {"PATH": "/usr/bin:/bin"}))
         for sender, recipient, text in MAILS:
@@ -80,14 +79,6 @@ def main() -> int:
         print(f"Open {link}\n(later {url}, login admin, password {PASSWORD}). Ctrl-C ends it.", flush=True)
         stopped.wait()
     return 0
-
-
-def write_settings(env_file: Path, url: str, lmtp: str, folder: str) -> None:
-    """Write the gateway's settings."""
-    values = {"URL": url, "DATABASE": "mydatabase", "LOGIN": "admin", "PASSWORD": PASSWORD, "ALIAS_DOMAINS": DOMAIN}
-    values |= {"LMTP": lmtp, "LOG": f"{folder}/log"}
-    env_file.touch(0o600)
-    env_file.write_text("".join(f"MAIL_GATEWAY_{name}={value}\n" for name, value in values.items()))
 
 
 @contextlib.contextmanager

@@ -64,6 +64,8 @@ def send_outgoing(engine: sa.Engine, smtp: Server) -> None:
 def _made(kind: Kind, store: Store, row: Row) -> Mail | None:
     try:
         return kind.mail(store, row)
+    except sa.exc.SQLAlchemyError:  # the database's trouble is not this mail's: the next round tries again
+        raise
     except Exception:  # the addresses are strangers', and the library fails on them in many ways
         log.warning("%s can't be made into a mail", dict(row) | {"body": "…"})
         return None

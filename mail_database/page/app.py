@@ -1,8 +1,7 @@
 """The pages: one function for each, over one transaction that only reads."""
 
-import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -13,18 +12,17 @@ from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
 from mail_database.page.access import has_session
+from mail_database.page.current import ID, MAX_ID, transaction
 from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.page.trial import trial
 from mail_database.routing import MODELS, Fault
 from mail_database.server import USER_ID, Access
-from mail_database.store import Row, Store, transaction
+from mail_database.store import Row
 
 __all__ = ["application", "has_session", "new_link"]
 ROWS = 50  # of a page
 MAX_SHOWN_BYTES = 2**20  # of a message that is on no record: a larger one can be saved
-MAX_ID = 2**62
-ID = f"int(max={MAX_ID})"  # in a path
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
     " connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -56,7 +54,6 @@ def application(
     """
     app = flask.Flask(__name__)
     app.extensions |= {"engine": engine, "written": written, "gateway": [*gateway]}
-    app.extensions["transaction"] = lambda reads: transaction(engine, reads)
     app.url_map.merge_slashes = False
     access.guard(app, allowed, links)
     app.register_blueprint(page)
@@ -83,15 +80,9 @@ def _not_found(_: Exception) -> Any:
     return flask.render_template("error.html", title="Nothing here", text="There is no such page."), 404
 
 
-@contextlib.contextmanager
-def _reading() -> Iterator[Store]:
-    with transaction(flask.current_app.extensions["engine"], reads=True) as store:
-        yield store
-
-
 def _counts() -> dict[str, int]:
     """Return the numbers of the bar."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         return rows.counts(store)
 
 
@@ -110,8 +101,9 @@ def developer() -> Any:
 @page.get("/")
 def home() -> Any:
     """Show the models that have records."""
-    with _reading() as store:
-        return flask.render_template("models.html", models=rows.models(store))
+    with transaction(reads=True) as store:
+        found = rows.models(store)
+    return flask.render_template("models.html", models=found)
 
 
 @page.get("/records/<model>")
@@ -119,7 +111,7 @@ def records(model: str) -> Any:
     """Show a model's records, the newest first."""
     if model not in MODELS:
         flask.abort(404)
-    with _reading() as store:
+    with transaction(reads=True) as store:
         found = rows.of_model(store, model, _before(), ROWS + 1)
     return flask.render_template("records.html", model=model, **_paged(found))
 
@@ -127,21 +119,21 @@ def records(model: str) -> Any:
 @page.get(f"/records/<model>/<{ID}:record_id>")
 def record(model: str, record_id: int) -> Any:
     """Show a record and its chatter, the newest message first."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         found = store.record(model, record_id) if model in MODELS else None
         if not found:
             flask.abort(404)
         messages = rows.thread(store, model, record_id, _before(), ROWS + 1)
         following = [store.partner(partner) for partner in sorted(store.followers(model, record_id))]
-        return flask.render_template(
-            "record.html",
-            model=model,
-            record=found,
-            fields=_fields(model, found),
-            followers=[row for row in following if row],
-            frame=FRAME,
-            **_paged(messages),
-        )
+    return flask.render_template(
+        "record.html",
+        model=model,
+        record=found,
+        fields=_fields(model, found),
+        followers=[row for row in following if row],
+        frame=FRAME,
+        **_paged(messages),
+    )
 
 
 def _fields(model: str, record: Row) -> list[tuple[str, Any]]:
@@ -156,7 +148,7 @@ def _fields(model: str, record: Row) -> list[tuple[str, Any]]:
 def write(model: str, record_id: int) -> Any:
     """Write a comment to a record's followers and its customer."""
     text = flask.request.form.get("text", "").strip()
-    with transaction(flask.current_app.extensions["engine"]) as store:
+    with transaction() as store:
         try:
             if text:
                 comments.write(store, USER_ID, model, record_id, text)
@@ -169,7 +161,7 @@ def write(model: str, record_id: int) -> Any:
 @page.get(f"/messages/<{ID}:message_id>/text")
 def text(message_id: int) -> Any:
     """Give a message's text, for its frame."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         message = store.message(message_id)
         if not message:
             flask.abort(404)
@@ -183,7 +175,7 @@ def text(message_id: int) -> Any:
 @page.get(f"/messages/<{ID}:message_id>/original")
 def original(message_id: int) -> Any:
     """Give a message as it came, to be saved."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         raw = store.original(message_id)
     return flask.abort(404) if raw is None else _file(raw, f"message-{message_id}.eml")
 
@@ -202,7 +194,7 @@ def _framed(body: str, pictures: Mapping[str, tuple[str, bytes]]) -> flask.Respo
 @page.get(f"/attachments/<{ID}:attachment_id>")
 def attachment(attachment_id: int) -> Any:
     """Give a file, to be saved: no browser opens what a stranger sent, under our name."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         found = rows.attachment(store, attachment_id)
     if not found:
         flask.abort(404)
@@ -220,15 +212,15 @@ def _file(content: bytes, name: str) -> flask.Response:
 @page.get("/discuss")
 def discuss() -> Any:
     """Show what is new, and our messages that came back, the newest first."""
-    with _reading() as store:
-        found, fresh = rows.failures(store, _before(), ROWS + 1), rows.new(store)
+    with transaction(reads=True) as store:
+        found, fresh = rows.failures(store, _before(), ROWS + 1), rows.new(store, ROWS)
     return flask.render_template("discuss.html", fresh=fresh, **_paged(found))
 
 
 @page.post("/discuss")
 def seen() -> Any:
     """Note that what is new has been looked at."""
-    with transaction(flask.current_app.extensions["engine"]) as store:
+    with transaction() as store:
         rows.see(store)
     return flask.redirect(flask.url_for("page.discuss"))
 
@@ -236,7 +228,7 @@ def seen() -> Any:
 @page.get("/unplaced")
 def unplaced() -> Any:
     """Show what was accepted and is on no record, the newest first."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         found = rows.placed_nowhere(store, _before(), ROWS + 1)
     return flask.render_template("unplaced.html", **_paged(found))
 
@@ -257,7 +249,7 @@ def _unplaced_page(key: int, wrong: str = "") -> Any:
 
 
 def _unplaced(key: int) -> Row:
-    with _reading() as store:
+    with transaction(reads=True) as store:
         found = next(iter(store.unplaced(key)), None)
     return found or flask.abort(404)
 
@@ -272,11 +264,7 @@ def unplaced_original(key: int) -> Any:
 def unplaced_text(key: int) -> Any:
     """Give the text of a message that is on no record, for its frame."""
     message = parse(_unplaced(key)["original"][:MAX_SHOWN_BYTES])
-    pictures = {
-        file.content_id: (file.mimetype, file.content)
-        for file in message.attachments
-        if file.content_id and len(file.content) <= MAX_PICTURES_BYTES
-    }
+    pictures = {file.content_id: (file.mimetype, file.content) for file in message.attachments if file.content_id}
     return _framed(message.body, pictures)
 
 

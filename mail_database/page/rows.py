@@ -16,7 +16,6 @@ FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail s
 _BECOMES = (messages, notices, unplaced)  # what comes of a mail
 _LARGE = ("body", "original")  # columns that a list does not need
 SEEN = "mail_database.page.seen"  # a parameter: the newest message that somebody has seen as new
-ROWS_OF_NEW = 50
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
 
 
@@ -84,7 +83,7 @@ def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dic
     return _newest(store, unplaced, sa.true(), before, limit, ("original",))
 
 
-def new(store: Store, limit: int = ROWS_OF_NEW) -> Sequence[dict[str, Any]]:
+def new(store: Store, limit: int) -> Sequence[dict[str, Any]]:
     """Return the mails that have come since somebody last looked at what is new."""
     seen = int(store.parameter(SEEN) or 0)
     return _newest(store, messages, sa.and_(messages.c.id > seen, messages.c.kind == "email"), None, limit, _LARGE)

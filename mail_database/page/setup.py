@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flask
 import sqlalchemy as sa
 
-from mail_database import models
+from mail_database.page.current import ID, transaction
 from mail_database.routing import MODELS, POLICIES, Fault
 from mail_database.server import METHODS, PARAMETER_METHODS
 from mail_database.store import Store
@@ -88,10 +88,6 @@ PARAMETERS = (
 setup = flask.Blueprint("setup", __name__, url_prefix="/setup")
 
 
-def _transaction(reads: bool = False) -> Any:
-    return flask.current_app.extensions["transaction"](reads)
-
-
 @setup.before_request
 def _check() -> Any:
     return None if flask.session.get("developer") else flask.abort(404)
@@ -100,7 +96,7 @@ def _check() -> Any:
 @setup.get("/")
 def overview() -> Any:
     """Show all sections with their rows, and the parameters."""
-    with _transaction(reads=True) as store:
+    with transaction(reads=True) as store:
         lists = {
             name: METHODS["search_read"](
                 store, section.model, [], [section.title], limit=MAX_ROWS, order="id desc", active_test=False
@@ -108,35 +104,35 @@ def overview() -> Any:
             for name, section in SECTIONS.items()
         }
         values = {field.name: store.parameter(field.name) for field in PARAMETERS}
-    return _page("setup.html", sections=SECTIONS, lists=lists, fields=PARAMETERS, values=values, choices={}, wrong="")
+    return flask.render_template("setup.html", sections=SECTIONS, lists=lists, fields=PARAMETERS, values=values)
 
 
 @setup.post("/parameters")
 def save_parameters() -> Any:
     """Set the parameters."""
     try:
-        with _transaction() as store:
+        with transaction() as store:
             for field in PARAMETERS:
                 value = flask.request.form.get(field.name, "").strip()
                 PARAMETER_METHODS["set_param"](store, "ir.config_parameter", field.name, value)
     except Fault as fault:
-        return _page("error.html", title="Not saved", text=fault.text), 422
+        return flask.render_template("error.html", title="Not saved", text=fault.text), 422
     return flask.redirect(flask.url_for("setup.overview"))
 
 
-@setup.get("/<name>/<int(max=4611686018427387904):key>")
+@setup.get(f"/<name>/<{ID}:key>")
 def edit(name: str, key: int) -> Any:
     """Show the form of a row, or of a new one."""
     return _form(name, key)
 
 
-@setup.post("/<name>/<int(max=4611686018427387904):key>")
+@setup.post(f"/<name>/<{ID}:key>")
 def save(name: str, key: int) -> Any:
     """Save a row, make a new one, or delete one."""
     section = SECTIONS.get(name) or flask.abort(404)
     values = _values(section, flask.request.form)
     try:
-        with _transaction() as store:
+        with transaction() as store:
             if "delete" in flask.request.form:
                 METHODS["unlink"](store, section.model, [key])
             elif key == NEW:
@@ -160,20 +156,12 @@ def _values(section: Section, form: Mapping[str, str]) -> dict[str, Any]:
 
 def _form(name: str, key: int, values: Mapping[str, Any] | None = None, wrong: str = "") -> Any:
     section = SECTIONS.get(name) or flask.abort(404)
-    with _transaction(reads=True) as store:
+    with transaction(reads=True) as store:
         if values is None:
             names = [field.name for field in section.fields]
-            found = models.rows(store, section.model, sa.and_(_row_of(section, key)), names) if key else [{}]
+            found = METHODS["read"](store, section.model, [key], names) if key else [{}]
             values = found[0] if found else flask.abort(404)
         choices = {field.name: field.choices(store) for field in section.fields if field.choices}
-    return _page(
+    return flask.render_template(
         "setup_form.html", section=section, key=key, fields=section.fields, values=values, choices=choices, wrong=wrong
     )
-
-
-def _row_of(section: Section, key: int) -> Any:
-    return models.search_condition(models.model_of(section.model), [("id", "=", key)], active_test=False)
-
-
-def _page(name: str, **values: Any) -> str:
-    return flask.render_template(name, **values)

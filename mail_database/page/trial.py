@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flask
 
 from mail_database.page import rows
+from mail_database.page.current import transaction
 
 SECONDS = 60.0  # that the gateway has; in a real mail server's queue a mail waits longer
 MAX_RECIPIENTS = 100
@@ -34,7 +35,7 @@ class Said(NamedTuple):
 @trial.get("/")
 def compose() -> Any:
     """Show the form, with an example for the first alias."""
-    with _reading() as store:
+    with transaction(reads=True) as store:
         alias = store.alias_of_model("crm.lead") or {}
     to = f"{alias.get('local_part', 'info')}@{alias.get('domain', 'example.com')}"
     return _form(EXAMPLE.format(to=to), "ann@customer.example", to)
@@ -50,13 +51,13 @@ def run() -> Any:
     gateway = flask.current_app.extensions["gateway"]
     if not gateway or not recipients or len(recipients) > MAX_RECIPIENTS or "\0" in sender + "".join(recipients):
         return _form(form.get("message", ""), sender, " ".join(recipients), "Name one recipient at least."), 422
-    with _reading() as store:
+    with transaction(reads=True) as store:
         before = rows.newest_ids(store)
     envelope = ["--sender", sender, "--", *recipients]
     forecast = _said([*gateway, "--dry-run", *envelope], raw)
     ending = _said([*gateway, *envelope], raw)
     flask.current_app.extensions["written"]()  # it may have to tell somebody
-    with _reading() as store:
+    with transaction(reads=True) as store:
         became = rows.since(store, before, MAX_SHOWN_ROWS)
     return flask.render_template("tried.html", ending=ending, forecast=forecast, became=became)
 
@@ -80,8 +81,3 @@ def _said(command: Sequence[str], raw: bytes) -> Said:
         return Said(f"The gateway can't be run: {error.strerror}.", "-")
     text = (finished.stdout + finished.stderr).decode("utf-8", "replace").strip()
     return Said(text[:MAX_SHOWN_CHARACTERS], finished.returncode)
-
-
-def _reading() -> Any:
-    """Return a transaction that gives a Store to read from."""
-    return flask.current_app.extensions["transaction"](True)

@@ -82,7 +82,8 @@ def _connected(site: Site) -> Iterator[socket.socket]:
 
 def _handshake(site: Site) -> dict[str, Any]:
     """Return the server's certificate, as Python's ssl shows it. Raises OSError: it is not trusted, or no TLS."""
-    with _connect(site) as plain, site.tls().wrap_socket(plain, server_hostname=site.host) as secured:
+    with _connected(site) as secured:
+        assert isinstance(secured, ssl.SSLSocket)
         return dict(secured.getpeercert() or {})
 
 
@@ -206,13 +207,13 @@ def _read_timeout(site: Site) -> Iterable[Finding]:
 
 def _proxy(site: Site) -> Iterable[Finding]:
     """Yield whether a call with the largest mail is let through, as it is announced: nothing is sent."""
-    size = LARGEST_CALL_RATIO * site.settings.max_size + CALL_BYTES
-    status = _status_of_announced(site, int(size))
+    size = int(LARGEST_CALL_RATIO * site.settings.max_size) + CALL_BYTES
+    status = _status_of_announced(site, size)
     if status == http.HTTPStatus.CONTINUE:
-        yield good(f"A call of {size:,.0f} bytes, which the largest mail makes, is let through.")
+        yield good(f"A call of {size:,} bytes, which the largest mail makes, is let through.")
     elif status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         yield bad(
-            f"A call of {size:,.0f} bytes, which the largest mail makes, is too large for what answers (413).",
+            f"A call of {size:,} bytes, which the largest mail makes, is too large for what answers (413).",
             "A higher limit in the proxy before Odoo (nginx: client_max_body_size 128m), or a lower MAX_SIZE here.",
         )
     else:
