@@ -28,15 +28,17 @@ from support.postgresql import PASSWORD, USER, Impossible, PostgreSQL
 from mailgate import journal
 from mailgate.journal import postgresql
 from mailgate.journal.rows import DIGEST_BYTES
-from mailgate.journal.sqlite import FILE, LOCK
+from mailgate.journal.sqlite import FILE, LOCK, SELECT, SETTINGS, upsert
 from mailgate.log import Facts, attempt
 from mailgate.outcome import Outcome, Verdict
 from mailgate.settings import Settings, build
 
 SMALL = 1_000  # rows
 ROUNDS, BATCH = 20, 200  # claims of a batch; their CPU is what counts
+OPENING = 20  # claims before a batch, which open the journal again: a thread keeps one, and two are measured in turn
 GROWTH = Figure("journal: CPU of a claim with its notes and the try, at {rows:,} rows / at 1,000", "at most", 1.3)
 COST = Figure("journal: CPU of a claim with its notes, ms", "at most", 0.1)
+STATEMENTS = Figure("journal: CPU of a claim with its notes / of its SQL statements alone")  # on whatever machine
 TRY_COST = Figure("journal: CPU of writing down the try, ms")
 ROW_BYTES = Figure("journal: bytes of a message, with its try", "at most", 400)
 SERVER_GROWTH = Figure(
@@ -52,6 +54,8 @@ AGE = 31 * 86400  # seconds after which a row goes, and a day
 RUNS = 30  # of a process, on each way
 SIZES = "select pg_total_relation_size('message'), pg_total_relation_size('attempt')"
 DATE = 1796032800  # seconds since 1970
+BEGUN = {"delivery": b"d" * DIGEST_BYTES, "date": DATE, "ending": None, "tries": 1, "recipients": "info@example.com"}
+ENDED = BEGUN | {"ending": "DELIVERED", "record_id": 1, "cause": "", "tries": 0}
 ADDED = b"Return-Path: <ann@outside.test>\nDelivered-To: <info@example.com>\n"
 
 
@@ -64,14 +68,17 @@ def in_sqlite(rows: int) -> list[Row]:
     """Claim in turn from a small and from a large journal."""
     with tempfile.TemporaryDirectory() as folder:
         small, large = (filled(Path(folder) / f"{count}", count) for count in (SMALL, rows))
-        batch(small), batch(large)  # what is opened at first use
         found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
+        with contextlib.closing(sqlite3.connect(Path(large.journal) / FILE, isolation_level=None)) as connection:
+            alone = statistics.median(statements(connection) * 1000 for _ in range(ROUNDS))
         size = sum(path.stat().st_size for path in Path(large.journal).iterdir() if path.name != LOCK)
     few, many = (statistics.median(cost.ours for cost in costs) * 1000 for costs in zip(*found, strict=True))
     ratio = statistics.median(many.ours / few.ours for few, many in found)
+    claim = statistics.median(many.claim for _, many in found) * 1000
     return [
         GROWTH._replace(name=GROWTH.name.format(rows=rows)).row(ratio, f"{many:.3f} ms / {few:.3f} ms"),
-        COST.row(statistics.median(many.claim for _, many in found) * 1000),
+        COST.row(claim),
+        STATEMENTS.row(claim / alone, f"{claim:.3f} ms / {alone:.3f} ms"),
         TRY_COST.row(statistics.median(many.ours - many.claim for _, many in found) * 1000),
         ROW_BYTES.row(size / rows),
     ]
@@ -89,7 +96,6 @@ def in_postgresql(rows: int) -> list[Row]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             small, large = (filled_on(server, Path(folder), count) for count in (SMALL, rows))
-        batch(small), batch(large)
         found = [(batch(small), batch(large)) for _ in range(ROUNDS)]
         with connected(large) as connection:
             sizes = connection.execute(SIZES).fetchone() or (0, 0)
@@ -164,6 +170,8 @@ class Cost(NamedTuple):
 def batch(settings: Settings) -> Cost:
     """Return what a delivery takes of the journal, where as many old rows go as new ones come."""
     grow_old(settings.journal)
+    for number in range(OPENING):
+        deliver(settings, number)
     sessions = [f"{session.info.backend_pid}" for each in postgresql._idle.values() for session in each]
     before = time.process_time(), sum(map(server_cpu, sessions)), time.perf_counter()
     claims = sum(deliver(settings, number) for number in range(BATCH))
@@ -172,17 +180,35 @@ def batch(settings: Settings) -> Cost:
     return Cost(claims / BATCH, ours, ours + theirs, wall)
 
 
+def statements(connection: "sqlite3.Connection") -> float:
+    """Return the seconds of CPU of what a claim with its notes asks SQLite for, without all the rest."""
+    for setting in SETTINGS:
+        connection.execute(f"pragma {setting}")
+    begun = upsert(("seen_last", "begun", "begun_boot", "begun_clock", *BEGUN))
+    ended = upsert(("seen_last", "begun", "begun_boot", "begun_clock", *ENDED))
+    before = time.process_time()
+    for _ in range(BATCH):
+        digest, now = os.urandom(DIGEST_BYTES), time.time()
+        connection.execute(SELECT, [digest]).fetchone()
+        connection.execute(begun, [digest, now, now, now, "boot", now, *BEGUN.values()])
+        connection.execute(ended, [digest, now, now, None, None, None, *ENDED.values()])
+    return (time.process_time() - before) / BATCH
+
+
 def grow_old(store: str) -> None:
-    """Make as many of the oldest rows too old as a batch writes."""
+    """Make as many of the oldest rows too old as a batch writes, with the claims before it."""
     key, order, span = (
         ("digest", "seen_first", f"make_interval(secs => {AGE})") if "://" in store else ("id", "id", AGE)
     )
     execute(
         store,
         f"update message set seen_first = seen_first - {span}, seen_last = seen_last - {span}, begun = null"
-        f" where {key} in (select {key} from message order by {order} limit {BATCH})",
+        f" where {key} in (select {key} from message order by {order} limit {OPENING + BATCH})",
     )
-    execute(store, f"update attempt set at = at - {AGE} where id in (select id from attempt order by id limit {BATCH})")
+    execute(
+        store,
+        f"update attempt set at = at - {AGE} where id in (select id from attempt order by id limit {OPENING + BATCH})",
+    )
 
 
 def server_cpu(process: str) -> float:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mailgate import trusted
-from mailgate.journal.rows import DIGEST_BYTES, SEARCHED, WAIT_SECONDS, Row, Store, Taken, Unusable
+from mailgate.journal.rows import DIGEST_BYTES, JOURNAL, SEARCHED, WAIT_SECONDS, Row, Store, Taken
 from mailgate.journal.sqlite import Sqlite
 from mailgate.outcome import Ended, Outcome, Verdict
 from mailgate.settings import Settings
@@ -31,6 +31,7 @@ from mailgate.settings import Settings
 __all__ = [
     "AMBIGUOUS",
     "FOR_GOOD",
+    "JOURNAL",
     "SEARCHED",
     "WAIT_SECONDS",
     "Claim",
@@ -53,7 +54,6 @@ FOR_GOOD = (Outcome.DELIVERED, Outcome.KNOWN, Outcome.ACCEPTED, Outcome.DROPPED,
 KEEP_HELD_SECONDS = 24 * 3600
 AT_ONCE_SECONDS = 0.1  # in which a second note is not worth its while
 REMEMBERED_SECONDS = 5.0  # in which a server is asked once whether it can be written: every local user may ask us
-JOURNAL = "journal: "  # begins what is said of a journal that can't be used
 MAX_CAUSE_CHARACTERS = 500
 MAX_ATTEMPTS = 1_000_000  # that are looked through
 DAY_SECONDS = 24 * 3600.0
@@ -182,10 +182,9 @@ def claim(
         date = delivery.date if claimed.date is None else claimed.date
         if values.get("ending") == Outcome.HELD.name:
             values = values | {"content": delivery.content()}
-        with _usable():
-            store.write(digest, _written({"delivery": key, "date": date} | values), is_begun)
+        store.write(digest, _written({"delivery": key, "date": date} | values), is_begun)
 
-    with _usable(), store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
+    with store.lock(digest, min(until, time.monotonic() + WAIT_SECONDS)):
         row = store.read(digest)
         if row and row.begun_age is not None and row.begun_age < 0:  # the clock was set back
             store.write(digest, {}, is_begun=True)
@@ -224,8 +223,7 @@ def _row(settings: Settings, message_id: str) -> Row | None:
     """Return a message's row, which another delivery may be writing. Raises Ended."""
     if not settings.journal:
         return None
-    with _usable():
-        return _store(settings, lambda text: None).read(_digest_of_message(settings, message_id))
+    return _store(settings, lambda text: None).read(_digest_of_message(settings, message_id))
 
 
 def _key(settings: Settings, delivery: Delivery) -> bytes | None:
@@ -255,7 +253,7 @@ def can_write(settings: Settings) -> bool:
             return True
     except Taken:  # another host looks just now
         return True
-    except (Ended, Unusable):
+    except Ended:
         return False
 
 
@@ -277,28 +275,17 @@ def note_attempt(settings: Settings, attempt: Mapping[str, Any]) -> None:
         return
     host = os.uname().nodename if "://" in settings.journal else ""
     written = _written({"host": host, "at": time.time(), **attempt})
-    with _usable():
-        _store(settings, lambda text: None).append(written, settings.keep_days * DAY_SECONDS)
+    _store(settings, lambda text: None).append(written, settings.keep_days * DAY_SECONDS)
 
 
 def attempts(settings: Settings, word: str = "", since: float = 0.0) -> Iterable[Mapping[str, Any]]:
     """Return the tries that may have a word and ended at or after ``since``, newest first. Raises Ended."""
-    with _usable():
-        return _store(settings, lambda text: None).attempts(word, since, MAX_ATTEMPTS) if settings.journal else []
+    return _store(settings, lambda text: None).attempts(word, since, MAX_ATTEMPTS) if settings.journal else []
 
 
 def _written(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values as a store takes them."""
     return {name: text_of(value) if isinstance(value, str) else value for name, value in values.items()}
-
-
-@contextlib.contextmanager
-def _usable() -> Iterator[None]:
-    """Raise Ended(FAILED) for a store that can't be used."""
-    try:
-        yield
-    except Unusable as error:
-        raise Ended(Outcome.FAILED, f"{JOURNAL}{error}") from None
 
 
 def _store(settings: Settings, report: Callable[[str], None]) -> Store:

@@ -22,7 +22,18 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from mailgate.journal.rows import ATTEMPT, PAUSE_SECONDS, PURGED_ROWS, SEARCHED, VALUES, Row, Taken, Unusable, like
+from mailgate.journal.rows import (
+    ATTEMPT,
+    JOURNAL,
+    PAUSE_SECONDS,
+    PURGED_ROWS,
+    SEARCHED,
+    VALUES,
+    Row,
+    Taken,
+    Unusable,
+    like,
+)
 from mailgate.outcome import Ended, Outcome
 
 CONNECT_SECONDS = 3  # for each of the hosts that the URL names
@@ -180,7 +191,7 @@ class Postgresql:
         return [dict(zip(ATTEMPT, values, strict=True)) for values in found]
 
     def _with_session(self, work: Callable[["_Session"], Any]) -> Any:
-        """Return what ``work`` makes of a session, which has no lock. Raises Unusable and Ended(SETTINGS)."""
+        """Return what ``work`` makes of a session, which has no lock. Raises Unusable or Ended(SETTINGS)."""
         while True:
             session, is_kept = _session(self.access)
             try:
@@ -201,7 +212,7 @@ class Postgresql:
             raise Unusable(POOLED)
 
     def _locked(self, number: int, until: float) -> "_Session":
-        """Return a session that has the lock. Raises Taken, Unusable and Ended(SETTINGS)."""
+        """Return a session that has the lock. Raises Taken, Unusable or Ended(SETTINGS)."""
         while True:
             session, is_kept = _session(self.access)
             try:
@@ -229,8 +240,10 @@ class Postgresql:
             session = self._locked(number, time.monotonic() + REGAIN_SECONDS)
         except Taken:
             raise Unusable("its session was lost, and another delivery of the message runs") from None
+        except Unusable:
+            raise
         except Ended as ended:  # a call may run: it is no time for what an operator has to mend
-            raise Unusable(ended.verdict.cause) from None
+            raise Unusable(ended.verdict.cause.removeprefix(JOURNAL)) from None
         try:
             with _usable():
                 found = session.execute("select claim from message where digest = %s", [digest]).fetchone()
@@ -266,7 +279,7 @@ class _Session(psycopg.Connection[Any]):
     name = ""
 
     def ask(self, statement: str, number: int) -> bool:
-        """Return what a statement about a lock says. Raises Unusable and Ended(SETTINGS)."""
+        """Return what a statement about a lock says. Raises Unusable or Ended(SETTINGS)."""
         with _usable():
             (answer,) = self.execute(statement, {"session": self.name, "number": number}).fetchone() or (None,)
         if answer is None:
@@ -309,7 +322,7 @@ _idle_lock = threading.Lock()
 
 
 def _session(access: tuple[str, str]) -> tuple[_Session, bool]:
-    """Return a session, and whether it is one that was kept. Raises Unusable and Ended(SETTINGS)."""
+    """Return a session, and whether it is one that was kept. Raises Unusable or Ended(SETTINGS)."""
     with _idle_lock:
         idle = _idle.get(access)
         if idle:
@@ -322,7 +335,7 @@ def _give_back(access: tuple[str, str], session: _Session, number: int | None = 
     try:
         if number is not None and not session.closed:
             session.ask(UNLOCK, number)
-    except (Unusable, Ended):
+    except Ended:
         session.close()
     except BaseException:  # a signal
         session.close()
@@ -344,7 +357,7 @@ def _close_idle(access: tuple[str, str]) -> None:
 
 
 def _opened(url: str, password: str) -> _Session:
-    """Return a new session, with the tables of this version. Raises Unusable and Ended(SETTINGS)."""
+    """Return a new session, with the tables of this version. Raises Unusable or Ended(SETTINGS)."""
     with _usable():
         given = conninfo_to_dict(url)
         ours: dict[str, Any] = {name: value for name, value in CONNECTION.items() if name not in given}

@@ -10,6 +10,7 @@ from mailgate.outcome import Ended, Outcome
 DIGEST_BYTES = 16  # of SHA-256: two of 10 ** 9 messages are taken for one with a probability of 10 ** -21
 PURGED_ROWS = 8  # of each kind, after each try: more than it adds, so that the journal does not grow
 WAIT_SECONDS = 5.0  # that one delivery waits for another of the same message; an MTA's process or connection is held
+JOURNAL = "journal: "  # begins what is said of a journal that can't be used
 PAUSE_SECONDS = 0.1  # between two tries to get the lock
 
 # What is written of a message besides when it was seen and begun: the columns, and what each is in SQL.
@@ -72,12 +73,15 @@ class Taken(Ended):
         super().__init__(Outcome.IN_PROGRESS, "another delivery of this message runs")
 
 
-class Unusable(Exception):
-    """Raised where a store can't be read or written; the text says why."""
+class Unusable(Ended):
+    """Raised where a store can't be read or written, for the reason ``text``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Outcome.FAILED, f"{JOURNAL}{text}")
 
 
 class Store(Protocol):
-    """Where rows and locks are. Each method raises Unusable, and Ended(SETTINGS) for what an operator has to mend."""
+    """Where rows and locks are. Each method raises Unusable, or Ended(SETTINGS) for what an operator has to mend."""
 
     def lock(self, digest: bytes, until: float) -> AbstractContextManager[object]:
         """Hold a message's lock, for which is waited until the monotonic clock says so. Raises Taken."""

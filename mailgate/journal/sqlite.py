@@ -29,13 +29,15 @@ from mailgate.outcome import Ended, Outcome
 FILE, LOCK = "journal.sqlite3", "lock"
 SUFFIXES = ("", "-wal", "-shm")  # of the files that SQLite makes of it
 ASIDE_PLACE = 2**62  # in the lock file, of who sets a damaged journal aside; before it, those of messages
-WAL_BYTES = 2**23  # twice its usual size: what a long backup has made it grow beyond that is given back
+CHECKPOINT_PAGES = 2000  # of 4 KiB, in the write-ahead log before they are copied: many are written again meanwhile
+WAL_BYTES = 2**24  # twice its usual size: what a long backup has made it grow beyond that is given back
 CACHE_KIB = 256  # of pages that a connection keeps: each of the service's threads has one
 BUSY_SECONDS = 5.0  # that a statement waits for another's write, or for a backup
 
 SETTINGS = (
     "journal_mode = wal",
     "synchronous = normal",
+    f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
     f"journal_size_limit = {WAL_BYTES}",
     f"cache_size = -{CACHE_KIB}",
 )
@@ -93,14 +95,17 @@ class Sqlite:
     """The store in a folder; ``report`` is told of a journal that is set aside, or was taken away."""
 
     def __init__(self, folder: str, report: Callable[[str], None]) -> None:
-        self.path, self.lock_path, self.report = os.path.join(folder, FILE), os.path.join(folder, LOCK), report
+        self.path, self.lock_path, self.report = f"{folder}/{FILE}", f"{folder}/{LOCK}", report
 
     @contextlib.contextmanager
     def lock(self, digest: bytes, until: float) -> Iterator[None]:
         """Hold a message's lock. Raises as Store.lock()."""
         place = int.from_bytes(digest[:8], "big") % ASIDE_PLACE
         while True:
-            descriptor = _usable(lambda: _locked(self.lock_path, place, fcntl.F_OFD_SETLK), self.lock_path)
+            try:
+                descriptor = _locked(self.lock_path, place, fcntl.F_OFD_SETLK)
+            except OSError as error:
+                raise _unusable(error, self.lock_path) from None
             if descriptor is not None:
                 break
             if time.monotonic() >= until:
@@ -149,8 +154,7 @@ class Sqlite:
 
     def _run(self, work: Callable[[Any], Any]) -> Any:
         """Return what ``work`` makes of the connection; a damaged journal is set aside first. Raises Unusable."""
-
-        def run() -> Any:
+        try:
             try:
                 return work(_connection(self.path, self.report))
             except sqlite3.DatabaseError as error:
@@ -158,8 +162,8 @@ class Sqlite:
                     raise
                 self._set_aside(error)
                 return work(_connection(self.path, self.report))
-
-        return _usable(run, self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(error, self.path) from None
 
     def _set_aside(self, error: Exception) -> None:
         """Rename a damaged journal, unless another process has done so already."""
@@ -179,12 +183,9 @@ class Sqlite:
                 os.close(lock)
 
 
-def _usable(work: Callable[[], Any], path: str) -> Any:
-    """Return what ``work`` returns. Raises Unusable for what the disk or SQLite says."""
-    try:
-        return work()
-    except (sqlite3.Error, OSError) as error:
-        raise Unusable(f"{error.strerror if isinstance(error, OSError) else error}: {path}") from None
+def _unusable(error: Exception, path: str) -> Unusable:
+    """Return what is raised for what the disk or SQLite says of a file."""
+    return Unusable(f"{error.strerror if isinstance(error, OSError) else error}: {path}")
 
 
 # --- clocks ---------------------------------------------------------------------------------------------------------
@@ -250,11 +251,11 @@ def _locked(path: str, place: int, command: int) -> int | None:
     The file is the one that stands at the path when the lock is there. Raises OSError and Ended(SETTINGS).
     """
     while True:
-        descriptor = _open(path)
+        descriptor, status = _open(path)
         is_held = False
         try:
             fcntl.fcntl(descriptor, command, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
-            is_held = os.path.samestat(os.fstat(descriptor), os.lstat(path))
+            is_held = os.path.samestat(status, os.lstat(path))
         except FileNotFoundError:  # somebody took the file away meanwhile
             pass
         except (BlockingIOError, PermissionError):  # EAGAIN and EACCES (fcntl(2))
@@ -266,19 +267,23 @@ def _locked(path: str, place: int, command: int) -> int | None:
             return descriptor
 
 
-def _open(path: str) -> int:
-    """Return the descriptor of the lock file, made where it is missing. Raises OSError and Ended(SETTINGS)."""
+def _open(path: str) -> tuple[int, os.stat_result]:
+    """Return a descriptor of the lock file, made where it is missing, and its status.
+
+    Raises OSError and Ended(SETTINGS).
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         raise Ended(Outcome.SETTINGS, f"journal is a symbolic link: {path}") from None
-    wrong = trusted.complaint(os.fstat(descriptor))
+    status = os.fstat(descriptor)
+    wrong = trusted.complaint(status)
     if wrong:
         os.close(descriptor)
         raise Ended(Outcome.SETTINGS, f"journal {wrong}: {path}")
-    return descriptor
+    return descriptor, status
 
 
 def _connection(path: str, report: Callable[[str], None]) -> Any:

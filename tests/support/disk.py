@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PAGE_BYTES = 4096
-PAGES = 2**14
+PAGES = 2**15
 
 
 class Disk:
