@@ -19,6 +19,8 @@ from support.mta import wait_until
 from support.page import entered, form, mail, pages_of, report_of, served
 from support.smtp_sink import sink
 
+from mail_database.page.text import framed
+
 FRAME = "/messages/1/text"
 PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/discuss", "/unplaced")
 FILE = 'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n'
@@ -370,6 +372,23 @@ def test_the_quote_of_html_is_folded_once(server: Server, reader: requests.Sessi
     page = reader.get(f"{server.url}/records/crm.lead/{number}").text
     text = reader.get(server.url + re.findall(r"/messages/\d+/text", page)[0]).text
     assert text.count("<details>") == text.count("</details>") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("At https://a.example/?x=1&y=2.", 'At <a href="https://a.example/?x=1&amp;y=2" {}>https://a.example/?x=1&amp;y=2</a>.'),
+        ("(HTTP://A.example/b)", '(<a href="HTTP://A.example/b" {}>HTTP://A.example/b</a>)'),
+        ('http://a.example/"onclick="x', '<a href="http://a.example/" {}>http://a.example/</a>&quot;onclick=&quot;x'),
+        ("<https://a.example/>", '&lt;<a href="https://a.example/" {}>https://a.example/</a>&gt;'),
+        ("https://a.example/'x", '<a href="https://a.example/&#x27;x" {}>https://a.example/&#x27;x</a>'),
+        ("javascript://a.example/%0Ax", "javascript://a.example/%0Ax"),
+        ("https://... xhttps://a.example", "https://... xhttps://a.example"),
+    ],
+)  # fmt: skip
+def test_a_link_in_plain_text_opens_elsewhere(text: str, shown: str) -> None:
+    expected = shown.format('target="_blank" rel="noopener noreferrer"')
+    assert framed(f"<pre>{html.escape(text)}</pre>\n", {}, False).html == f"<pre>{expected}</pre>"
 
 
 # --- what is written ---
