@@ -507,13 +507,18 @@ def test_an_alias_that_is_made_takes_mail_at_once(server: Server, developer: req
     [
         ("aliases", ALIAS | {"alias_defaults": "import os"}),
         ("domains", {"name": "mail.company-name.com", "catchall_alias": "a", "bounce_alias": "b"}),
+        # an address is an alias, or the domain's catchall or bounce
+        ("aliases", ALIAS | {"alias_name": "Catchall"}),
+        ("aliases", ALIAS | {"alias_name": "bounce"}),
+        ("domains/1", {"name": "mail.company-name.com", "catchall_alias": "Info", "bounce_alias": "bounce"}),
+        ("domains/1", {"name": "mail.company-name.com", "catchall_alias": "catchall", "bounce_alias": "support"}),
     ],
 )
 def test_what_is_wrong_is_said_at_the_form_and_not_saved(
     server: Server, developer: requests.Session, section: str, values: dict[str, str]
 ) -> None:
     before = server.dump()
-    page = f"{server.url}/setup/{section}/0"
+    page = f"{server.url}/setup/{section}" + ("" if "/" in section else "/0")
     answer = developer.post(page, data=form(developer, page) | values)
     assert answer.status_code == 422
     assert 'role="alert"' in answer.text
