@@ -17,6 +17,9 @@ try: $(VENV)/made ## Run the database with its pages, the gateway and a mail ser
 demo-picture: $(VENV)/made-dev ## Run the demo, and draw its output as docs/demo.svg (5 seconds).
 	$(VENV)/bin/python demo/picture.py
 
+try-pictures: $(VENV)/made-dev ## Take the tour of docs/try.md in a real Chromium, and its pictures anew (a minute).
+	$(VENV)/bin/python -m pytest --browser -m browser --pictures -k try tests/test_tour.py $(FLAGS)
+
 admin-pages: $(VENV)/made-dev ## Write the screens of docs/admin.md anew, and man pages and completions (a minute).
 	$(VENV)/bin/python tests/admin_page.py
 
@@ -33,7 +36,7 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail goes into a real Odoo 19 (as root; 5 minutes).
 	$(VENV)/bin/python -m pytest --mailboxes --odoo -m mailboxes $(FLAGS)
 
-test-browser: $(VENV)/made ## Run the tests of the database's pages in a real Chromium (2 minutes).
+test-browser: $(VENV)/made ## Run the tests of the database's pages in a real Chromium (as root, with a real Postfix; 4 minutes).
 	$(VENV)/bin/python -m pytest --browser -m browser $(FLAGS)
 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
@@ -77,4 +80,4 @@ $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
 	touch $@
 
-.PHONY: help demo try demo-picture admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean
+.PHONY: help demo try demo-picture try-pictures admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean

@@ -1,11 +1,9 @@
-"""A database, its pages, the gateway's service and a mail server that keeps what it is given: ``make try``.
+"""A database, its pages, the gateway's service and a mail server behind which customers answer: ``make try``.
 
 All of it is on this machine alone, in a folder that is gone when Ctrl-C ends it.
 """
 
 import contextlib
-import email
-import email.policy
 import signal
 import subprocess
 import sys
@@ -16,28 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from customers import Customers, Mail, written_before
 from run import ROOT, write_settings
 
 DOMAIN = "mail.company-name.com"  # that of mail_database/example.json
 PASSWORD = "try"
-# What has come before: the sender, to whom, and the mail.
-MAILS = [
-    ("ann@customer.example", f"info@{DOMAIN}", "Subject: Forty chairs\n\nDo you have forty of the red ones?\n"),
-    ("carl@customer.example", f"support@{DOMAIN}", "Subject: A leg is loose\n\nOf the third chair.\n"),
-    ("", f"catchall@{DOMAIN}", "Subject: Confirm your address\n\nhttps://provider.example/confirm?code=1\n"),
-]
-
-
-class Outbox:
-    """The mail server: it prints a line for each mail, and delivers none."""
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        mail = email.message_from_bytes(envelope.original_content or b"", policy=email.policy.default)
-        print(
-            f"mail to {', '.join(envelope.rcpt_tos)}: {mail['Subject']}  Message-ID: {mail['Message-ID']}", flush=True
-        )
-        return "250 OK"
 
 
 class FreePort(Controller):
@@ -54,13 +35,13 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
-        outbox = FreePort(Outbox(), hostname="127.0.0.1", port=0)
-        outbox.start()
-        running.callback(outbox.stop)
         environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_STORE": f"sqlite:///{folder}/mail.db"}
         environ["MAIL_DATABASE_PASSWORD"] = PASSWORD
         env_file, lmtp = Path(folder, "mail-gateway.env"), f"{folder}/lmtp.sock"
         gateway = f"{sys.executable} {ROOT}/mail_gateway.py --env-file {env_file} --service {lmtp}"
+        outbox = FreePort(Customers(lambda mail: deliver(gateway, mail)), hostname="127.0.0.1", port=0)
+        outbox.start()
+        running.callback(outbox.stop)
         database = [sys.executable, "-m", "mail_database"]
         subprocess.run([*database, "load", "mail_database/example.json"], cwd=ROOT, env=environ, check=True)
         serve = [*database, "serve", "--port", "0", "--smtp", f"127.0.0.1:{outbox.port}", "--gateway", gateway]
@@ -70,15 +51,17 @@ def main() -> int:
         write_settings(env_file, URL=url, PASSWORD=PASSWORD, ALIAS_DOMAINS=DOMAIN, LMTP=lmtp, LOG=f"{folder}/log")
         service = [sys.executable, "-m", "mailgate.service", "--env-file", str(env_file)]
         running.enter_context(process(service, {"PATH": "/usr/bin:/bin"}))
-        for sender, recipient, text in MAILS:
-            raw = f"From: {sender or 'no-reply@provider.example'}\nTo: {recipient}\n{text}".encode()
-            subprocess.run(
-                [*gateway.split(), "--sender", sender, "--", recipient],
-                input=raw, env={}, stdout=subprocess.DEVNULL, check=True,
-            )  # fmt: skip
+        for mail in written_before():
+            deliver(gateway, mail).check_returncode()
         print(f"Open {link}\n(later {url}, login admin, password {PASSWORD}). Ctrl-C ends it.", flush=True)
         stopped.wait()
     return 0
+
+
+def deliver(gateway: str, mail: Mail) -> "subprocess.CompletedProcess[bytes]":
+    """Give a mail to the gateway, as a mail server would."""
+    command = [*gateway.split(), "--sender", mail.sender, "--", mail.recipient]
+    return subprocess.run(command, input=mail.content, env={}, stdout=subprocess.DEVNULL, check=False)
 
 
 @contextlib.contextmanager

@@ -345,3 +345,15 @@ def written(store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Any
         if address in columns and "email_normalized" in model.table.c:
             columns["email_normalized"] = normalize(columns[address] or "")
     return columns
+
+
+def check_addresses(store: Store, name: str) -> None:
+    """Raise Fault where an alias has the address of a catchall or a bounce, which then would get none of its mail."""
+    if name not in ("mail.alias", "mail.alias.domain"):
+        return
+    aliases = tables.aliases
+    for domain in store.alias_domains():
+        for use in "catchall", "bounce":
+            taken = aliases.c.local_part == (domain[use] or "").lower(), aliases.c.domain == domain["name"]
+            if store.select(aliases, sa.and_(*taken), [aliases.c.id], 1, 0):
+                raise Fault(2, f"{domain[use]}@{domain['name']} can't be an alias and the domain's {use}.")

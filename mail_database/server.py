@@ -258,11 +258,14 @@ def _fields_get(store: Store, model: str, names: Sequence[str] = (), attributes:
 def _create(store: Store, model: str, values: Any) -> Any:
     if isinstance(values, list):
         return [_create(store, model, each) for each in values]
-    return store.create(models.model_of(model).table, model, models.created(store, model, values))
+    made = store.create(models.model_of(model).table, model, models.created(store, model, values))
+    models.check_addresses(store, model)
+    return made
 
 
 def _write(store: Store, model: str, ids: Any, values: dict[str, Any]) -> bool:
     store.write(models.model_of(model).table, _of_ids(model, ids), models.written(store, model, values))
+    models.check_addresses(store, model)
     return True
 
 

@@ -65,6 +65,7 @@ SERVERS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that can't run is a failure")
+    parser.addoption("--pictures", action="store_true", help="write the pictures of docs/try.md anew")
     for marker, (servers, _) in SERVERS.items():
         parser.addoption(f"--{marker}", action="store_true", help=f"run the tests with {servers}")
 

@@ -19,6 +19,8 @@ from support.mta import wait_until
 from support.page import entered, form, mail, pages_of, report_of, served
 from support.smtp_sink import sink
 
+from mail_database.page.text import framed
+
 FRAME = "/messages/1/text"
 PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/discuss", "/unplaced")
 FILE = 'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n'
@@ -372,6 +374,23 @@ def test_the_quote_of_html_is_folded_once(server: Server, reader: requests.Sessi
     assert text.count("<details>") == text.count("</details>") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("At https://a.example/?x=1&y=2.", 'At <a href="https://a.example/?x=1&amp;y=2" {}>https://a.example/?x=1&amp;y=2</a>.'),
+        ("(HTTP://A.example/b)", '(<a href="HTTP://A.example/b" {}>HTTP://A.example/b</a>)'),
+        ('http://a.example/"onclick="x', '<a href="http://a.example/" {}>http://a.example/</a>&quot;onclick=&quot;x'),
+        ("<https://a.example/>", '&lt;<a href="https://a.example/" {}>https://a.example/</a>&gt;'),
+        ("https://a.example/'x", '<a href="https://a.example/&#x27;x" {}>https://a.example/&#x27;x</a>'),
+        ("javascript://a.example/%0Ax", "javascript://a.example/%0Ax"),
+        ("https://... xhttps://a.example", "https://... xhttps://a.example"),
+    ],
+)  # fmt: skip
+def test_a_link_in_plain_text_opens_elsewhere(text: str, shown: str) -> None:
+    expected = shown.format('target="_blank" rel="noopener noreferrer"')
+    assert framed(f"<pre>{html.escape(text)}</pre>\n", {}, False).html == f"<pre>{expected}</pre>"
+
+
 # --- what is written ---
 
 
@@ -488,13 +507,18 @@ def test_an_alias_that_is_made_takes_mail_at_once(server: Server, developer: req
     [
         ("aliases", ALIAS | {"alias_defaults": "import os"}),
         ("domains", {"name": "mail.company-name.com", "catchall_alias": "a", "bounce_alias": "b"}),
+        # an address is an alias, or the domain's catchall or bounce
+        ("aliases", ALIAS | {"alias_name": "Catchall"}),
+        ("aliases", ALIAS | {"alias_name": "bounce"}),
+        ("domains/1", {"name": "mail.company-name.com", "catchall_alias": "Info", "bounce_alias": "bounce"}),
+        ("domains/1", {"name": "mail.company-name.com", "catchall_alias": "catchall", "bounce_alias": "support"}),
     ],
 )
 def test_what_is_wrong_is_said_at_the_form_and_not_saved(
     server: Server, developer: requests.Session, section: str, values: dict[str, str]
 ) -> None:
     before = server.dump()
-    page = f"{server.url}/setup/{section}/0"
+    page = f"{server.url}/setup/{section}" + ("" if "/" in section else "/0")
     answer = developer.post(page, data=form(developer, page) | values)
     assert answer.status_code == 422
     assert 'role="alert"' in answer.text

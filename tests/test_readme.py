@@ -15,6 +15,8 @@ def test_the_first_screen_has_the_demonstration_and_two_commands() -> None:
     assert any(line.startswith("    make demo") for line in screen)
     assert any(line.startswith("    make test") for line in screen)
     assert any("(docs/demo.svg)" in line for line in screen)
+    assert any("(docs/try.md)" in line for line in screen)
+    assert any(re.search(r"!\[.+\]\(docs/try/.+\.png\)", line) for line in screen)
     assert "    $ make demo" in screen
     assert "## Why" in README.splitlines()[FIRST_SCREEN - 5 : FIRST_SCREEN + 5]  # so all of the session is before it
 

@@ -1,4 +1,4 @@
-"""``make try``: one command, one link, and a mail that goes all the way."""
+"""``make try``: one command, one link, and a mail that goes all the way; test_tour.py has the rest."""
 
 import re
 import signal
@@ -21,7 +21,7 @@ def test_who_follows_the_link_tries_a_mail_and_sees_its_record() -> None:
         visitor = requests.Session()
         assert "crm.lead" in visitor.get(link).text
         assert "Forty chairs" in visitor.get(f"{url}/records/crm.lead").text
-        assert "Confirm your address" in visitor.get(f"{url}/unplaced").text
+        assert "Your parcel is on its way" in visitor.get(f"{url}/unplaced").text
         example = visitor.get(f"{url}/try/").text
         fields = form(visitor, f"{url}/try/") | {"sender": "ann@customer.example"}
         fields |= {"recipients": "info@mail.company-name.com", "message": "Subject: A table\n\nPlease\n"}

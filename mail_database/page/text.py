@@ -21,6 +21,7 @@ _PLAIN = re.compile(r"\s*<pre>([^<]*)</pre>\s*")
 _DASHES = re.compile(r"(?:-{2,}[^-]{1,60}-{2,}|_{10,}|-{10,})")
 _FIELD = re.compile(r"\*?[^\W\d_][\w -]{0,20}\s?:\*?\s")
 _QUOTE = re.compile(r"<(/?)blockquote\b[^>]*>")
+_LINK = re.compile(r"(?i)\bhttps?://[^\s<>\"]*[^\s<>\"'.,:;!?)\]]")  # without the mark that ends a sentence
 
 
 class Framed(NamedTuple):
@@ -83,9 +84,19 @@ def _folded_text(text: str) -> str:
     begin = _quote_begin(lines)
     own, quoted = "".join(lines[:begin]), "".join(lines[begin:]).strip()
     if not own.strip() or not quoted:
-        return f"<pre>{html.escape(text)}</pre>"
-    folded = f"<details><summary>Quoted text</summary><pre>{html.escape(quoted)}</pre></details>"
-    return f"<pre>{html.escape(own)}</pre>{folded}"
+        return _shown(text)
+    return f"{_shown(own)}<details><summary>Quoted text</summary>{_shown(quoted)}</details>"
+
+
+def _shown(text: str) -> str:
+    """Return plain text as HTML, its links to be clicked: whoever asks to confirm an address often writes no HTML."""
+    parts, begin = [], 0
+    for link in _LINK.finditer(text):
+        url = html.escape(link[0])
+        anchor = f'<a href="{url}" target="_blank" rel="noopener noreferrer">{url}</a>'
+        parts += [html.escape(text[begin : link.start()]), anchor]
+        begin = link.end()
+    return f"<pre>{''.join(parts)}{html.escape(text[begin:])}</pre>"
 
 
 def _quote_begin(lines: list[str]) -> int:

@@ -1,5 +1,6 @@
 """A real Chromium, without a screen, that tells what it has asked for."""
 
+import base64
 import contextlib
 import json
 import os
@@ -8,8 +9,11 @@ import tempfile
 from collections.abc import Iterator
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.ui import Select
 
 from support.mail_database_server import PASSWORD, Server
 from support.mta import Impossible, wait_until
@@ -19,6 +23,10 @@ OPTIONS = (
     *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
     *("disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1000,800", "lang=en-GB"),
 )
+
+WIDTH, MAX_HEIGHT = 900, 870  # of a picture
+LIGHT = {"name": "prefers-color-scheme", "value": "light"}
+DATE = "15 Jan 2026, 09:30"  # in a picture
 
 
 class Browser(webdriver.Chrome):
@@ -54,6 +62,53 @@ class Browser(webdriver.Chrome):
                 lambda: self.execute_script("return document.readyState == 'complete' && document.title"), "a frame", 30
             )
             self.switch_to.default_content()
+
+    def press(self, words: str) -> None:
+        """Click the link or the button that has these words, and wait for the page that it leads to."""
+        place = f"//a[contains(., '{words}')] | //button[normalize-space()='{words}']"
+        page = self.find_element(By.TAG_NAME, "html")
+
+        def pressed() -> bool:
+            with contextlib.suppress(StaleElementReferenceException):  # the bar is renewed just now
+                self.find_element(By.XPATH, place).click()
+                return True
+            return False
+
+        wait_until(pressed, words)
+        wait_until(lambda: staleness_of(page)(self), f"the page behind {words}")
+
+    def fill(self, **fields: str) -> None:
+        """Write into fields, by their names, in the place of what they have, or choose it."""
+        for name, text in fields.items():
+            field = self.find_element(By.NAME, name)
+            if field.tag_name == "select":
+                Select(field).select_by_visible_text(text)
+            else:
+                field.clear()
+                field.send_keys(text)
+
+    def first_frame(self) -> str:
+        """Return the text of the first frame."""
+        self.wait_for_frames()
+        self.switch_to.frame(0)
+        text = self.find_element(By.TAG_NAME, "body").text
+        self.switch_to.default_content()
+        return text
+
+    def picture(self) -> bytes:
+        """Return the top of the page as a PNG, light, with a date that is the same each day."""
+        self.execute_script(
+            "document.activeElement.blur(); scrollTo(0, 0);"
+            f"for (const time of document.querySelectorAll('time')) time.textContent = '{DATE}'"
+        )
+        height = self.execute_script("return document.documentElement.scrollHeight")
+        size = {"width": WIDTH, "height": min(height, MAX_HEIGHT), "deviceScaleFactor": 1, "mobile": False}
+        self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [LIGHT]})
+        self.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        taken = self.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        self.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        return base64.b64decode(taken["data"])
 
     def asked_for(self) -> list[str]:
         """Return the addresses of all requests since the last time."""
