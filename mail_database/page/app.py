@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from mail_database import comments, delivery
 from mail_database.message import parse
 from mail_database.models import fields_of
-from mail_database.page import access, rows
+from mail_database.page import access, rows, search
 from mail_database.page.access import has_session
-from mail_database.page.current import ID, MAX_ID, transaction
+from mail_database.page.current import ID, transaction
 from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.page.trial import trial
@@ -22,6 +22,8 @@ from mail_database.store import Row
 
 __all__ = ["application", "has_session", "new_link"]
 ROWS = 50  # of a page
+MAX_FOLLOWERS = 100  # that are named
+MAX_FIND_CHARACTERS = 200  # of what is searched for
 MAX_SHOWN_BYTES = 2**20  # of a message that is on no record: a larger one can be saved
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
@@ -108,12 +110,16 @@ def home() -> Any:
 
 @page.get("/records/<model>")
 def records(model: str) -> Any:
-    """Show a model's records, the newest first."""
+    """Show a model's records, the newest first; all, or those that have some words."""
     if model not in MODELS:
         flask.abort(404)
+    find = flask.request.args.get("find", "")[:MAX_FIND_CHARACTERS]
     with transaction(reads=True) as store:
-        found = rows.of_model(store, model, _before(), ROWS + 1)
-    return flask.render_template("records.html", model=model, **_paged(found))
+        if find.strip():
+            found = search.find(store, model, find, _before(), ROWS)._asdict()
+        else:
+            found = _paged(rows.of_model(store, model, _before(), ROWS + 1))
+    return flask.render_template("records.html", model=model, find=find, **found)
 
 
 @page.get(f"/records/<model>/<{ID}:record_id>")
@@ -124,13 +130,14 @@ def record(model: str, record_id: int) -> Any:
         if not found:
             flask.abort(404)
         messages = rows.thread(store, model, record_id, _before(), ROWS + 1)
-        following = [store.partner(partner) for partner in sorted(store.followers(model, record_id))]
+        followers = rows.following(store, model, record_id, MAX_FOLLOWERS + 1)
     return flask.render_template(
         "record.html",
         model=model,
         record=found,
         fields=_fields(model, found),
-        followers=[row for row in following if row],
+        followers=followers[:MAX_FOLLOWERS],
+        has_more_followers=len(followers) > MAX_FOLLOWERS,
         frame=FRAME,
         **_paged(messages),
     )
@@ -272,7 +279,7 @@ def unplaced_text(key: int) -> Any:
 def place(key: int) -> Any:
     """Put a message on a record, or make one of it, and show that record."""
     model, number = flask.request.form.get("model", ""), flask.request.form.get("record", "").strip()
-    record_id = _number(number)
+    record_id = rows.number(number)
     if number and not record_id:
         return _unplaced_page(key, f"{number} is no number of a record.")
     try:
@@ -286,12 +293,7 @@ def place(key: int) -> Any:
 
 def _before() -> int | None:
     """Return the id before which a page begins, None for the first one."""
-    return _number(flask.request.args.get("before", ""))
-
-
-def _number(text: str) -> int | None:
-    """Return the id that a text names, None for none."""
-    return min(int(text), MAX_ID) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    return rows.number(flask.request.args.get("before", ""))
 
 
 def _paged(found: Sequence[Row]) -> dict[str, Any]:
