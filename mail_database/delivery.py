@@ -72,7 +72,7 @@ def place(engine: sa.Engine, key: int, model: str, record_id: int | None) -> int
     Returns None where the message is placed already, or gone. Raises Fault for a record or a model that takes none.
     """
     with transaction(engine, reads=True) as store:
-        row = next(iter(store.unplaced(key)), None)
+        row = store.unplaced_message(key)
     if not row:
         return None
     message = _known_by_id(parse(row["original"]))
@@ -205,7 +205,7 @@ def _bounce(store: Store, said: Said) -> str:
     Returns "", or why a person should look at it.
     """
     about = next(iter(store.messages_named((*said.message_ids, *said.other_ids))), None)
-    found = list(store.notifications_of([about["id"]])) if about else []
+    found = list(store.notifications_of(about["id"])) if about else []
     written_to = {row["email"] for row in found}
     ours = store.known_addresses(said.addresses() | said.for_good) | written_to
     report = judge(said, written_to, ours)

@@ -435,7 +435,7 @@ class Store:
         for message in thread:
             files = sa.select(attachments.c.name, attachments.c.size).where(attachments.c.message == message["id"])
             message["attachments"] = self._all(files.order_by(attachments.c.id))
-            message["failures"] = [row for row in self.notifications_of([message["id"]]) if row["status"] == "bounce"]
+            message["failures"] = [row for row in self.notifications_of(message["id"]) if row["status"] == "bounce"]
         return thread
 
     def notices_told(self) -> list[dict[str, Any]]:
@@ -494,14 +494,11 @@ class Store:
 
     # --- bounces ---
 
-    def notifications_of(
-        self, some: Sequence[int], statuses: Sequence[str] = (), limit: int | None = None
-    ) -> Sequence[Row]:
-        """Return the notifications of messages, all or those with these statuses, each with its partner's address."""
+    def notifications_of(self, message: int) -> Sequence[Row]:
+        """Return the notifications of a message, each with its partner's address."""
         statement = sa.select(notifications, partners.c.email_normalized.label("email"))
         statement = statement.join(partners, partners.c.id == notifications.c.partner_id)
-        statement = statement.where(notifications.c.message.in_(some)).order_by(notifications.c.id).limit(limit)
-        return self._all(statement.where(notifications.c.status.in_(statuses)) if statuses else statement)
+        return self._all(statement.where(notifications.c.message == message).order_by(notifications.c.id))
 
     def fail_notifications(self, found: Iterable[int], reason: str) -> None:
         """Mark notifications as failed: Odoo's red envelope."""
@@ -592,11 +589,14 @@ class Store:
         """Return how many messages are placed nowhere."""
         return self._count(unplaced)
 
-    def unplaced(self, key: int = 0) -> Iterator[Row]:
-        """Yield what is placed nowhere, the oldest first, without the messages; or one, with it."""
-        columns = unplaced.c if key else [column for column in unplaced.c if column.name != "original"]
+    def unplaced_message(self, key: int) -> Row | None:
+        """Return a message that is placed nowhere, as it came, None when there is none with this id."""
+        return self._one(sa.select(unplaced).where(unplaced.c.id == key))
+
+    def unplaced(self) -> Iterator[Row]:
+        """Yield what is placed nowhere, the oldest first, without the messages themselves."""
+        columns = [column for column in unplaced.c if column.name != "original"]
         statement = sa.select(*columns).order_by(unplaced.c.id)
-        statement = statement.where(unplaced.c.id == key) if key else statement
         for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
             yield dict(row)
 

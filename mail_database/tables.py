@@ -115,7 +115,6 @@ messages = _table(
     sa.Column("parent_id", Id),
     _date("date"),
     sa.Index("messages_of_thread", "model", "thread_id", "id"),
-    sa.Index("messages_of_kind", "kind", "id"),
 )
 attachments = _table(
     "attachments",

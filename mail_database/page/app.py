@@ -257,7 +257,7 @@ def _unplaced_page(key: int, wrong: str = "") -> Any:
 
 def _unplaced(key: int) -> Row:
     with transaction(reads=True) as store:
-        found = next(iter(store.unplaced(key)), None)
+        found = store.unplaced_message(key)
     return found or flask.abort(404)
 
 

@@ -78,7 +78,9 @@ def thread(store: Store, model: str, record_id: int, before: int | None, limit: 
     )
     kept = store.select(originals, originals.c.message.in_(ids), [originals.c.message], None, 0, left_out=("content",))
     as_they_came = {row["message"] for row in kept}
-    told = store.notifications_of(ids, (*FAILED, WAITING), MAX_TOLD)
+    status = sa.func.coalesce(notifications.c.status, "")  # not by its index: far more have failed than are asked for
+    of_these = sa.and_(notifications.c.message.in_(ids), status.in_((*FAILED, WAITING)))
+    told = _with_addresses(store, store.select(notifications, of_these, [], MAX_TOLD, 0))
     for message in found:
         message["has_original"] = message["id"] in as_they_came
         message["attachments"] = [file for file in files if file["message"] == message["id"]]
@@ -109,11 +111,17 @@ def failures(store: Store, before: int | None, limit: int) -> Sequence[dict[str,
     of_each = [_newest(store, notifications, notifications.c.status == status, before, limit) for status in FAILED]
     found = sorted(itertools.chain(*of_each), key=itemgetter("id"), reverse=True)[:limit]
     about = _by_id(store, messages, [row["message"] for row in found], ("body",))
-    whom = _by_id(store, partners, [row["partner_id"] for row in found])
-    for row in found:
+    for row in _with_addresses(store, found):
         row["message"] = about.get(row["message"])
-        row["email"] = (whom.get(row["partner_id"]) or {}).get("email")
     return found
+
+
+def _with_addresses(store: Store, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return notifications, each with its partner's ``email``."""
+    whom = _by_id(store, partners, [row["partner_id"] for row in told])
+    for row in told:
+        row["email"] = (whom.get(row["partner_id"]) or {}).get("email")
+    return told
 
 
 def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
@@ -123,12 +131,14 @@ def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dic
 
 def new(store: Store, limit: int) -> Sequence[dict[str, Any]]:
     """Return the mails that have come since somebody last looked at what is new."""
-    return _newest(store, messages, _is_new(store), None, limit, _LARGE)
+    came = store.select(originals, _is_new(store), [originals.c.message.desc()], limit, 0, left_out=("content",))
+    found = _by_id(store, messages, [row["message"] for row in came], _LARGE)
+    return [found[key] for key in sorted(found, reverse=True)]
 
 
 def _is_new(store: Store) -> Any:
-    seen = int(store.parameter(SEEN) or 0)
-    return sa.and_(messages.c.kind == "email", messages.c.id > seen)
+    """Return what an original must be: what came by mail has one, so that no other message is passed on the way."""
+    return originals.c.message > int(store.parameter(SEEN) or 0)
 
 
 def see(store: Store) -> None:
@@ -143,7 +153,7 @@ def counts(store: Store) -> dict[str, int]:
         "failures": sum(
             store.count_up_to(MAX_COUNTED, notifications, notifications.c.status == status) for status in FAILED
         ),
-        "new": store.count_up_to(MAX_COUNTED, messages, _is_new(store)),
+        "new": store.count_up_to(MAX_COUNTED, originals, _is_new(store)),
         "unplaced": store.count_up_to(MAX_COUNTED, unplaced, sa.true()),
     }
 
