@@ -234,7 +234,9 @@ class Store:
 
     def _drop_words(self, table: sa.Table, condition: Any) -> list[dict[str, Any]]:
         """Drop the words of the rows that meet a condition, and return what these are found by."""
-        rows = self._all(sa.select(*_found_by(table)).where(condition)) if table.name in FOUND_BY else []
+        if table.name not in FOUND_BY:
+            return []
+        rows = self._all(sa.select(*_found_by(table)).where(condition).with_for_update())  # who renames them too, waits
         if dropped := _rows_of_words(table, rows):
             key = [column == sa.bindparam(f"its_{column.name}") for column in words.c]
             named = [{f"its_{name}": value for name, value in row.items()} for row in dropped]

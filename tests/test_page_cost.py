@@ -44,6 +44,7 @@ GET = {
     "/unplaced/<id>/text": ["/unplaced/10/text"],
     "/try/": ["/try/"],
     "/setup/": ["/setup/"],
+    "/setup/<name>": ["/setup/aliases", "/setup/partners?before={deep}"],
     "/setup/<name>/<id>": [f"/setup/{name}/{key}" for name in ("domains", "aliases", "partners") for key in (0, 1)],
 }
 POST: dict[str, list[tuple[str, dict[str, str]]]] = {

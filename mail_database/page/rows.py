@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mail_database.page.current import MAX_ID
 from mail_database.routing import MODELS
 from mail_database.store import Store
 from mail_database.tables import (
@@ -32,11 +31,6 @@ _LARGE = ("body", "original")  # columns that a list does not need
 SEEN = "mail_database.page.seen"  # a parameter: the newest message that somebody has seen as new
 MAX_TOLD = 1000  # notifications that failed or wait, of all messages of a page
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
-
-
-def number(text: str) -> int | None:
-    """Return the id that a text names, None for none."""
-    return min(int(text), MAX_ID) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def models(store: Store) -> list[str]:

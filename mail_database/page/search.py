@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mail_database.page import rows
+from mail_database.page.current import id_of
 from mail_database.store import Store
 from mail_database.words import terms
 
@@ -30,8 +31,8 @@ def find(store: Store, model: str, text: str, before: int | None, limit: int) ->
     """Return records of a model that have these words, the newest first; in front the one with this number."""
     asked = [_begun(store, model, term) for term in terms(text)]
     ids, older = _matching(store, model, [words[:MAX_BEGUN] for words in asked], before, limit)
-    number = rows.number(text.strip()) if before is None else None
-    wanted = dict.fromkeys([number, *ids] if number else ids)
+    key = id_of(text.strip()) if before is None else None
+    wanted = dict.fromkeys([key, *ids] if key else ids)
     known = {row["id"]: row for row in rows.with_ids(store, model, [*wanted])}
     return Found([known[key] for key in wanted if key in known], older, any(len(words) > MAX_BEGUN for words in asked))
 
