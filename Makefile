@@ -52,8 +52,8 @@ check: $(VENV)/made-dev ## Check style, types, and which way imports run (1 minu
 	$(VENV)/bin/mypy --config-file tests/mypy.ini
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 8 minutes).
-	@status=0; for name in cpu memory service throughput database reading journal desk mailboxes odoo; do \
+bench: $(VENV)/made ## Measure CPU, memory and speed as ratios, into docs/benchmarks.md (as root; 13 minutes).
+	@status=0; for name in cpu memory service throughput database pages reading journal desk mailboxes odoo; do \
 	    $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 install: ## Install the program and its service, and start it, as root; again for a new version (10 seconds).

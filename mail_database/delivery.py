@@ -72,7 +72,7 @@ def place(engine: sa.Engine, key: int, model: str, record_id: int | None) -> int
     Returns None where the message is placed already, or gone. Raises Fault for a record or a model that takes none.
     """
     with transaction(engine, reads=True) as store:
-        row = next(iter(store.unplaced(key)), None)
+        row = store.unplaced_message(key)
     if not row:
         return None
     message = _known_by_id(parse(row["original"]))

@@ -39,13 +39,17 @@ from mail_database.tables import (
     records,
     unplaced,
     users,
+    words,
 )
+from mail_database.words import words_of
 
 Row = Mapping[str, Any]
 
 BOUNCE_COUNTING_MODELS = ("crm.lead", "res.partner")  # those on whose records Odoo counts bounces
 ZLIB_LEVEL = 1  # of what is kept as it came: a delivery waits for it
 MAX_VALUES_PER_STATEMENT = 1000  # each kind of database has a limit
+FOUND_BY = {"records": ("name", "email_from"), "partners": ("name", "email")}  # tables whose rows have words
+LAST = "\U0010ffff"  # no character of a word comes after it
 
 # How long a message that is placed nowhere is kept, and how many bytes of them in all: the oldest go first.
 UNPLACED_DAYS = 90
@@ -107,6 +111,7 @@ class Store:
 
     def make_tables(self) -> None:
         """Create the tables that are missing, and the columns, with their indexes, that an older version lacks."""
+        has_words = sa.inspect(self._connection).has_table(words.name)
         metadata.create_all(self._connection)
         there = sa.inspect(self._connection).get_multi_columns()
         prepare = self._connection.dialect.identifier_preparer
@@ -118,12 +123,14 @@ class Store:
                 self._connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {new} {kind}")
             for index in table.indexes:
                 index.create(self._connection, checkfirst=True)
+        if not has_words:
+            self.add_all_words()
 
     # --- tables as a whole, for world.py ---
 
-    def has_rows(self, table: sa.Table) -> bool:
-        """Tell whether there is a row in a table."""
-        return self._one(sa.select(sa.literal(1)).select_from(table).limit(1)) is not None
+    def has_rows(self, table: sa.Table, *found: Any) -> bool:
+        """Tell whether there is a row in a table that meets these conditions."""
+        return self._one(sa.select(sa.literal(1)).select_from(table).where(*found).limit(1)) is not None
 
     def all_rows(self, table: sa.Table, left_out: str = "") -> list[dict[str, Any]]:
         """Return all rows of a table in the order of its key, without the column that is left out."""
@@ -134,7 +141,9 @@ class Store:
         """Insert a row and return its id, 0 where the table has none."""
         values = _with_ascii_domain(table, values)
         key = self._connection.execute(table.insert().values(**values)).inserted_primary_key
-        return int(getattr(key, "id", 0))
+        number = int(getattr(key, "id", 0))
+        self._add_words(table, [{**values, "id": number}])
+        return number
 
     def continue_ids(self, last_ids: Mapping[str, int]) -> None:
         """Make new rows take ids after those that were inserted; a model's records also after its last id."""
@@ -187,10 +196,14 @@ class Store:
                 self._connection.execute(records.update().where(*found).values(defaults=merged))
         if values:
             values = dict(_with_ascii_domain(table, values))
+            is_renamed = not values.keys().isdisjoint(FOUND_BY.get(table.name, ()))
+            renamed = self._drop_words(table, condition) if is_renamed else []
             self._connection.execute(table.update().where(condition).values(**values))
+            self._add_words(table, [row | values for row in renamed])
 
     def unlink(self, table: sa.Table, model: str, condition: Any, ids: Sequence[int]) -> None:
         """Delete rows; those of a record take its thread with them, and its messages are no longer known."""
+        self._drop_words(table, condition)
         self._connection.execute(table.delete().where(condition))
         if table not in (records, partners):
             return
@@ -205,6 +218,73 @@ class Store:
     def attachments_of(self, message: int) -> list[int]:
         """Return the ids of a message's attachments."""
         return [row["id"] for row in self._all(sa.select(attachments.c.id).where(attachments.c.message == message))]
+
+    # --- the words by which records are found ---
+
+    def add_all_words(self) -> None:
+        """Add the words of all records and partners, of which none has any yet."""
+        for table in (records, partners):
+            rows = self._connection.execute(sa.select(*_found_by(table)), execution_options={"yield_per": 1000})
+            for batch in rows.mappings().partitions():
+                self._add_words(table, [dict(row) for row in batch])
+
+    def _add_words(self, table: sa.Table, rows: Sequence[Row]) -> None:
+        if added := _rows_of_words(table, rows):
+            self._connection.execute(words.insert(), added)
+
+    def _drop_words(self, table: sa.Table, condition: Any) -> list[dict[str, Any]]:
+        """Drop the words of the rows that meet a condition, and return what these are found by."""
+        if table.name not in FOUND_BY:
+            return []
+        rows = self._all(sa.select(*_found_by(table)).where(condition).with_for_update())  # who renames them too, waits
+        if dropped := _rows_of_words(table, rows):
+            key = [column == sa.bindparam(f"its_{column.name}") for column in words.c]
+            named = [{f"its_{name}": value for name, value in row.items()} for row in dropped]
+            self._connection.execute(words.delete().where(*key), named)
+        return rows
+
+    def words_begun(self, model: str, beginning: str, limit: int) -> list[str]:
+        """Return the first words of a model's records that begin like this: each is one look-up in the index."""
+
+        def first(*after: Any) -> Any:
+            found = (words.c.model == model, words.c.word < beginning + LAST, *after)
+            return sa.select(sa.func.min(words.c.word)).where(*found).scalar_subquery()
+
+        start = sa.select(first(words.c.word >= beginning).label("word"), sa.literal(1).label("number"))
+        begun = start.cte("begun", recursive=True)
+        step = sa.select(first(words.c.word > begun.c.word), begun.c.number + 1)
+        all_begun = begun.union_all(step.where(begun.c.word.is_not(None), begun.c.number < limit))
+        found = sa.select(all_begun.c.word).where(all_begun.c.word.is_not(None)).order_by(all_begun.c.number)
+        return list(self._connection.execute(found).scalars())
+
+    def count_with(self, model: str, some: Sequence[str], limit: int) -> int:
+        """Count the times that a model's records have one of these words, up to a limit."""
+        return self.count_up_to(limit, words, words.c.model == model, words.c.word.in_(some))
+
+    def newest_with(self, model: str, some: Sequence[str], before: int | None, limit: int) -> list[int]:
+        """Return the ids of a model's records that have one of these words, below an id, the newest first."""
+        below = [words.c.id < before] if before is not None else []
+        of_each = [
+            sa.select(
+                sa.select(words.c.id)
+                .where(words.c.model == model, words.c.word == word, *below)
+                .order_by(words.c.id.desc())
+                .limit(limit)
+                .subquery()
+                .c.id
+            )
+            for word in some
+        ]
+        if not of_each:
+            return []
+        found = sa.union(*of_each).subquery()
+        newest = sa.select(found.c.id).order_by(found.c.id.desc()).limit(limit)
+        return list(self._connection.execute(newest).scalars())
+
+    def those_with(self, model: str, some: Sequence[str], ids: Sequence[int]) -> set[int]:
+        """Return those of a model's records that have one of these words."""
+        found = (words.c.model == model, words.c.word.in_(some), words.c.id.in_(ids))
+        return set(self._connection.execute(sa.select(words.c.id).where(*found)).scalars())
 
     # --- deliveries ---
 
@@ -329,7 +409,11 @@ class Store:
         found = (messages.c.model == model, messages.c.thread_id == thread_id, messages.c.date >= since)
         return self._count(messages, *found, messages.c.email_from == sender, messages.c.kind == "email")
 
-    def _count(self, table: sa.Table, *found: Any) -> int:
+    def count_up_to(self, limit: int, table: sa.Table, *found: Any) -> int:
+        """Count the rows of a table that meet these conditions, up to a limit."""
+        return self._count(sa.select(sa.literal(1)).select_from(table).where(*found).limit(limit).subquery())
+
+    def _count(self, table: sa.FromClause, *found: Any) -> int:
         row = self._one(sa.select(sa.func.count().label("number")).select_from(table).where(*found))
         return int(row["number"]) if row else 0
 
@@ -507,13 +591,31 @@ class Store:
         """Return how many messages are placed nowhere."""
         return self._count(unplaced)
 
-    def unplaced(self, key: int = 0) -> Iterator[Row]:
-        """Yield what is placed nowhere, the oldest first, without the messages; or one, with it."""
-        columns = unplaced.c if key else [column for column in unplaced.c if column.name != "original"]
+    def unplaced_message(self, key: int) -> Row | None:
+        """Return a message that is placed nowhere, as it came, None when there is none with this id."""
+        return self._one(sa.select(unplaced).where(unplaced.c.id == key))
+
+    def unplaced(self) -> Iterator[Row]:
+        """Yield what is placed nowhere, the oldest first, without the messages themselves."""
+        columns = [column for column in unplaced.c if column.name != "original"]
         statement = sa.select(*columns).order_by(unplaced.c.id)
-        statement = statement.where(unplaced.c.id == key) if key else statement
         for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
             yield dict(row)
+
+
+def _found_by(table: sa.Table) -> list[sa.Column[Any]]:
+    """Return the columns that tell which words a row has, and its key."""
+    return [*table.primary_key, *(table.c[name] for name in FOUND_BY[table.name])]
+
+
+def _rows_of_words(table: sa.Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows of ``words`` for those of a table."""
+    names = FOUND_BY.get(table.name)
+    return [
+        {"model": row.get("model", "res.partner"), "word": word, "id": row["id"]}
+        for row in rows
+        for word in (words_of(*(row.get(name) for name in names)) if names else ())
+    ]
 
 
 def _bounced(addresses: Sequence[str]) -> list[tuple[Any, Any]]:

@@ -56,6 +56,7 @@ aliases = _table(
     sa.Column("parent_id", Id),
     _text("bounced_content"),
     _text("status"),
+    sa.Index("aliases_of_model", "model", "id"),
 )
 partners = _table(
     "partners",
@@ -81,6 +82,15 @@ records = sa.Table(
     sa.Column("defaults", sa.JSON, default=dict),
     _date("created"),
     sa.Index("records_of_sender", "model", "email_normalized", "created"),
+)
+# The words of records and partners (words.py), in the order of their characters, so that a beginning is a range.
+words = sa.Table(
+    "words",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("word", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), primary_key=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
 )
 counters = sa.Table("counters", metadata, sa.Column("model", sa.Text, primary_key=True), sa.Column("last", Id))
 followers = sa.Table(

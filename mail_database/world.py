@@ -4,7 +4,8 @@ A world is a dictionary of lists, one for each table of LISTS, whose items have 
 from the tables in a few points: an alias has ``parent`` (``model`` and ``id``) for two columns; a message has its
 ``attachments``, of which a dump leaves out the contents; dates are ISO 8601 text in UTC; ``original``, which is bytes,
 is text with a character U+0000 to U+00FF for each byte (latin-1). ``parameters`` and ``counters`` are dictionaries,
-``allowed_senders`` and ``deliveries`` lists of text, and ``about`` is a remark.
+``allowed_senders`` and ``deliveries`` lists of text, and ``about`` is a remark. No world has the table ``words``: it
+follows from the names and addresses.
 """
 
 from collections.abc import Mapping

@@ -64,6 +64,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/try/",
         "/setup/",
         "/setup/parameters",
+        "/setup/<name>",
         "/setup/<name>/<int(max=4611686018427387904):key>",
         "/records/<model>",
         "/records/<model>/<int(max=4611686018427387904):record_id>",
@@ -456,7 +457,7 @@ def test_nothing_is_written_on_a_record_that_is_not_there(server: Server, reader
 
 def test_the_set_up_is_for_who_asks_for_it(server: Server, reader: requests.Session) -> None:
     assert "Set-up" not in reader.get(f"{server.url}/").text
-    for path in "/setup/", "/setup/aliases/1":
+    for path in "/setup/", "/setup/aliases", "/setup/aliases/1":
         assert reader.get(server.url + path).status_code == 404
     fields = form(reader, f"{server.url}/")
     for path in "/setup/aliases/0", "/setup/parameters":
@@ -546,6 +547,22 @@ def test_domains_companies_partners_and_parameters_are_set(server: Server, devel
     assert server.call("ir.config_parameter", "get_param", "mail.gateway.loop.threshold") is False
     for path in "nothing/0", "aliases/99999":
         assert developer.get(f"{server.url}/setup/{path}").status_code == 404
+
+
+def test_a_long_list_of_the_set_up_is_paged(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        for number in range(1, 54):
+            server.call("mail.alias", "create", {"alias_name": f"alias{number}", "alias_model": "crm.lead"})
+        reader = entered(server)
+        page = reader.post(f"{server.url}/developer", data=form(reader, f"{server.url}/")).text
+        assert re.findall(r">alias(\d+)<", page) == [str(number) for number in range(53, 3, -1)]
+        link = re.findall(r'href="([^"]+)">All aliases<', page)[0]
+        page = reader.get(server.url + link).text
+        assert re.findall(r">alias(\d+)<", page) == [str(number) for number in range(53, 3, -1)]
+        older = re.findall(r'href="(\?before=\d+)">Older', page)[0]
+        assert re.findall(r">alias(\d+)<", reader.get(server.url + link + older).text) == ["3", "2", "1"]
+        assert "All partners" not in page
+        assert reader.get(f"{server.url}/setup/nothing").status_code == 404
 
 
 # --- what is tried ---

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from mail_database import comments, delivery
 from mail_database.message import parse
 from mail_database.models import fields_of
-from mail_database.page import access, rows
+from mail_database.page import access, rows, search
 from mail_database.page.access import has_session
-from mail_database.page.current import ID, MAX_ID, transaction
+from mail_database.page.current import ID, before, id_of, paged, transaction
 from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.page.trial import trial
@@ -22,6 +22,8 @@ from mail_database.store import Row
 
 __all__ = ["application", "has_session", "new_link"]
 ROWS = 50  # of a page
+MAX_FOLLOWERS = 100  # that are named
+MAX_FIND_CHARACTERS = 200  # of what is searched for
 MAX_SHOWN_BYTES = 2**20  # of a message that is on no record: a larger one can be saved
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
@@ -108,12 +110,16 @@ def home() -> Any:
 
 @page.get("/records/<model>")
 def records(model: str) -> Any:
-    """Show a model's records, the newest first."""
+    """Show a model's records, the newest first; all, or those that have some words."""
     if model not in MODELS:
         flask.abort(404)
+    find = flask.request.args.get("find", "")[:MAX_FIND_CHARACTERS]
     with transaction(reads=True) as store:
-        found = rows.of_model(store, model, _before(), ROWS + 1)
-    return flask.render_template("records.html", model=model, **_paged(found))
+        if find.strip():
+            found = search.find(store, model, find, before(), ROWS)._asdict()
+        else:
+            found = paged(rows.of_model(store, model, before(), ROWS + 1), ROWS)
+    return flask.render_template("records.html", model=model, find=find, **found)
 
 
 @page.get(f"/records/<model>/<{ID}:record_id>")
@@ -123,16 +129,17 @@ def record(model: str, record_id: int) -> Any:
         found = store.record(model, record_id) if model in MODELS else None
         if not found:
             flask.abort(404)
-        messages = rows.thread(store, model, record_id, _before(), ROWS + 1)
-        following = [store.partner(partner) for partner in sorted(store.followers(model, record_id))]
+        messages = rows.thread(store, model, record_id, before(), ROWS + 1)
+        followers = rows.following(store, model, record_id, MAX_FOLLOWERS + 1)
     return flask.render_template(
         "record.html",
         model=model,
         record=found,
         fields=_fields(model, found),
-        followers=[row for row in following if row],
+        followers=followers[:MAX_FOLLOWERS],
+        has_more_followers=len(followers) > MAX_FOLLOWERS,
         frame=FRAME,
-        **_paged(messages),
+        **paged(messages, ROWS),
     )
 
 
@@ -213,8 +220,8 @@ def _file(content: bytes, name: str) -> flask.Response:
 def discuss() -> Any:
     """Show what is new, and our messages that came back, the newest first."""
     with transaction(reads=True) as store:
-        found, fresh = rows.failures(store, _before(), ROWS + 1), rows.new(store, ROWS)
-    return flask.render_template("discuss.html", fresh=fresh, **_paged(found))
+        found, fresh = rows.failures(store, before(), ROWS + 1), rows.new(store, ROWS)
+    return flask.render_template("discuss.html", fresh=fresh, **paged(found, ROWS))
 
 
 @page.post("/discuss")
@@ -229,8 +236,8 @@ def seen() -> Any:
 def unplaced() -> Any:
     """Show what was accepted and is on no record, the newest first."""
     with transaction(reads=True) as store:
-        found = rows.placed_nowhere(store, _before(), ROWS + 1)
-    return flask.render_template("unplaced.html", **_paged(found))
+        found = rows.placed_nowhere(store, before(), ROWS + 1)
+    return flask.render_template("unplaced.html", **paged(found, ROWS))
 
 
 @page.get(f"/unplaced/<{ID}:key>")
@@ -250,7 +257,7 @@ def _unplaced_page(key: int, wrong: str = "") -> Any:
 
 def _unplaced(key: int) -> Row:
     with transaction(reads=True) as store:
-        found = next(iter(store.unplaced(key)), None)
+        found = store.unplaced_message(key)
     return found or flask.abort(404)
 
 
@@ -272,7 +279,7 @@ def unplaced_text(key: int) -> Any:
 def place(key: int) -> Any:
     """Put a message on a record, or make one of it, and show that record."""
     model, number = flask.request.form.get("model", ""), flask.request.form.get("record", "").strip()
-    record_id = _number(number)
+    record_id = id_of(number)
     if number and not record_id:
         return _unplaced_page(key, f"{number} is no number of a record.")
     try:
@@ -282,18 +289,3 @@ def place(key: int) -> Any:
     if not found:
         return flask.redirect(flask.url_for("page.unplaced"))
     return flask.redirect(flask.url_for("page.record", model=model, record_id=found))
-
-
-def _before() -> int | None:
-    """Return the id before which a page begins, None for the first one."""
-    return _number(flask.request.args.get("before", ""))
-
-
-def _number(text: str) -> int | None:
-    """Return the id that a text names, None for none."""
-    return min(int(text), MAX_ID) if text.isascii() and text.isdecimal() and len(text) < 20 else None
-
-
-def _paged(found: Sequence[Row]) -> dict[str, Any]:
-    """Return the rows of a page, and the id from which the next one goes on, if there is one."""
-    return {"rows": found[:ROWS], "older": found[ROWS - 1]["id"] if len(found) > ROWS else None}

@@ -3,32 +3,62 @@
 A page goes on where the last one ended, by its last id (keyset): the thousandth costs what the first does.
 """
 
+import itertools
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 
 from mail_database.routing import MODELS
 from mail_database.store import Store
-from mail_database.tables import attachments, messages, notices, notifications, originals, partners, records, unplaced
+from mail_database.tables import (
+    attachments,
+    followers,
+    messages,
+    notices,
+    notifications,
+    originals,
+    partners,
+    records,
+    unplaced,
+)
 
 FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
+WAITING = "ready"  # it is to be sent
 _BECOMES = (messages, notices, unplaced)  # what comes of a mail
 _LARGE = ("body", "original")  # columns that a list does not need
 SEEN = "mail_database.page.seen"  # a parameter: the newest message that somebody has seen as new
+MAX_TOLD = 1000  # notifications that failed or wait, of all messages of a page
 MAX_COUNTED = 100  # failures and unplaced messages: from there on the bar says "99+"
 
 
 def models(store: Store) -> list[str]:
     """Return the models that have records."""
-    return [name for name in MODELS if of_model(store, name, None, 1)]
+    return [name for name in MODELS if store.has_rows(*_of_model(name))]
 
 
 def of_model(store: Store, model: str, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
     """Return records of a model."""
-    table = partners if model == "res.partner" else records
-    condition = sa.true() if table is partners else records.c.model == model
-    return _newest(store, table, condition, before, limit)
+    return _newest(store, *_of_model(model), before, limit)
+
+
+def with_ids(store: Store, model: str, ids: Sequence[int]) -> Sequence[dict[str, Any]]:
+    """Return those records of a model, in any order."""
+    table, condition = _of_model(model)
+    return store.select(table, sa.and_(condition, table.c.id.in_(ids)), [], None, 0)
+
+
+def _of_model(model: str) -> tuple[sa.Table, Any]:
+    """Return the table of a model's records, and what a row of it must be."""
+    return (partners, sa.true()) if model == "res.partner" else (records, records.c.model == model)
+
+
+def following(store: Store, model: str, record_id: int, limit: int) -> Sequence[dict[str, Any]]:
+    """Return the partners who follow a record, the oldest first."""
+    found = (followers.c.model == model, followers.c.id == record_id)
+    who = sa.select(followers.c.partner_id).where(*found).order_by(followers.c.partner_id).limit(limit)
+    return store.select(partners, partners.c.id.in_(who), [partners.c.id], limit, 0)
 
 
 def thread(store: Store, model: str, record_id: int, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
@@ -42,12 +72,15 @@ def thread(store: Store, model: str, record_id: int, before: int | None, limit: 
     )
     kept = store.select(originals, originals.c.message.in_(ids), [originals.c.message], None, 0, left_out=("content",))
     as_they_came = {row["message"] for row in kept}
+    status = sa.func.coalesce(notifications.c.status, "")  # not by its index: far more have failed than are asked for
+    of_these = sa.and_(notifications.c.message.in_(ids), status.in_((*FAILED, WAITING)))
+    told = _with_addresses(store, store.select(notifications, of_these, [], MAX_TOLD, 0))
     for message in found:
         message["has_original"] = message["id"] in as_they_came
         message["attachments"] = [file for file in files if file["message"] == message["id"]]
-        told = store.notifications_of(message["id"])
-        message["failures"] = [row for row in told if row["status"] in FAILED]
-        message["waiting"] = any(row["status"] == "ready" for row in told)
+        its = [row for row in told if row["message"] == message["id"]]
+        message["failures"] = [row for row in its if row["status"] in FAILED]
+        message["waiting"] = any(row["status"] == WAITING for row in its)
     return found
 
 
@@ -69,13 +102,20 @@ def attachment(store: Store, attachment_id: int) -> dict[str, Any] | None:
 
 def failures(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
     """Return notifications of ours that came back, each with its ``message`` and its partner's ``email``."""
-    found = _newest(store, notifications, notifications.c.status.in_(FAILED), before, limit)
+    of_each = [_newest(store, notifications, notifications.c.status == status, before, limit) for status in FAILED]
+    found = sorted(itertools.chain(*of_each), key=itemgetter("id"), reverse=True)[:limit]
     about = _by_id(store, messages, [row["message"] for row in found], ("body",))
-    whom = _by_id(store, partners, [row["partner_id"] for row in found])
-    for row in found:
+    for row in _with_addresses(store, found):
         row["message"] = about.get(row["message"])
-        row["email"] = (whom.get(row["partner_id"]) or {}).get("email")
     return found
+
+
+def _with_addresses(store: Store, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return notifications, each with its partner's ``email``."""
+    whom = _by_id(store, partners, [row["partner_id"] for row in told])
+    for row in told:
+        row["email"] = (whom.get(row["partner_id"]) or {}).get("email")
+    return told
 
 
 def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dict[str, Any]]:
@@ -85,8 +125,14 @@ def placed_nowhere(store: Store, before: int | None, limit: int) -> Sequence[dic
 
 def new(store: Store, limit: int) -> Sequence[dict[str, Any]]:
     """Return the mails that have come since somebody last looked at what is new."""
-    seen = int(store.parameter(SEEN) or 0)
-    return _newest(store, messages, sa.and_(messages.c.id > seen, messages.c.kind == "email"), None, limit, _LARGE)
+    came = store.select(originals, _is_new(store), [originals.c.message.desc()], limit, 0, left_out=("content",))
+    found = _by_id(store, messages, [row["message"] for row in came], _LARGE)
+    return [found[key] for key in sorted(found, reverse=True)]
+
+
+def _is_new(store: Store) -> Any:
+    """Return what an original must be: what came by mail has one, so that no other message is passed on the way."""
+    return originals.c.message > int(store.parameter(SEEN) or 0)
 
 
 def see(store: Store) -> None:
@@ -96,12 +142,13 @@ def see(store: Store) -> None:
 
 
 def counts(store: Store) -> dict[str, int]:
-    """Return how much has failed, is new, and is placed nowhere, up to MAX_COUNTED."""
-    failed = _newest(store, notifications, notifications.c.status.in_(FAILED), None, MAX_COUNTED)
+    """Return how much has failed, is new, and is placed nowhere, up to MAX_COUNTED each."""
     return {
-        "failures": len(failed),
-        "new": len(new(store, MAX_COUNTED)),
-        "unplaced": len(placed_nowhere(store, None, MAX_COUNTED)),
+        "failures": sum(
+            store.count_up_to(MAX_COUNTED, notifications, notifications.c.status == status) for status in FAILED
+        ),
+        "new": store.count_up_to(MAX_COUNTED, originals, _is_new(store)),
+        "unplaced": store.count_up_to(MAX_COUNTED, unplaced, sa.true()),
     }
 
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import flask
 import sqlalchemy as sa
 
-from mail_database.page.current import ID, transaction
+from mail_database.page.current import ID, before, paged, transaction
 from mail_database.routing import MODELS, POLICIES, Fault
 from mail_database.server import METHODS, PARAMETER_METHODS
 from mail_database.store import Store
 
-MAX_ROWS = 200  # of a section, the newest
+ROWS = 50  # of a section on a page, the newest first
 NEW = 0  # the id in the path of what is not there yet
 
 
@@ -97,14 +97,27 @@ def _check() -> Any:
 def overview() -> Any:
     """Show all sections with their rows, and the parameters."""
     with transaction(reads=True) as store:
-        lists = {
-            name: METHODS["search_read"](
-                store, section.model, [], [section.title], limit=MAX_ROWS, order="id desc", active_test=False
-            )
-            for name, section in SECTIONS.items()
-        }
+        lists = {name: _rows(store, section) for name, section in SECTIONS.items()}
         values = {field.name: store.parameter(field.name) for field in PARAMETERS}
-    return flask.render_template("setup.html", sections=SECTIONS, lists=lists, fields=PARAMETERS, values=values)
+    return flask.render_template(
+        "setup.html", sections=SECTIONS, lists=lists, shown=ROWS, fields=PARAMETERS, values=values
+    )
+
+
+@setup.get("/<name>")
+def section(name: str) -> Any:
+    """Show the rows of a section, the newest first."""
+    shown = SECTIONS.get(name) or flask.abort(404)
+    with transaction(reads=True) as store:
+        found = _rows(store, shown, before())
+    return flask.render_template("setup_section.html", name=name, section=shown, **paged(found, ROWS))
+
+
+def _rows(store: Store, section: Section, before: int | None = None) -> list[dict[str, Any]]:
+    """Return rows of a section below an id, one more than a page shows."""
+    found = [("id", "<", before)] if before is not None else []
+    named: dict[str, Any] = {"limit": ROWS + 1, "order": "id desc", "active_test": False}
+    return list(METHODS["search_read"](store, section.model, found, [section.title], **named))
 
 
 @setup.post("/parameters")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import requests
 import sqlalchemy as sa
+from flask.testing import FlaskClient
 
 from mail_database.page.app import application
 from mail_database.server import access
@@ -65,6 +66,14 @@ def entered(server: Server) -> requests.Session:
     fields = form(visitor, f"{server.url}/login") | {"login": "admin", "password": PASSWORD}
     assert visitor.post(f"{server.url}/login", data=fields).status_code == 200
     return visitor
+
+
+def visitor(engine: sa.Engine) -> FlaskClient:
+    """Return somebody who has logged in and is a developer, without a server: he asks the application itself."""
+    client = application(engine, access("mydatabase", "admin", PASSWORD), set()).test_client()
+    with client.session_transaction() as session:
+        session.update(login="admin", developer=True)
+    return client
 
 
 def pages_of() -> set[str]:
