@@ -275,6 +275,16 @@ class Store:
         found = (followers.c.model == model, followers.c.id == record_id)
         return {row["partner_id"] for row in self._all(sa.select(followers.c.partner_id).where(*found))}
 
+    def follow(self, model: str, record_id: int, partner_id: int) -> None:
+        """Make a partner follow a record; who follows it already does so once."""
+        if partner_id not in self.followers(model, record_id):
+            self.insert(followers, {"model": model, "id": record_id, "partner_id": partner_id})
+
+    def unfollow(self, model: str, record_id: int, partner_id: int) -> None:
+        """Make a partner follow a record no longer."""
+        found = (followers.c.model == model, followers.c.id == record_id, followers.c.partner_id == partner_id)
+        self._connection.execute(followers.delete().where(*found))
+
     def parameter(self, key: str) -> str:
         """Return a system parameter, "" when it is not set."""
         row = self._one(sa.select(parameters.c.value).where(parameters.c.key == key))
@@ -535,4 +545,4 @@ def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
 def _with_ascii_domain(table: sa.Table, values: Mapping[str, Any]) -> Mapping[str, Any]:
     column = DOMAINS.get(table.name, "")
     domain = values.get(column)
-    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) and not domain.isascii() else values
+    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) else values

@@ -12,7 +12,7 @@ from mail_database.message import parse
 from mail_database.models import fields_of
 from mail_database.page import access, rows
 from mail_database.page.access import has_session
-from mail_database.page.current import ID, MAX_ID, transaction
+from mail_database.page.current import ID, number, transaction
 from mail_database.page.setup import setup
 from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.page.trial import trial
@@ -271,10 +271,10 @@ def unplaced_text(key: int) -> Any:
 @page.post(f"/unplaced/<{ID}:key>/place")
 def place(key: int) -> Any:
     """Put a message on a record, or make one of it, and show that record."""
-    model, number = flask.request.form.get("model", ""), flask.request.form.get("record", "").strip()
-    record_id = _number(number)
-    if number and not record_id:
-        return _unplaced_page(key, f"{number} is no number of a record.")
+    model, named = flask.request.form.get("model", ""), flask.request.form.get("record", "").strip()
+    record_id = number(named)
+    if named and not record_id:
+        return _unplaced_page(key, f"{named} is no number of a record.")
     try:
         found = delivery.place(flask.current_app.extensions["engine"], key, model, record_id)
     except Fault:
@@ -286,12 +286,7 @@ def place(key: int) -> Any:
 
 def _before() -> int | None:
     """Return the id before which a page begins, None for the first one."""
-    return _number(flask.request.args.get("before", ""))
-
-
-def _number(text: str) -> int | None:
-    """Return the id that a text names, None for none."""
-    return min(int(text), MAX_ID) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    return number(flask.request.args.get("before", ""))
 
 
 def _paged(found: Sequence[Row]) -> dict[str, Any]:
