@@ -34,7 +34,7 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail goes into a real Odoo 19 (as root; 5 minutes).
 	$(VENV)/bin/python -m pytest --mailboxes --odoo -m mailboxes $(FLAGS)
 
-test-browser: $(VENV)/made $(VENV)/axe-core/made ## Run the tests of the database's pages in a real Chromium (2 minutes).
+test-browser: $(VENV)/made $(VENV)/axe-core/made ## Run the tests of the database's pages in a real Chromium (5 minutes).
 	$(VENV)/bin/python -m pytest --browser -m browser $(FLAGS)
 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from support.browser import Browser
 from support.mail_database_server import Server
@@ -151,6 +153,7 @@ def look(chromium: Browser, width: int = WIDE, scheme: str = "light", zone: str 
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     chromium.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone})
+    chromium.execute_cdp_cmd("Emulation.setLocaleOverride", {"locale": "en-GB"})
 
 
 @functools.cache
@@ -224,3 +227,58 @@ def texts(chromium: Browser, selector: str) -> list[str]:
 def shown(found: object) -> str:
     """Return a finding as a test prints it."""
     return json.dumps(found, indent=1, ensure_ascii=False)
+
+
+class Stop(NamedTuple):
+    """Where the focus is: what it says, where, whether a person sees it, whether it comes after the last one."""
+
+    name: str
+    tag: str
+    top: float  # in CSS pixels, from the top of the page
+    is_seen: bool
+    follows: bool
+
+
+STOP = """
+const here = document.activeElement;
+const style = getComputedStyle(here);
+const last = window.lastStop;
+window.lastStop = here;
+const box = here.getBoundingClientRect();
+const label = here.labels && here.labels[0] ? here.labels[0].innerText : "";
+const inView = box.bottom > 0 && box.right > 0 && box.top < innerHeight && box.left < innerWidth;
+return [
+  (here.getAttribute("aria-label") || label || here.innerText || here.title || "").trim(), here.tagName,
+  box.top + scrollY, style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 && inView,
+  !last || last === here || Boolean(last.compareDocumentPosition(here) & Node.DOCUMENT_POSITION_FOLLOWING),
+];
+"""
+
+
+def press(chromium: Browser, *keys: str) -> None:
+    """Press keys, wherever the focus is."""
+    ActionChains(chromium).send_keys(*keys).perform()
+
+
+def stop(chromium: Browser) -> Stop:
+    return Stop(*chromium.execute_script(STOP))
+
+
+def tab_to(chromium: Browser, name: str, most: int = 60) -> list[Stop]:
+    """Press Tab until the focus is on what says this, and return all stops; each must be seen, and follow the last."""
+    stops: list[Stop] = []
+    while not stops or not stops[-1].name.startswith(name):
+        assert len(stops) < most, f"no way to {name!r}: {[each.name for each in stops]}"
+        press(chromium, Keys.TAB)
+        stops.append(stop(chromium))
+        assert stops[-1].is_seen, f"the focus can't be seen: {stops[-1]}"
+        assert stops[-1].follows, f"the focus jumps back: {stops[-2:]}"
+    return stops
+
+
+def enter(chromium: Browser) -> None:
+    """Press Enter, and wait for the page to which it leads."""
+    chromium.execute_script("window.old = true")
+    press(chromium, Keys.ENTER)
+    there = "return !window.old && document.readyState == 'complete'"
+    wait_until(lambda: chromium.execute_script(there), "the next page", 60)
