@@ -139,9 +139,10 @@ class Store:
     def continue_ids(self, last_ids: Mapping[str, int]) -> None:
         """Make new rows take ids after those that were inserted; a model's records also after its last id."""
         highest = sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
-        for model, last in self._connection.execute(highest).all():
+        there = {model: int(last) for model, last in self._connection.execute(highest)}
+        for model in sorted({*there, *last_ids}):  # of some models all records are gone
             self._connection.execute(counters.delete().where(counters.c.model == model))
-            self.insert(counters, {"model": model, "last": max(last, last_ids.get(model, 0))})
+            self.insert(counters, {"model": model, "last": max(there.get(model, 0), last_ids.get(model, 0))})
         if self._connection.dialect.name != "postgresql":
             return
         for table in metadata.sorted_tables:
@@ -392,6 +393,12 @@ class Store:
         """Return a message as it came, None where it did not come by mail."""
         row = self._one(sa.select(originals.c.content).where(originals.c.message == message))
         return zlib.decompress(row["content"]) if row else None
+
+    def all_originals(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the ids of the messages that came by mail, each with it as it came."""
+        statement = sa.select(originals.c.message, originals.c.content)
+        for message, content in self._connection.execute(statement, execution_options={"yield_per": 100}):
+            yield message, zlib.decompress(content)
 
     def message(self, key: int) -> Row | None:
         """Return a message with its text, None when there is none with this id."""
