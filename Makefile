@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FLAGS ?=
+AXE = 4.14.1
 
 .DEFAULT_GOAL := help
 
@@ -36,7 +37,7 @@ test-mta: $(VENV)/made ## Run the trials with a real Postfix, a real Exim and a 
 test-mailboxes: $(VENV)/made ## Run the tests with a real Dovecot, whose mail goes into a real Odoo 19 (as root; 5 minutes).
 	$(VENV)/bin/python -m pytest --mailboxes --odoo -m mailboxes $(FLAGS)
 
-test-browser: $(VENV)/made ## Run the tests of the database's pages in a real Chromium (as root, with a real Postfix; 4 minutes).
+test-browser: $(VENV)/made $(VENV)/axe-core/made ## Run the tests of the database's pages in a real Chromium (as root, with a real Postfix; 7 minutes).
 	$(VENV)/bin/python -m pytest --browser -m browser $(FLAGS)
 
 test-debian13: $(VENV)/made ## Run the tests and the trials on Debian 13, in a root of its own (as root, needs mmdebstrap; 30 minutes).
@@ -78,6 +79,12 @@ $(VENV)/made: setup.cfg pyproject.toml
 
 $(VENV)/made-dev: $(VENV)/made
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test,dev]'
+	touch $@
+
+# what Chromium checks the pages with: the rules of accessibility (WCAG). A new version is installed by a changed Makefile
+$(VENV)/axe-core/made: Makefile | $(VENV)/made
+	@command -v npm >/dev/null || { echo "needs npm: apt-get install npm" >&2; exit 1; }
+	npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error --prefix $(VENV)/axe-core axe-core@$(AXE)
 	touch $@
 
 .PHONY: help demo try demo-picture try-pictures admin-pages test test-odoo test-mta test-mailboxes test-browser test-debian13 soak check bench install uninstall coverage clean

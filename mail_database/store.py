@@ -148,9 +148,10 @@ class Store:
     def continue_ids(self, last_ids: Mapping[str, int]) -> None:
         """Make new rows take ids after those that were inserted; a model's records also after its last id."""
         highest = sa.select(records.c.model, sa.func.max(records.c.id)).group_by(records.c.model)
-        for model, last in self._connection.execute(highest).all():
+        there = {model: int(last) for model, last in self._connection.execute(highest)}
+        for model in sorted({*there, *last_ids}):  # of some models all records are gone
             self._connection.execute(counters.delete().where(counters.c.model == model))
-            self.insert(counters, {"model": model, "last": max(last, last_ids.get(model, 0))})
+            self.insert(counters, {"model": model, "last": max(there.get(model, 0), last_ids.get(model, 0))})
         if self._connection.dialect.name != "postgresql":
             return
         for table in metadata.sorted_tables:
@@ -355,6 +356,16 @@ class Store:
         found = (followers.c.model == model, followers.c.id == record_id)
         return {row["partner_id"] for row in self._all(sa.select(followers.c.partner_id).where(*found))}
 
+    def follow(self, model: str, record_id: int, partner_id: int) -> None:
+        """Make a partner follow a record; who follows it already does so once."""
+        if partner_id not in self.followers(model, record_id):
+            self.insert(followers, {"model": model, "id": record_id, "partner_id": partner_id})
+
+    def unfollow(self, model: str, record_id: int, partner_id: int) -> None:
+        """Make a partner follow a record no longer."""
+        found = (followers.c.model == model, followers.c.id == record_id, followers.c.partner_id == partner_id)
+        self._connection.execute(followers.delete().where(*found))
+
     def parameter(self, key: str) -> str:
         """Return a system parameter, "" when it is not set."""
         row = self._one(sa.select(parameters.c.value).where(parameters.c.key == key))
@@ -466,6 +477,12 @@ class Store:
         """Return a message as it came, None where it did not come by mail."""
         row = self._one(sa.select(originals.c.content).where(originals.c.message == message))
         return zlib.decompress(row["content"]) if row else None
+
+    def all_originals(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the ids of the messages that came by mail, each with it as it came."""
+        statement = sa.select(originals.c.message, originals.c.content)
+        for message, content in self._connection.execute(statement, execution_options={"yield_per": 100}):
+            yield message, zlib.decompress(content)
 
     def message(self, key: int) -> Row | None:
         """Return a message with its text, None when there is none with this id."""
@@ -637,4 +654,4 @@ def _batches(values: Iterable[Any]) -> Iterator[list[Any]]:
 def _with_ascii_domain(table: sa.Table, values: Mapping[str, Any]) -> Mapping[str, Any]:
     column = DOMAINS.get(table.name, "")
     domain = values.get(column)
-    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) and not domain.isascii() else values
+    return {**values, column: ascii_domain(domain)} if isinstance(domain, str) else values

@@ -2,12 +2,14 @@
 
 A world is a dictionary of lists, one for each table of LISTS, whose items have the names of the columns. It differs
 from the tables in a few points: an alias has ``parent`` (``model`` and ``id``) for two columns; a message has its
-``attachments``, of which a dump leaves out the contents; dates are ISO 8601 text in UTC; ``original``, which is bytes,
-is text with a character U+0000 to U+00FF for each byte (latin-1). ``parameters`` and ``counters`` are dictionaries,
-``allowed_senders`` and ``deliveries`` lists of text, and ``about`` is a remark. No world has the table ``words``: it
-follows from the names and addresses.
+``attachments`` and, where it came by mail, its ``original``; dates are ISO 8601 text in UTC; an original, which is
+bytes, is text with a character U+0000 to U+00FF for each byte (latin-1). A dump leaves out the contents of attachments:
+``load`` reads them from the original again. ``parameters`` and ``counters`` are dictionaries, ``allowed_senders`` and
+``deliveries`` lists of text, and ``about`` is a remark. No world has the table ``words``: it follows from the names and
+addresses.
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 
 from mail_database import tables
 from mail_database.addresses import normalize
+from mail_database.message import parse
 from mail_database.store import Row, Store, key_of
 
 LISTS = {
@@ -91,14 +94,25 @@ def _load(store: Store, name: str, table: sa.Table, item: dict[str, Any]) -> Non
         item["message_key"] = key_of(item.get("message_id") or "")
     if "email_normalized" in table.c:
         item["email_normalized"] = normalize(item.get("email", item.get("email_from")) or "")
-    attachments = item.pop("attachments", [])
+    attachments, original = item.pop("attachments", []), item.pop("original", None)
     store.insert(table, item)
+    raw = original.encode("latin-1") if original is not None else b""
+    contents = _contents(raw) if attachments and raw else {}
     for attachment in attachments:
-        store.insert(tables.attachments, {"message": item["id"], **attachment})
+        content = contents.get(attachment.get("sha1"))
+        store.insert(tables.attachments, {"content": content, "message": item["id"], **attachment})
+    if original is not None:
+        store.keep_original(item["id"], raw)
+
+
+def _contents(raw: bytes) -> dict[str, bytes]:
+    """Return the contents of a message's attachments, and the message itself, which may be one, by their SHA-1."""
+    contents = [*(attachment.content for attachment in parse(raw).attachments), raw]
+    return {hashlib.sha1(content, usedforsecurity=False).hexdigest(): content for content in contents}
 
 
 def dump(store: Store) -> dict[str, Any]:
-    """Return everything that is stored, except the contents of attachments."""
+    """Return everything that is stored; the contents of attachments are in the originals of their messages."""
     world: dict[str, Any] = {name: [_item(row) for row in store.all_rows(table)] for name, table in LISTS.items()}
     for alias in world["aliases"]:
         model, parent = alias.pop("parent_model"), alias.pop("parent_id")
@@ -107,11 +121,14 @@ def dump(store: Store) -> dict[str, Any]:
     for row in store.all_rows(tables.attachments, left_out="content"):
         del row["id"]
         attachments.setdefault(row.pop("message"), []).append(row)
+    as_they_came = dict(store.all_originals())
     for message in world["messages"]:
         message["attachments"] = attachments.get(message["id"], [])
+        original = as_they_came.pop(message["id"], None)
+        message |= {} if original is None else {"original": _json(original)}
     world["counters"] = {row["model"]: row["last"] for row in store.all_rows(tables.counters)}
     world["deliveries"] = [row["message_key"] for row in store.all_rows(tables.deliveries)]
-    world["parameters"] = {row["key"]: row["value"] for row in store.all_rows(tables.parameters)}
+    world["parameters"] = {row["key"]: row["value"] for row in store.all_rows(tables.parameters) if row["value"]}
     world["allowed_senders"] = [row["email"] for row in store.all_rows(tables.allowed_senders)]
     return world
 

@@ -43,6 +43,8 @@ SECONDS = {
     "test_lmtp_abuse.py": 60,
     "test_routing.py": 45,
     "test_journal_postgresql.py": 60,
+    "test_world.py": 60,
+    "test_page_setup.py": 45,
     "test_page.py": 30,
     "test_mailboxes_strange.py": 35,
     "test_directory.py": 35,

@@ -65,6 +65,7 @@ def test_every_page_but_three_is_behind_the_login() -> None:
         "/setup/",
         "/setup/parameters",
         "/setup/<name>",
+        "/setup/followers/<model>/<int(max=4611686018427387904):record_id>",
         "/setup/<name>/<int(max=4611686018427387904):key>",
         "/records/<model>",
         "/records/<model>/<int(max=4611686018427387904):record_id>",

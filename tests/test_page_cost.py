@@ -55,6 +55,10 @@ POST: dict[str, list[tuple[str, dict[str, str]]]] = {
         ("/unplaced/12/place", {"model": "crm.lead"}),
     ],
     "/setup/parameters": [("/setup/parameters", {})],
+    "/setup/followers/<model>/<id>": [
+        ("/setup/followers/crm.lead/2", {"address": "yan@outside.test"}),
+        ("/setup/followers/crm.lead/2", {"remove": "3"}),
+    ],
     "/setup/<name>/<id>": [
         ("/setup/partners/0", {"name": "Zoe", "email": "zoe@outside.test", "active": "on"}),
         ("/setup/partners/3", {"name": "Zoe", "email": "zoe@outside.test", "active": "on"}),

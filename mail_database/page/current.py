@@ -1,4 +1,4 @@
-"""What all pages share: the store that they read and write, how an id stands in a path, and how pages are turned."""
+"""What all pages share: the store that they read and write, an id in a path or a form, and how pages are turned."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""The forms of developer mode: alias domains, companies, aliases, partners, parameters.
+"""The forms of developer mode: alias domains, companies, aliases, partners, parameters; a record's followers.
 
 What a field is called, and what it may be, is that of the RPC; so is what is wrong with a value.
 """
@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import flask
 import sqlalchemy as sa
 
-from mail_database.page.current import ID, before, paged, transaction
+from mail_database.addresses import normalize, split
+from mail_database.page.current import ID, before, id_of, paged, transaction
 from mail_database.routing import MODELS, POLICIES, Fault
 from mail_database.server import METHODS, PARAMETER_METHODS
 from mail_database.store import Store
 
 ROWS = 50  # of a section on a page, the newest first
 NEW = 0  # the id in the path of what is not there yet
+MAX_DIGITS = 9  # of a number: so many minutes are not before the year 1
 
 
 class Field(NamedTuple):
@@ -23,7 +25,7 @@ class Field(NamedTuple):
 
     name: str
     label: str
-    kind: str = "text"  # or "flag", "area", or the values to choose from, in ``choices``
+    kind: str = "text"  # or "flag", "area", "number", or the values to choose from, in ``choices``
     choices: Callable[[Store], list[str]] | None = None
     help: str = ""
 
@@ -38,7 +40,7 @@ class Section(NamedTuple):
 
 
 def _domains(store: Store) -> list[str]:
-    return [str(row["name"]) for row in store.alias_domains()]
+    return [*(str(row["name"]) for row in store.alias_domains()), ""]  # or none
 
 
 SECTIONS = {
@@ -59,6 +61,7 @@ SECTIONS = {
             Field("alias_name", "Local-part", help="what stands before the @"),
             Field("alias_domain", "Domain", choices=_domains),
             Field("alias_model", "Makes records of", choices=lambda store: sorted(MODELS)),
+            Field("alias_force_thread_id", "Record", "number", help="its number, where one takes all the mail"),
             Field("alias_defaults", "Defaults", help="a Python dictionary: {'type': 'lead'}"),
             Field("alias_contact", "Who may write", choices=lambda store: [*POLICIES]),
             Field("alias_incoming_local", "Local-part detection", "flag"),
@@ -80,8 +83,8 @@ SECTIONS = {
     ),
 }
 PARAMETERS = (
-    Field("mail.gateway.loop.minutes", "Loop check: minutes", help="120 where it is empty"),
-    Field("mail.gateway.loop.threshold", "Loop check: records of a sender", help="20 where it is empty"),
+    Field("mail.gateway.loop.minutes", "Loop check: minutes", "number", help="120 where it is empty"),
+    Field("mail.gateway.loop.threshold", "Loop check: records of a sender", "number", help="20 where it is empty"),
     Field("mail.catchall.domain.allowed", "Allowed domains", help="with commas; for local-part detection"),
 )
 
@@ -126,11 +129,30 @@ def save_parameters() -> Any:
     try:
         with transaction() as store:
             for field in PARAMETERS:
-                value = flask.request.form.get(field.name, "").strip()
+                value = _value(field, flask.request.form)
                 PARAMETER_METHODS["set_param"](store, "ir.config_parameter", field.name, value)
     except Fault as fault:
         return flask.render_template("error.html", title="Not saved", text=fault.text), 422
     return flask.redirect(flask.url_for("setup.overview"))
+
+
+@setup.post(f"/followers/<model>/<{ID}:record_id>")
+def follow(model: str, record_id: int) -> Any:
+    """Add a follower to a record, a new partner where nobody has the address; or remove one."""
+    address, removed = flask.request.form.get("address", ""), flask.request.form.get("remove", "")
+    found = [*split(address)]
+    if not removed and (len(found) != 1 or not normalize(found[0].address)):
+        return flask.render_template("error.html", title="Not added", text=f"{address} is not an address."), 422
+    with transaction() as store:
+        if model not in MODELS or not store.record(model, record_id):
+            flask.abort(404)
+        if removed:
+            store.unfollow(model, record_id, id_of(removed) or 0)
+        else:
+            known = store.partners_with(normalize(found[0].address))
+            partner = known[0]["id"] if known else store.create_partner(*found[0])
+            store.follow(model, record_id, partner)
+    return flask.redirect(flask.url_for("page.record", model=model, record_id=record_id))
 
 
 @setup.get(f"/<name>/<{ID}:key>")
@@ -143,8 +165,9 @@ def edit(name: str, key: int) -> Any:
 def save(name: str, key: int) -> Any:
     """Save a row, make a new one, or delete one."""
     section = SECTIONS.get(name) or flask.abort(404)
-    values = _values(section, flask.request.form)
+    values: Mapping[str, Any] = flask.request.form
     try:
+        values = {field.name: _value(field, flask.request.form) for field in section.fields}
         with transaction() as store:
             if "delete" in flask.request.form:
                 METHODS["unlink"](store, section.model, [key])
@@ -159,12 +182,16 @@ def save(name: str, key: int) -> Any:
     return flask.redirect(flask.url_for("setup.overview"))
 
 
-def _values(section: Section, form: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a form says, as the RPC takes it: False for nothing."""
-    return {
-        field.name: field.name in form if field.kind == "flag" else form.get(field.name, "").strip() or False
-        for field in section.fields
-    }
+def _value(field: Field, form: Mapping[str, str]) -> Any:
+    """Return what a form says of a field, as the RPC takes it: False for nothing. Raises Fault for a wrong number."""
+    if field.kind == "flag":
+        return field.name in form
+    value = form.get(field.name, "").strip()
+    if field.kind != "number" or not value:
+        return value or False
+    if id_of(value) is None or len(value) > MAX_DIGITS:
+        raise Fault(2, f"{field.label}: {value} is not a number of at most {MAX_DIGITS} digits.")
+    return id_of(value)
 
 
 def _form(name: str, key: int, values: Mapping[str, Any] | None = None, wrong: str = "") -> Any:
@@ -172,7 +199,7 @@ def _form(name: str, key: int, values: Mapping[str, Any] | None = None, wrong: s
     with transaction(reads=True) as store:
         if values is None:
             names = [field.name for field in section.fields]
-            found = METHODS["read"](store, section.model, [key], names) if key else [{}]
+            found = METHODS["read"](store, section.model, [key], names) if key else [{"active": True}]
             values = found[0] if found else flask.abort(404)
         choices = {field.name: field.choices(store) for field in section.fields if field.choices}
     return flask.render_template(

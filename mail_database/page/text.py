@@ -17,6 +17,7 @@ HEADER_LINES = 3  # one after the other, that make a quoted header
 MAX_NAMING_LINES = 3  # that say who wrote what is quoted
 
 ELSEWHERE = {"a": {"target": "_blank"}}  # where a link opens: not in the frame
+SUMMARY = '<summary lang="en">Quoted text</summary>'
 _PLAIN = re.compile(r"\s*<pre>([^<]*)</pre>\s*")
 _DASHES = re.compile(r"(?:-{2,}[^-]{1,60}-{2,}|_{10,}|-{10,})")
 _FIELD = re.compile(r"\*?[^\W\d_][\w -]{0,20}\s?:\*?\s")
@@ -69,7 +70,7 @@ def _folded(body: str) -> str:
     for tag in _QUOTE.finditer(body):
         depth += -1 if tag[1] else 1
         if not tag[1] and depth == 1:
-            out.append(f"{body[begun : tag.start()]}<details><summary>Quoted text</summary>{tag[0]}")
+            out.append(f"{body[begun : tag.start()]}<details>{SUMMARY}{tag[0]}")
         elif tag[1] and not depth:
             out.append(f"{body[begun : tag.start()]}</blockquote></details>")
         else:
@@ -85,7 +86,7 @@ def _folded_text(text: str) -> str:
     own, quoted = "".join(lines[:begin]), "".join(lines[begin:]).strip()
     if not own.strip() or not quoted:
         return _shown(text)
-    return f"{_shown(own)}<details><summary>Quoted text</summary>{_shown(quoted)}</details>"
+    return f"{_shown(own)}<details>{SUMMARY}{_shown(quoted)}</details>"
 
 
 def _shown(text: str) -> str:

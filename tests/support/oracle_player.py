@@ -91,6 +91,7 @@ def effects(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         }
         item |= {"parent": row["parent_id"]} if row["parent_id"] else {}
         item |= {"internal_note": True} if row["internal_note"] else {}
+        item |= {"kind": row["kind"]} if row["kind"] != "email" else {}  # written by one of us
         files = [
             {key: found[key] if found["size"] or key == "name" else None for key in ("name", "size", "sha1")}
             for found in row["attachments"]
@@ -118,8 +119,13 @@ def effects(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         for row in after["notifications"]
         if row["status"] == "bounce" and earlier.get(row["id"]) != row
     ]
-    found = {"created": created, "posted": posted, "notices": notices, "failed_notifications": failed}
+    found: dict[str, list] = {"created": created, "posted": posted, "notices": notices, "failed_notifications": failed}
     found["bounce_counts"] = counts(before, after)
+    found["sent"] = [
+        {"message": row["message"], "partner": row["partner_id"], "status": row["status"]}
+        for row in new(before, after, "notifications")
+    ]
+    found["unplaced"] = [f"{row['about']}: {row['reason']}" for row in new(before, after, "unplaced")]
     return {key: value for key, value in found.items() if value}
 
 

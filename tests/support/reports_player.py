@@ -25,6 +25,9 @@ An expectation, any of:
                     {name, size, sha1}; size may be [least, most])}
   failed            ids of the notifications that turn failed, no others
   notices           [about or "*", to] of each new notice, no others
+  unplaced          [about, part of the reason] of each message that is kept and is on no record, no others; also where
+                    no expectation of the step names it
+  sent              [model, id, address] of each mail of ours that goes out, no others; as above
   bounced_partners  addresses whose bounce count rises, no others
   nothing           true: none of all this, nor a file in the hold folder
   not_lost          true: something is stored (also among the dump's "unplaced"), told or held, or it was refused
@@ -204,17 +207,28 @@ class Effects:
         self.posted = [
             {**row, "thread_id": row["thread_id"] if (row["model"], row["thread_id"]) in records else "new"}
             for row in after["messages"]
-            if row["id"] not in messages and row.get("kind", "email") == "email"
+            if row["id"] not in messages and row["kind"] == "email"
         ]
-        sent = {(row["id"], row["status"]) for row in before["notifications"]}
-        self.failed = [row["id"] for row in after["notifications"] if (row["id"], row["status"]) not in sent]
+        sent = {row["id"]: row["status"] for row in before["notifications"]}
+        self.failed = [
+            row["id"] for row in after["notifications"] if sent.get(row["id"], row["status"]) != row["status"]
+        ]
+        about = {row["id"]: row for row in after["messages"]}
+        self.sent = [
+            (
+                about[row["message"]]["model"],
+                about[row["message"]]["thread_id"],
+                self.partners[row["partner_id"]]["email"],
+            )
+            for row in after["notifications"]
+            if row["id"] not in sent
+        ]
         notices = {row["id"] for row in before["notices"]}
         self.notices = [(row["about"], row["to"]) for row in after["notices"] if row["id"] not in notices]
         counts = {row["id"]: row["bounce_count"] for row in before["partners"]}
         self.bounced = [row["email"] for row in after["partners"] if row["bounce_count"] > counts.get(row["id"], 0)]
-        # what the store keeps though it is on no record: a list that a dump may have
-        unplaced = {json.dumps(row, sort_keys=True) for row in before.get("unplaced", [])}
-        self.unplaced = [row for row in after.get("unplaced", []) if json.dumps(row, sort_keys=True) not in unplaced]
+        unplaced = {row["id"] for row in before["unplaced"]}
+        self.unplaced = [(row["about"], row["reason"]) for row in after["unplaced"] if row["id"] not in unplaced]
         self.held = held
 
     def author(self, message):
@@ -231,7 +245,7 @@ class Effects:
         ]
         return (
             f"created {self.created}, posted {posted}, failed {self.failed}, notices {self.notices}, "
-            f"bounced {self.bounced}, unplaced {len(self.unplaced)}, held {self.held}"
+            f"bounced {self.bounced}, unplaced {self.unplaced}, sent {self.sent}, held {self.held}"
         )
 
 
@@ -269,6 +283,11 @@ class Step:
         for name, seen in (("failed", effects.failed), ("bounced_partners", effects.bounced)):
             if name in expected and sorted(expected[name]) != sorted(seen):
                 yield f"{name} {seen}, not {expected[name]}"
+        unplaced = expected.get("unplaced")
+        if not fits(unplaced, effects.unplaced, lambda want, got: want[0] == got[0] and want[1] in got[1]):
+            yield f"unplaced {effects.unplaced}, not {unplaced}"
+        if not fits(expected.get("sent"), effects.sent, lambda want, got: (*want,) == got):
+            yield f"sent {effects.sent}, not {expected['sent']}"
         if not fits(notices, effects.notices, lambda want, got: want[0] in ("*", got[0]) and want[1] == got[1]):
             yield f"notices {effects.notices}, not {notices}"
 
@@ -455,7 +474,10 @@ class Player:
         def found(one):
             return list(seen.differences(one, of_all if one.get("from_start") else seen.effects))
 
-        differences = found(expected) + min(map(found, step.get("any_of", [{}])), key=len)
+        named = {name for one in (expected, *step.get("any_of", [])) for name in one}
+        unnamed: dict[str, list] = {name: [] for name in ("unplaced", "sent") if name not in named}
+        of_any = min(map(found, step.get("any_of", [{}])), key=len)
+        differences = [*seen.differences(unnamed, seen.effects), *found(expected), *of_any]
         if self.verbose:
             costs = f"{seconds:.1f} s, {worked:.2f} s of CPU, {memory} MiB"
             lines.append(f"  {name} step {number}: exit {status}, {costs}; {seen.effects}")

@@ -16,15 +16,40 @@ function fit(part) {
       const body = frame.contentDocument && frame.contentDocument.body;
       if (body) frame.style.height = `${Math.min(body.offsetHeight + 16, 900)}px`;
     };
+    // A frame in which nothing has the focus can have it all the same, to be scrolled: the browser draws no ring then.
+    const ring = () => {
+      frame.contentWindow.addEventListener("focus", () => {
+        frame.classList.add("reached");
+        frame.scrollIntoView({ block: "nearest" });
+      });
+      frame.contentWindow.addEventListener("blur", () => frame.classList.remove("reached"));
+    };
+    ring(); // one that is far below is not loaded yet
     frame.addEventListener("load", () => {
+      ring();
       measure();
       frame.contentDocument.addEventListener("toggle", measure, true);
     });
   }
 }
 
+// Make a part say what a fresh one says. What is the same kind of thing stays: the focus is in it, or a person opened it.
 function renew(old, fresh) {
-  if (old && fresh && old.innerHTML !== fresh.innerHTML) old.replaceChildren(...fresh.childNodes);
+  const known = [...old.childNodes];
+  [...fresh.childNodes].forEach((node, place) => {
+    const there = known[place];
+    if (!there) old.append(node);
+    else if (there.nodeName !== node.nodeName) there.replaceWith(node);
+    else if (node.nodeType === Node.ELEMENT_NODE) renewElement(there, node);
+    else if (there.data !== node.data) there.data = node.data;
+  });
+  known.slice(fresh.childNodes.length).forEach((node) => node.remove());
+}
+
+function renewElement(old, fresh) {
+  for (const name of fresh.getAttributeNames()) old.setAttribute(name, fresh.getAttribute(name));
+  for (const name of old.getAttributeNames()) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  renew(old, fresh);
 }
 
 // Put new messages in front, and what became of the others beside them; what is being read or written stays as it is.
@@ -39,6 +64,7 @@ function renewChatter(chatter, fresh) {
     if (!chatter.querySelector("article")) chatter.replaceChildren();
     chatter.prepend(article);
     fit(article);
+    document.getElementById("said").textContent = `New message: ${article.querySelector("h3").textContent}`;
   }
 }
 
@@ -47,7 +73,8 @@ async function look() {
   const answer = await fetch(location.href);
   if (!answer.ok || answer.redirected) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  renew(document.getElementById("bar"), fresh.getElementById("bar"));
+  const bar = fresh.getElementById("bar");
+  if (bar) renew(document.getElementById("bar"), bar);
   const chatter = document.getElementById("chatter");
   if (chatter) renewChatter(chatter, fresh.getElementById("chatter"));
 }
