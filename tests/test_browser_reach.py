@@ -111,7 +111,7 @@ def test_the_keyboard_alone_logs_in_and_skips_to_the_content(filled: Filled, chr
     press(chromium, Keys.ENTER)
     assert chromium.execute_script("return document.activeElement.id") == "main"
     press(chromium, Keys.TAB)
-    assert chromium.execute_script("return document.activeElement.matches('main .rows a')")
+    assert chromium.execute_script("return document.activeElement.matches('main #find')")
 
 
 def test_the_keyboard_alone_opens_a_failure_writes_and_sends(filled: Filled, chromium: Browser) -> None:
@@ -348,7 +348,10 @@ DATED = {
     "partners": [{"id": 3, "name": "Administrator", "email": "admin@company.example"}],
     "users": [{"id": 2, "login": "admin", "partner_id": 3}],
     "records": [{"model": "crm.lead", "id": 1, "name": "chairs", "created": WINTER}],
-    "messages": [{"id": 1, "message_id": "<a@b>", "model": "crm.lead", "thread_id": 1, "subject": "x", "date": SUMMER}],
+    "messages": [
+        {"id": 1, "message_id": "<a@b>", "model": "crm.lead", "thread_id": 1, "subject": "x", "date": SUMMER}
+        | {"original": "Subject: x\n\n"}
+    ],
 }
 ZONES = {
     "Pacific/Kiritimati": ("16 Jan 2026, 13:30", "1 Jul 2026, 16:30"),  # a day later
