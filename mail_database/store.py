@@ -49,7 +49,6 @@ BOUNCE_COUNTING_MODELS = ("crm.lead", "res.partner")  # those on whose records O
 ZLIB_LEVEL = 1  # of what is kept as it came: a delivery waits for it
 MAX_VALUES_PER_STATEMENT = 1000  # each kind of database has a limit
 FOUND_BY = {"records": ("name", "email_from"), "partners": ("name", "email")}  # tables whose rows have words
-LAST = "\U0010ffff"  # no character of a word comes after it
 
 # How long a message that is placed nowhere is kept, and how many bytes of them in all: the oldest go first.
 UNPLACED_DAYS = 90
@@ -178,6 +177,10 @@ class Store:
         columns = [column for column in table.c if column.name not in left_out]
         return self._all(sa.select(*columns).where(condition).order_by(*order).limit(limit).offset(offset))
 
+    def values(self, statement: sa.Select[Any]) -> list[Any]:
+        """Return the values of a statement with one column."""
+        return list(self._connection.execute(statement).scalars())
+
     def create(self, table: sa.Table, model: str, values: dict[str, Any]) -> Any:
         """Insert a row and return its id; the key, where the table has no other."""
         if table is records:
@@ -243,49 +246,6 @@ class Store:
             named = [{f"its_{name}": value for name, value in row.items()} for row in dropped]
             self._connection.execute(words.delete().where(*key), named)
         return rows
-
-    def words_begun(self, model: str, beginning: str, limit: int) -> list[str]:
-        """Return the first words of a model's records that begin like this: each is one look-up in the index."""
-
-        def first(*after: Any) -> Any:
-            found = (words.c.model == model, words.c.word < beginning + LAST, *after)
-            return sa.select(sa.func.min(words.c.word)).where(*found).scalar_subquery()
-
-        start = sa.select(first(words.c.word >= beginning).label("word"), sa.literal(1).label("number"))
-        begun = start.cte("begun", recursive=True)
-        step = sa.select(first(words.c.word > begun.c.word), begun.c.number + 1)
-        all_begun = begun.union_all(step.where(begun.c.word.is_not(None), begun.c.number < limit))
-        found = sa.select(all_begun.c.word).where(all_begun.c.word.is_not(None)).order_by(all_begun.c.number)
-        return list(self._connection.execute(found).scalars())
-
-    def count_with(self, model: str, some: Sequence[str], limit: int) -> int:
-        """Count the times that a model's records have one of these words, up to a limit."""
-        return self.count_up_to(limit, words, words.c.model == model, words.c.word.in_(some))
-
-    def newest_with(self, model: str, some: Sequence[str], before: int | None, limit: int) -> list[int]:
-        """Return the ids of a model's records that have one of these words, below an id, the newest first."""
-        below = [words.c.id < before] if before is not None else []
-        of_each = [
-            sa.select(
-                sa.select(words.c.id)
-                .where(words.c.model == model, words.c.word == word, *below)
-                .order_by(words.c.id.desc())
-                .limit(limit)
-                .subquery()
-                .c.id
-            )
-            for word in some
-        ]
-        if not of_each:
-            return []
-        found = sa.union(*of_each).subquery()
-        newest = sa.select(found.c.id).order_by(found.c.id.desc()).limit(limit)
-        return list(self._connection.execute(newest).scalars())
-
-    def those_with(self, model: str, some: Sequence[str], ids: Sequence[int]) -> set[int]:
-        """Return those of a model's records that have one of these words."""
-        found = (words.c.model == model, words.c.word.in_(some), words.c.id.in_(ids))
-        return set(self._connection.execute(sa.select(words.c.id).where(*found)).scalars())
 
     # --- deliveries ---
 
