@@ -58,6 +58,10 @@ UNPLACED_OVERHEAD_BYTES = 2**10  # what each takes in addition to the message it
 MAX_UNPLACED_TEXT_CHARACTERS = 1000  # of each of sender, subject and Message-ID
 
 
+class Damaged(ValueError):
+    """What is stored can't be read any longer."""
+
+
 def key_of(message_id: str) -> str:
     """Return what stands for an id in an index; ids differ in case."""
     return hashlib.sha256(message_id.encode()).hexdigest()
@@ -482,15 +486,16 @@ class Store:
         self.insert(originals, {"message": message, "content": zlib.compress(raw, ZLIB_LEVEL)})
 
     def original(self, message: int) -> bytes | None:
-        """Return a message as it came, None where it did not come by mail."""
+        """Return a message as it came, None where it did not come by mail. Raises Damaged."""
         row = self._one(sa.select(originals.c.content).where(originals.c.message == message))
-        return zlib.decompress(row["content"]) if row else None
+        return _unpacked(message, row["content"]) if row else None
 
     def all_originals(self) -> Iterator[tuple[int, bytes]]:
         """Yield the ids of the messages that came by mail, each with it as it came."""
         statement = sa.select(originals.c.message, originals.c.content)
-        for message, content in self._connection.execute(statement, execution_options={"yield_per": 100}):
-            yield message, zlib.decompress(content)
+        with self._connection.execute(statement, execution_options={"yield_per": 100}) as rows:
+            for message, content in rows:
+                yield message, _unpacked(message, content)
 
     def message(self, key: int) -> Row | None:
         """Return a message with its text, None when there is none with this id."""
@@ -625,6 +630,13 @@ class Store:
         statement = sa.select(*columns).order_by(unplaced.c.id)
         for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
             yield dict(row)
+
+
+def _unpacked(message: int, content: bytes) -> bytes:
+    try:
+        return zlib.decompress(content)
+    except zlib.error as error:
+        raise Damaged(f"the original of message {message} is damaged in the store: {error}") from None
 
 
 def _found_by(table: sa.Table) -> list[sa.Column[Any]]:
