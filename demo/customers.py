@@ -79,7 +79,7 @@ def reaction(mail: EmailMessage, sender: str, recipient: str) -> Mail | None:
         fields = {"host": recipient.partition("@")[2], "sender": sender, "recipient": recipient}
         return Mail("", sender, REPORT.format(**fields, message_id=mail["Message-ID"]).encode())
     answer = ANSWER.format(name=parseaddr(mail["To"])[0])
-    return mail_of(mail["To"], mail["Reply-To"], mail["Subject"], answer, mail["Message-ID"])
+    return mail_of(mail["To"], mail["Reply-To"] or mail["From"], mail["Subject"], answer, mail["Message-ID"])
 
 
 class Customers:

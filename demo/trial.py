@@ -1,6 +1,6 @@
 """A database, its pages, the gateway's service and a mail server behind which customers answer: ``make try``.
 
-All of it is on this machine alone, in a folder that is gone when Ctrl-C ends it.
+All of it is on this machine alone, in a folder that is gone when Ctrl-C ends it, or the terminal is closed.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ class FreePort(Controller):
 
 
 def main() -> int:
-    """Run all of it until Ctrl-C or SIGTERM."""
+    """Run all of it until Ctrl-C, SIGTERM, or the end of the terminal."""
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_STORE": f"sqlite:///{folder}/mail.db"}
@@ -43,7 +43,8 @@ def main() -> int:
         outbox.start()
         running.callback(outbox.stop)
         database = [sys.executable, "-m", "mail_database"]
-        subprocess.run([*database, "load", "mail_database/example.json"], cwd=ROOT, env=environ, check=True)
+        load = [*database, "load", "mail_database/example.json"]
+        subprocess.run(load, cwd=ROOT, env=environ, check=True, start_new_session=True)
         serve = [*database, "serve", "--port", "0", "--smtp", f"127.0.0.1:{outbox.port}", "--gateway", gateway]
         server = running.enter_context(process(serve, environ, stdout=subprocess.PIPE, text=True))
         assert server.stdout
@@ -61,7 +62,9 @@ def main() -> int:
 def deliver(gateway: str, mail: Mail) -> "subprocess.CompletedProcess[bytes]":
     """Give a mail to the gateway, as a mail server would."""
     command = [*gateway.split(), "--sender", mail.sender, "--", mail.recipient]
-    return subprocess.run(command, input=mail.content, env={}, stdout=subprocess.DEVNULL, check=False)
+    return subprocess.run(
+        command, input=mail.content, env={}, stdout=subprocess.DEVNULL, check=False, start_new_session=True
+    )
 
 
 @contextlib.contextmanager

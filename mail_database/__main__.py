@@ -144,7 +144,15 @@ def _load(engine: sa.Engine, options: argparse.Namespace) -> int:
                 print("mail_database: the database is not new: nothing was loaded into it", file=sys.stderr)
                 return 1
             world.load(store, json.load(options.world))
-    except (AttributeError, KeyError, TypeError, ValueError, sa.exc.StatementError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        sa.exc.StatementError,
+    ) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
         print(f"mail_database: {options.world.name} is no world: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """Odoo's models and field names over the store's tables: what a client may search, read and write."""
 
 import ast
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -35,6 +36,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "=like": lambda column, value: column.like(value),
     "=ilike": lambda column, value: sa.func.lower(column).like(str(value).lower()),
 }
+
+
+MAX_NAME_CHARACTERS = 256  # of an alias: an index takes no text of any length
 
 
 class Model(NamedTuple):
@@ -295,10 +299,11 @@ def _value(value: Any) -> Any:
 
 
 def _literal(text: str) -> dict[str, Any]:
-    """Return the dictionary that a text spells, as Odoo keeps an alias's defaults."""
+    """Return the dictionary that a text spells, as Odoo keeps an alias's defaults; it must be one in JSON, too."""
     try:
         value = ast.literal_eval(text or "{}")
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Fault(
@@ -321,13 +326,20 @@ def created(store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Any
     return columns
 
 
+def _check(name: str, field: str, value: Any) -> None:
+    """Raise Fault for a value that no field takes, and for an alias's name that no index takes."""
+    if isinstance(value, bytes):
+        raise Fault(1, f"ValueError: Wrong value for {field!r} in {name!r}")
+    if field in ("alias_name", "alias_model") and len(str(value)) > MAX_NAME_CHARACTERS:
+        raise Fault(2, f"{field!r} has more than {MAX_NAME_CHARACTERS} characters.")
+
+
 def written(store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that these fields set. Raises Fault for a field that the model does not have."""
     model = model_of(name)
     columns: dict[str, Any] = {}
     for field, value in values.items():
-        if isinstance(value, bytes):
-            raise Fault(1, f"ValueError: Wrong value for {field!r} in {name!r}")
+        _check(name, field, value)
         if field == "alias_defaults" and isinstance(value, str):
             value = _literal(value)
         if field in ("alias_name", "alias_domain") and isinstance(value, str):

@@ -57,6 +57,10 @@ UNPLACED_OVERHEAD_BYTES = 2**10  # what each takes in addition to the message it
 MAX_UNPLACED_TEXT_CHARACTERS = 1000  # of each of sender, subject and Message-ID
 
 
+class Damaged(ValueError):
+    """What is stored can't be read any longer."""
+
+
 def key_of(message_id: str) -> str:
     """Return what stands for an id in an index; ids differ in case."""
     return hashlib.sha256(message_id.encode()).hexdigest()
@@ -107,6 +111,12 @@ class Store:
 
     def _all(self, statement: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in self._connection.execute(statement).mappings()]
+
+    def _update(self, table: sa.Table, found: Any, **values: Any) -> None:
+        """Update rows, locked in the order of their keys: of two who update the same, one waits, and both go on."""
+        key = [*table.primary_key]
+        self._connection.execute(sa.select(*key).where(found).order_by(*key).with_for_update())
+        self._connection.execute(table.update().where(found).values(**values))
 
     def make_tables(self) -> None:
         """Create the tables that are missing, and the columns, with their indexes, that an older version lacks."""
@@ -212,12 +222,11 @@ class Store:
         if table not in (records, partners):
             return
         thread = sa.and_(messages.c.model == model, messages.c.thread_id.in_(ids))
-        gone = sa.select(messages.c.id).where(thread)
-        keys = [row["message_key"] for row in self._all(sa.select(messages.c.message_key).where(thread))]
+        gone, keys = sa.select(messages.c.id).where(thread), sa.select(messages.c.message_key).where(thread)
         for child in (attachments, notifications, originals):
             self._connection.execute(child.delete().where(child.c.message.in_(gone)))
-        self._connection.execute(messages.delete().where(thread))
         self._connection.execute(deliveries.delete().where(deliveries.c.message_key.in_(keys)))
+        self._connection.execute(messages.delete().where(thread))
 
     def attachments_of(self, message: int) -> list[int]:
         """Return the ids of a message's attachments."""
@@ -240,7 +249,8 @@ class Store:
         """Drop the words of the rows that meet a condition, and return what these are found by."""
         if table.name not in FOUND_BY:
             return []
-        rows = self._all(sa.select(*_found_by(table)).where(condition).with_for_update())  # who renames them too, waits
+        found = sa.select(*_found_by(table)).where(condition).order_by(*table.primary_key)
+        rows = self._all(found.with_for_update())  # who renames them too, waits
         if dropped := _rows_of_words(table, rows):
             key = [column == sa.bindparam(f"its_{column.name}") for column in words.c]
             named = [{f"its_{name}": value for name, value in row.items()} for row in dropped]
@@ -318,6 +328,7 @@ class Store:
 
     def follow(self, model: str, record_id: int, partner_id: int) -> None:
         """Make a partner follow a record; who follows it already does so once."""
+        self.lock(f"followers of {model} {record_id}")
         if partner_id not in self.followers(model, record_id):
             self.insert(followers, {"model": model, "id": record_id, "partner_id": partner_id})
 
@@ -333,6 +344,7 @@ class Store:
 
     def set_parameter(self, key: str, value: str) -> None:
         """Set a system parameter; "" removes it."""
+        self.lock("the parameters")
         self._connection.execute(parameters.delete().where(parameters.c.key == key))
         if value:
             self._connection.execute(parameters.insert().values(key=key, value=value))
@@ -434,15 +446,16 @@ class Store:
         self.insert(originals, {"message": message, "content": zlib.compress(raw, ZLIB_LEVEL)})
 
     def original(self, message: int) -> bytes | None:
-        """Return a message as it came, None where it did not come by mail."""
+        """Return a message as it came, None where it did not come by mail. Raises Damaged."""
         row = self._one(sa.select(originals.c.content).where(originals.c.message == message))
-        return zlib.decompress(row["content"]) if row else None
+        return _unpacked(message, row["content"]) if row else None
 
     def all_originals(self) -> Iterator[tuple[int, bytes]]:
         """Yield the ids of the messages that came by mail, each with it as it came."""
         statement = sa.select(originals.c.message, originals.c.content)
-        for message, content in self._connection.execute(statement, execution_options={"yield_per": 100}):
-            yield message, zlib.decompress(content)
+        with self._connection.execute(statement, execution_options={"yield_per": 100}) as rows:
+            for message, content in rows:
+                yield message, _unpacked(message, content)
 
     def message(self, key: int) -> Row | None:
         """Return a message with its text, None when there is none with this id."""
@@ -497,8 +510,7 @@ class Store:
         """Count a bounce on the partners and records of these addresses, and on the record of the message ``about``."""
         for batch in _batches(addresses):
             for column, found in _bounced(batch):
-                counted = column.table.update().where(found)
-                self._connection.execute(counted.values(bounce_count=column.table.c.bounce_count + 1))
+                self._update(column.table, found, bounce_count=column.table.c.bounce_count + 1)
         if about and about["model"] in BOUNCE_COUNTING_MODELS and addresses:
             found = (records.c.model == about["model"], records.c.id == about["thread_id"])
             record = self._one(sa.select(records.c.email_normalized).where(*found))
@@ -510,7 +522,7 @@ class Store:
         """Forget the bounces of an address, which is alive: it has written to us."""
         for column, found in _bounced([address] if address else []):
             changed = sa.and_(found, column.table.c.bounce_count != 0)
-            self._connection.execute(column.table.update().where(changed).values(bounce_count=0))
+            self._update(column.table, changed, bounce_count=0)
 
     def add_notification(self, **values: Any) -> int:
         """Note that a partner is to be told of a message."""
@@ -578,6 +590,13 @@ class Store:
         statement = sa.select(*columns).order_by(unplaced.c.id)
         for row in self._connection.execute(statement, execution_options={"yield_per": 100}).mappings():
             yield dict(row)
+
+
+def _unpacked(message: int, content: bytes) -> bytes:
+    try:
+        return zlib.decompress(content)
+    except zlib.error as error:
+        raise Damaged(f"the original of message {message} is damaged in the store: {error}") from None
 
 
 def _found_by(table: sa.Table) -> list[sa.Column[Any]]:

@@ -11,7 +11,7 @@ MAX_TEXT_CHARACTERS = 1000  # that are read of a name or an address
 MAX_CHARACTERS = 64  # of a word; of a longer one, whether stored or asked for, only its beginning counts
 MAX_WORDS = 32  # of a record
 MAX_TERMS = 6  # of a search
-_BETWEEN = re.compile(r'[\s<>()\[\],;:"\\]+')  # addresses
+_BETWEEN = re.compile(r'[\s\0<>()\[\],;:"\\]+')  # addresses
 _WORD = re.compile(r"[^\W_]+")  # letters and digits
 
 

@@ -35,6 +35,7 @@ LISTS = {
     "unplaced": tables.unplaced,
 }
 OTHERS = {"about", "parameters", "allowed_senders", "counters", "deliveries"}
+TYPES = {sa.String: (str,), sa.Boolean: (bool,), sa.Integer: (int,)}  # of columns, and what they take
 DERIVED = {"email_normalized", "message_key", "bytes_so_far"}  # columns that follow from others; no world has them
 
 
@@ -78,6 +79,16 @@ def load(store: Store, world: Mapping[str, Any]) -> None:
     store.continue_ids(world.get("counters", {}))
 
 
+def _check(name: str, table: sa.Table, item: Mapping[str, Any]) -> None:
+    """Raise ValueError for a column that the table does not have, or a value of another type: SQLite takes any."""
+    for key, value in item.items():
+        if key not in table.c:
+            raise ValueError(f"an item of {name} has no {key!r}")
+        kind = next((kinds for column, kinds in TYPES.items() if isinstance(table.c[key].type, column)), (object,))
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind)):
+            raise ValueError(f"{key!r} of an item of {name} can't be {value!r:.40}")
+
+
 def _load(store: Store, name: str, table: sa.Table, item: dict[str, Any]) -> None:
     """Add one item of a list."""
     for column in table.c:
@@ -95,10 +106,12 @@ def _load(store: Store, name: str, table: sa.Table, item: dict[str, Any]) -> Non
     if "email_normalized" in table.c:
         item["email_normalized"] = normalize(item.get("email", item.get("email_from")) or "")
     attachments, original = item.pop("attachments", []), item.pop("original", None)
+    _check(name, table, item)
     store.insert(table, item)
     raw = original.encode("latin-1") if original is not None else b""
     contents = _contents(raw) if attachments and raw else {}
     for attachment in attachments:
+        _check("attachments", tables.attachments, attachment)
         content = contents.get(attachment.get("sha1"))
         store.insert(tables.attachments, {"content": content, "message": item["id"], **attachment})
     if original is not None:

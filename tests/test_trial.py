@@ -1,12 +1,15 @@
 """``make try``: one command, one link, and a mail that goes all the way; test_tour.py has the rest."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import requests
+from support.mta import wait_until
 from support.page import form
 
 ROOT = Path(__file__).parents[1]
@@ -34,3 +37,34 @@ def test_who_follows_the_link_tries_a_mail_and_sees_its_record() -> None:
         assert process.stdout.readline().startswith("mail to ann@customer.example: Re: A table")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_ctrl_c_or_the_end_of_the_terminal_ends_all_of_it(
+    tmp_path: Path, number: signal.Signals, is_ready: bool
+) -> None:
+    environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "demo/trial.py")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ, start_new_session=True) as process:
+        assert process.stdout
+        if is_ready:
+            process.stdout.readline()
+        else:
+            wait_until(lambda: list(tmp_path.glob("*/mail.db")), "the database that is being loaded")
+        os.killpg(process.pid, number)
+        assert process.communicate(timeout=60)[1] == ""  # which is at its end when the last process is
+        assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_customer_answers_the_writer_of_a_mail_without_reply_to() -> None:
+    mail = "From: Max <max@company.example>\nTo: Ann <ann@customer.example>\nSubject: x\n\nhello\n"
+    code = "import email, email.policy, sys, customers; from email.message import EmailMessage as Mail"
+    code += "; mail = email.message_from_string(sys.argv[1], Mail, policy=email.policy.default)"
+    code += "; print(customers.reaction(mail, 'bounce@company.example', 'ann@customer.example').recipient)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code, mail], cwd=ROOT / "demo", capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == "max@company.example\n"

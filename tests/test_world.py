@@ -4,6 +4,7 @@ import contextlib
 import email
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,30 @@ def test_a_loaded_database_goes_on_where_the_other_ended(new_store: NewStore, du
         fields = form(reader, unplaced) | {"model": "crm.lead", "record": str(record)}
         assert reader.post(f"{unplaced}/place", data=fields).url == f"{server.url}/records/crm.lead/{record}"
         assert server.call("project.task", "create", {"name": "the next"}) == 2  # the first one's id is not used again
+
+
+RECORD = '{{"records": [{{"model": "crm.lead", "id": 1}}, {{"model": "crm.lead", "id": 2, {}}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (RECORD.format('"partner_id": "x"'), "'partner_id' of an item of records can't be 'x'"),
+        (RECORD.format('"bounce_count": 1.5'), "'bounce_count' of an item of records can't be 1.5"),
+        (RECORD.format('"partner_id": true'), "'partner_id' of an item of records can't be True"),
+        (RECORD.format('"name": 5'), "'name' of an item of records can't be 5"),
+        (RECORD.format('"colour": "red"'), "an item of records has no 'colour'"),
+        (RECORD.format('"partner_id": ' + "9" * 20), "OverflowError"),
+        ('{"messages": [{"id": 1, "attachments": [{"size": "x"}]}]}', "'size' of an item of attachments can't be 'x'"),
+        ("[" * 100_000, "RecursionError"),
+    ],
+)
+def test_what_is_no_world_is_said_in_a_line_and_nothing_of_it_is_loaded(tmp_path: Path, text: str, said: str) -> None:
+    store = f"sqlite:///{tmp_path / 'mail.db'}"
+    empty = command(store, "dump")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        command(store, "load", "/dev/stdin", text=text)
+    (line,) = failed.value.stderr.splitlines()
+    assert line.startswith("mail_database: /dev/stdin is no world: ")
+    assert said in line
+    assert command(store, "dump") == empty

@@ -28,6 +28,7 @@ def guard(app: flask.Flask, allowed: Access, links: set[str]) -> None:
     app.extensions["links"] = links
     app.before_request(_check)  # before the form is read, for its token
     CSRFProtect(app)
+    app.before_request(_refuse_nul)
     app.register_error_handler(CSRFError, _is_forged)
 
 
@@ -45,6 +46,13 @@ def _check() -> Any:
     if flask.request.method == "GET":
         return flask.redirect(flask.url_for("page.login", next=flask.request.full_path.rstrip("?")))
     return flask.abort(403)
+
+
+def _refuse_nul() -> None:
+    """Refuse what is to be stored with the character that no text has in PostgreSQL; no browser sends it."""
+    is_stored = flask.request.blueprint in ("page", "setup") and flask.request.endpoint not in WITHOUT_LOGIN
+    if is_stored and any("\0" in value for _, value in flask.request.form.items(multi=True)):
+        flask.abort(400)
 
 
 def _is_forged(error: CSRFError) -> Any:
@@ -67,9 +75,10 @@ def login() -> Any:
 def enter(link: str) -> Any:
     """Let in who has the link, the first time."""
     links: set[str] = flask.current_app.extensions["links"]
-    if link not in links:
+    try:
+        links.remove(link)
+    except KeyError:
         return flask.redirect(flask.url_for("page.login"))
-    links.discard(link)
     return _let_in("/")
 
 

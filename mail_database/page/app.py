@@ -18,7 +18,7 @@ from mail_database.page.text import MAX_PICTURES_BYTES, PICTURES, framed
 from mail_database.page.trial import trial
 from mail_database.routing import MODELS, Fault
 from mail_database.server import USER_ID, Access
-from mail_database.store import Row
+from mail_database.store import Damaged, Row
 
 __all__ = ["application", "has_session", "new_link"]
 ROWS = 50  # of a page
@@ -62,6 +62,7 @@ def application(
     app.register_blueprint(setup)
     app.register_blueprint(trial)
     app.register_error_handler(404, _not_found)
+    app.register_error_handler(Damaged, _is_damaged)
     app.after_request(_with_headers)
     app.jinja_env.globals["counts"] = _counts
     return app
@@ -80,6 +81,10 @@ def _with_headers(response: flask.Response) -> flask.Response:
 
 def _not_found(_: Exception) -> Any:
     return flask.render_template("error.html", title="Nothing here", text="There is no such page."), 404
+
+
+def _is_damaged(error: Exception) -> Any:
+    return flask.render_template("error.html", title="It can't be read", text=f"{error}."), 500
 
 
 def _counts() -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mail_database.page.current import id_of
 from mail_database.routing import MODELS
 from mail_database.store import Store
 from mail_database.tables import (
@@ -132,7 +133,7 @@ def new(store: Store, limit: int) -> Sequence[dict[str, Any]]:
 
 def _is_new(store: Store) -> Any:
     """Return what an original must be: what came by mail has one, so that no other message is passed on the way."""
-    return originals.c.message > int(store.parameter(SEEN) or 0)
+    return originals.c.message > (id_of(store.parameter(SEEN)) or 0)
 
 
 def see(store: Store) -> None:

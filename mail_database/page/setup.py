@@ -149,6 +149,7 @@ def follow(model: str, record_id: int) -> Any:
         if removed:
             store.unfollow(model, record_id, id_of(removed) or 0)
         else:
+            store.lock(normalize(found[0].address))  # as a delivery does: who is new is made once
             known = store.partners_with(normalize(found[0].address))
             partner = known[0]["id"] if known else store.create_partner(*found[0])
             store.follow(model, record_id, partner)
