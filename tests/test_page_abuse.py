@@ -95,3 +95,14 @@ def test_an_original_that_is_damaged_is_named(engine: sa.Engine) -> None:
     assert "the original of message 1 is damaged" in answer.text
     with transaction(engine, reads=True) as store, pytest.raises(ValueError, match="message 1 is damaged"):
         world.dump(store)
+
+
+@pytest.mark.parametrize("path", ["/records/crm.lead", "/records/crm.lead/2", "/discuss"])
+def test_a_subject_of_a_megabyte_makes_no_page_of_megabytes(engine: sa.Engine, path: str) -> None:
+    long = "chairs " * 150_000
+    with transaction(engine) as store:
+        store.insert(tables.records, {"model": "crm.lead", "id": 2, "name": long})
+        store.keep_original(store.post("<2@b>", [], model="crm.lead", thread_id=2, subject=long), b"x")
+    page = visitor(engine).get(path).text
+    assert "chairs chairs" in page
+    assert len(page) < 20_000
