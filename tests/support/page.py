@@ -1,5 +1,6 @@
 """What a test of the pages needs: somebody who is logged in, the token of a form, a mail."""
 
+import base64
 import contextlib
 import re
 from collections.abc import Iterator
@@ -39,6 +40,10 @@ Content-Type: text/rfc822-headers
 Message-ID: {message_id}
 --b--
 """
+
+PICTURE = base64.b64decode(  # a PNG, 2 pixels wide
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAAAAADRSSBWAAAAC0lEQVR42mNgYAAAAAMAASsJTYQAAAAASUVORK5CYII="
+)
 
 
 @contextlib.contextmanager
@@ -95,6 +100,16 @@ def mail(
     sender = sender or f"Ann <{identity}@outside.test>"  # one for each mail, or all would be a loop
     head = f"{fields}From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\nMessage-ID: <{identity}@outside.test>\r\n"
     return f"{head}\r\n{body}\r\n".encode()
+
+
+def with_picture(
+    name: str, kind: str = "image/png", to: str = "info@mail.company-name.com", fields: str = "", html: str = ""
+) -> bytes:
+    """Return a mail whose HTML shows a picture that comes with it."""
+    fields += 'MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary="b"\r\n'
+    text = f'--b\r\nContent-Type: text/html\r\n\r\n<p>Look: <img src="cid:a@b" alt="ours">{html}</p>\r\n'
+    head = f"--b\r\nContent-Type: {kind}\r\nContent-ID: <a@b>\r\nContent-Transfer-Encoding: base64\r\n"
+    return mail(name, to, fields=fields, body=f"{text}{head}\r\n{base64.b64encode(PICTURE).decode()}\r\n--b--")
 
 
 def report_of(message_id: str, to: str) -> bytes:
