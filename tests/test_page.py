@@ -6,8 +6,6 @@ import email.policy
 import functools
 import html
 import re
-import shlex
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,9 @@ import pytest
 import requests
 import sqlalchemy as sa
 from flask.testing import FlaskClient
-from support.gateway import PROGRAM, write_settings
 from support.mail_database_server import PASSWORD, Server
 from support.mta import wait_until
-from support.page import PICTURE, entered, form, mail, report_of, served, visitor, with_picture
+from support.page import PICTURE, entered, form, mail, report_of, served, served_with_gateway, visitor, with_picture
 from support.smtp_sink import sink
 from werkzeug.test import TestResponse
 
@@ -647,12 +644,7 @@ def test_a_long_list_of_the_set_up_is_paged(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A database that knows a gateway, whose settings lead to it."""
-    folder = tmp_path_factory.mktemp("try")
-    env_file = folder / "gateway.env"
-    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
-    with served(folder, "--gateway", command) as server:
-        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
-        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+    with served_with_gateway(tmp_path_factory.mktemp("try")) as server:
         yield server
 
 
@@ -677,11 +669,21 @@ def test_a_mail_that_is_tried_goes_through_the_gateway(trying: Server) -> None:
     assert "exit status 67" in page
     assert "nothing new in the database" in page
     page = tried(trying, mail("caught", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com")
-    assert "ann@outside.test is told (catchall)" in page
+    assert re.search(r"ann@outside.test is told \(catchall\): .* \(it waits for a mail server\)", page)
     page = tried(
         trying, mail("silent", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com", sender=""
     )
     assert "placed nowhere" in page
+
+
+def test_what_becomes_of_a_mail_that_was_tried_is_told_as_it_happens(trying: Server) -> None:
+    page = tried(trying, mail("live"), "info@mail.company-name.com")
+    live = trying.url + re.findall(r'data-live="(/try/became[^"]+)"', page)[0]
+    reader = entered(trying)
+    assert re.findall(r">(chairs [^<]+)</a>", reader.get(live).text) == ["chairs live"]
+    trying.deliver(mail("answer-to-live", fields="In-Reply-To: <live@outside.test>\r\n"))
+    assert re.findall(r">(chairs [^<]+)</a>", reader.get(live).text) == ["chairs answer-to-live", "chairs live"]
+    assert reader.get(live, params={"messages": "x"}).status_code == 200
 
 
 def test_a_large_file_is_tried_by_who_has_logged_in_alone(trying: Server) -> None:

@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from flask.testing import FlaskClient
 
 from mail_database.page.app import application
 from mail_database.server import access
+from support.gateway import PROGRAM, write_settings
 from support.mail_database_server import PASSWORD, Server, command
 
 REPORT = """\
@@ -56,6 +59,17 @@ def served(folder: Path, *options: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def served_with_gateway(folder: Path, *options: str) -> Iterator[Server]:
+    """Serve such a database that knows a gateway, whose settings lead to it."""
+    env_file = folder / "gateway.env"
+    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
+    with served(folder, "--gateway", command, *options) as server:
+        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
+        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+        yield server
 
 
 def form(visitor: requests.Session, url: str) -> dict[str, str]:
