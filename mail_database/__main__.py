@@ -58,22 +58,29 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mail_database", description="A database for mail, without an Odoo."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="answer gateways, as an Odoo would")
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help="0: a free one")
-    serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help="where notices are sent")
+    serve = commands.add_parser("serve", help="answer gateways, as an Odoo would, and browsers")
+    host = "the address to listen at; else %(default)s"
+    serve.add_argument("--host", default="127.0.0.1", help=host)
+    port = "0: a free one; else %(default)s"
+    serve.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8069, help=port)
+    smtp = "the mail server that notices, and messages written in a browser, are given to; else they wait"
+    serve.add_argument("--smtp", metavar="HOST:PORT", type=_address, help=smtp)
     gateway = "the gateway's command, for the page that tries mails: 'python3 mail_gateway.py --env-file FILE'"
     serve.add_argument("--gateway", metavar="COMMAND", default="", help=gateway)
     load = commands.add_parser("load", help="fill a new database with companies, domains, aliases, partners, records")
-    load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"))
+    world_help = "a file like mail_database/example.json, or one that dump has printed"
+    load.add_argument("world", type=argparse.FileType("r", encoding="utf-8"), help=world_help)
     commands.add_parser("dump", help="print everything that is stored, as JSON")
     shown = commands.add_parser("show", help="print records and their threads, for a person")
-    shown.add_argument("model", nargs="?")
-    shown.add_argument("id", nargs="?", type=int)
+    shown.add_argument("model", nargs="?", help="only its records, such as crm.lead")
+    shown.add_argument("id", nargs="?", type=int, help="only this record")
     unplaced = "what was accepted and is on no record, and why; with an ID, that message as it came"
     shown.add_argument("--unplaced", nargs="?", type=int, const=0, metavar="ID", help=unplaced)
+    store = "where the data is: sqlite:///FILE or postgresql://...; else MAIL_DATABASE_STORE, else sqlite:///mail.db"
     for command in commands.choices.values():
-        command.add_argument("--store", default=os.environ.get("MAIL_DATABASE_STORE") or "sqlite:///mail.db")
+        command.add_argument(
+            "--store", default=os.environ.get("MAIL_DATABASE_STORE") or "sqlite:///mail.db", help=store
+        )
     return parser
 
 

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from support.browser import Browser, browser
 from support.mail_database_server import Server
 from support.mta import wait_until
-from support.page import mail, report_of, served
+from support.page import mail, report_of, served, served_with_gateway, with_picture
 from support.payloads import CANARY, HTML, WORDS
 from support.smtp_sink import sink
 
@@ -117,3 +117,44 @@ def test_a_person_writes_and_sees_the_answer_the_bounce_and_its_reason_without_a
         assert "ann@outside.test: It could not be delivered." in chromium.find_element(By.CLASS_NAME, "failure").text
         assert chromium.execute_script("return window.same") is True
         assert chromium.find_element(By.ID, "text").get_attribute("value") == "And another"
+
+
+def test_pictures_of_the_mail_are_shown_and_those_from_elsewhere_when_they_are_asked_for(
+    server: Server, chromium: Browser
+) -> None:
+    elsewhere = f"{CANARY}/x.png"
+    record = server.deliver(with_picture("pictures", html=f'<img src="{elsewhere}" alt="theirs">'))
+    chromium.enter(server)
+    chromium.get(f"{server.url}/records/crm.lead/{record}")
+    chromium.wait_for_frames()
+    assert elsewhere not in chromium.asked_for()
+    chromium.switch_to.frame(0)
+    assert chromium.execute_script("return [...document.images].map(each => each.naturalWidth)") == [2, 0]
+    chromium.find_element(By.LINK_TEXT, "Show 1 picture from elsewhere").click()
+    wait_until(lambda: elsewhere in chromium.asked_for(), "the picture from elsewhere")
+    assert not chromium.find_elements(By.CLASS_NAME, "blocked")
+    chromium.switch_to.default_content()
+    assert len(chromium.find_elements(By.TAG_NAME, "article")) == 1
+
+
+@pytest.mark.parametrize("place", ["#file", "h1", "#message"])
+def test_a_file_is_dropped_and_what_becomes_of_it_is_seen_without_a_reload(
+    chromium: Browser, tmp_path: Path, place: str
+) -> None:
+    caught, address = tmp_path / "caught.eml", "caught@outside.test"
+    caught.write_bytes(mail("caught", to="catchall@mail.company-name.com"))
+    with sink() as mails, served_with_gateway(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
+        mails.refused[address] = 451
+        chromium.enter(server)
+        chromium.press("Try")
+        chromium.fill(sender=address, recipients="catchall@mail.company-name.com")
+        chromium.drop(caught, place)
+        chromium.press("Give it to the gateway")
+        assert chromium.find_element(By.ID, "ending").text.startswith("2.0.0")
+        assert f"Return-Path: <{address}>" in chromium.find_element(By.ID, "forecast").text
+        told = f"{address} is told (catchall): Re: chairs caught"
+        assert chromium.find_element(By.ID, "became").text == f"{told} (it waits for a mail server)"
+        chromium.execute_script("window.same = true")
+        mails.refused.clear()
+        wait_until(lambda: chromium.find_element(By.ID, "became").text == told, "the notice")
+        assert chromium.execute_script("return window.same") is True

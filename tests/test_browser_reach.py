@@ -1,8 +1,6 @@
 """The pages for everybody: by keyboard, by a screen reader, on a narrow screen, in the dark, in another time zone."""
 
 import itertools
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +10,10 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from support.browser import Browser, browser
-from support.gateway import PROGRAM, write_settings
 from support.mail_database_server import PASSWORD
 from support.mail_database_server import served as dated
 from support.mta import wait_until
-from support.page import entered, mail, served
+from support.page import entered, mail, served, served_with_gateway
 from support.reach import (
     FILES,
     FRAMES,
@@ -52,12 +49,7 @@ HIGH = 60  # CSS pixels that one may be higher than what is left of it
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     """A database with something on every page, and a gateway."""
-    folder = tmp_path_factory.mktemp("reach")
-    env_file = folder / "gateway.env"
-    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
-    with served(folder, "--gateway", command) as server:
-        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
-        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+    with served_with_gateway(tmp_path_factory.mktemp("reach")) as server:
         yield fill(server)
 
 

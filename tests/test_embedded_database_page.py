@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from support.mail_database_server import ROOT, command
 
 from mail_database import __main__ as program
@@ -25,6 +26,14 @@ def test_every_command_can_be_typed_as_it_stands(tmp_path: Path) -> None:
         else:
             printed = command(f"sqlite:///{tmp_path}/mail.db", *words)
             assert bool(printed) == (words[0] != "load")
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_the_help_of_a_command_explains_each_argument(name: str) -> None:
+    printed = command("sqlite://", name, "--help")
+    arguments = re.findall(r"(?m)^  (\S.*?)(?:  +|\n {10,})(\S.*)$", printed.partition("\n\n")[2])
+    assert len(arguments) == len(re.findall(r"(?m)^  \S", printed))
+    assert "--store STORE" in dict(arguments)
 
 
 def test_the_variables_are_those_of_the_code() -> None:

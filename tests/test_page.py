@@ -1,25 +1,27 @@
 """The database in a browser, over HTTP: who may look, what each page says, and what it lets a browser do."""
 
+import base64
 import email
 import email.policy
 import functools
 import html
 import re
-import shlex
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from support.gateway import PROGRAM, write_settings
+import sqlalchemy as sa
+from flask.testing import FlaskClient
 from support.mail_database_server import PASSWORD, Server
 from support.mta import wait_until
-from support.page import entered, form, mail, pages_of, report_of, served
+from support.page import PICTURE, entered, form, mail, report_of, served, served_with_gateway, visitor, with_picture
 from support.smtp_sink import sink
+from werkzeug.test import TestResponse
 
 from mail_database.page.text import framed
+from mail_database.store import open_database
 
 FRAME = "/messages/1/text"
 PATHS = ("/", "/records/crm.lead", "/records/crm.lead/1", FRAME, "/attachments/1", "/discuss", "/unplaced")
@@ -56,30 +58,35 @@ def test_no_page_is_shown_to_who_has_not_logged_in(server: Server) -> None:
         assert "chairs" not in answer.text
 
 
+def answers(client: FlaskClient) -> dict[tuple[str, str], TestResponse]:
+    """Return what each page answers, by its path and the method by which it is asked, without a form's token."""
+    found = {}
+    pages = client.application.url_map.bind("localhost")
+    for rule in pages.map.iter_rules():
+        path = pages.build(rule.endpoint, dict.fromkeys(rule.arguments, 1))
+        for method in {"GET", "POST"} & (rule.methods or set()):
+            found[path, method] = client.open(path, method=method)
+    return found
+
+
 def test_every_page_but_three_is_behind_the_login() -> None:
-    assert {rule for rule in pages_of() if rule not in ("/login", "/enter/<link>", "/static/<path:filename>")} == {
-        "/",
-        "/logout",
-        "/developer",
-        "/try/",
-        "/setup/",
-        "/setup/parameters",
-        "/setup/<name>",
-        "/setup/followers/<model>/<int(max=4611686018427387904):record_id>",
-        "/setup/<name>/<int(max=4611686018427387904):key>",
-        "/records/<model>",
-        "/records/<model>/<int(max=4611686018427387904):record_id>",
-        "/records/<model>/<int(max=4611686018427387904):record_id>/write",
-        "/messages/<int(max=4611686018427387904):message_id>/original",
-        "/messages/<int(max=4611686018427387904):message_id>/text",
-        "/attachments/<int(max=4611686018427387904):attachment_id>",
-        "/discuss",
-        "/unplaced",
-        "/unplaced/<int(max=4611686018427387904):key>",
-        "/unplaced/<int(max=4611686018427387904):key>/original",
-        "/unplaced/<int(max=4611686018427387904):key>/place",
-        "/unplaced/<int(max=4611686018427387904):key>/text",
+    client = visitor(sa.create_engine("sqlite://"))  # without a table: nothing is read for who has not logged in
+    with client.session_transaction() as session:
+        session.clear()
+    guarded = {"GET": (302, "/login?next="), "POST": (403, "")}
+    found = {
+        (path, method)
+        for (path, method), answer in answers(client).items()
+        if (answer.status_code, answer.headers.get("Location", "")[:12]) != guarded[method]
     }
+    assert found == {("/login", "GET"), ("/login", "POST"), ("/enter/1", "GET"), ("/static/1", "GET")}
+
+
+def test_every_form_needs_the_token_of_its_session() -> None:
+    found = answers(visitor(open_database("sqlite://")))
+    posted = {path: answer.status_code for (path, method), answer in found.items() if method == "POST"}
+    assert len(posted) >= 10
+    assert set(posted.values()) == {400}, posted
 
 
 @pytest.mark.parametrize(
@@ -128,6 +135,8 @@ def test_a_session_is_a_new_one_after_the_login(server: Server) -> None:
     assert visitor.cookies["mail_database"] != planted
     answer = requests.get(f"{server.url}/", cookies={"mail_database": planted}, allow_redirects=False)
     assert answer.status_code == 302
+    assert visitor.post(f"{server.url}/logout", data=fields).status_code == 400  # its token has been seen by another
+    assert visitor.get(f"{server.url}/", allow_redirects=False).status_code == 200
 
 
 def test_a_session_ends_with_the_logout(server: Server, reader: requests.Session) -> None:
@@ -229,6 +238,18 @@ def test_a_record_has_its_fields_and_its_chatter(server: Server, reader: request
     assert "<dt>type</dt><dd>lead</dd>" in page
     assert page.index("eve@outside.test") < page.index('<h3 id="message') + 200
     assert page.count("<iframe") == 2
+
+
+def test_an_internal_note_is_marked_and_no_other_message(server: Server, reader: requests.Session) -> None:
+    number = server.deliver(mail("noted"))
+    note = {"model": "crm.lead", "res_id": number, "email_from": "dora@mail.company-name.com", "is_internal": True}
+    server.call("mail.message", "create", note | {"message_id": "<note@outside.test>", "body": "<p>He pays late.</p>"})
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    assert re.findall(r'<article id="article-\d+"( class="note")?', page) == [' class="note"', ""]
+    assert re.findall(r"<h3[^>]*>(.*)</h3>", page) == [
+        "dora@mail.company-name.com <em>(internal note)</em>",
+        "&#34;Ann&#34; &lt;noted@outside.test&gt;",
+    ]
 
 
 def test_a_message_is_saved_as_it_came(server: Server, reader: requests.Session) -> None:
@@ -347,6 +368,19 @@ def test_pictures_from_elsewhere_wait_until_they_are_asked_for(server: Server, r
     assert "cid:" not in asked.text
 
 
+@pytest.mark.parametrize(("kind", "is_shown"), [("image/png", True), ("image/svg+xml", False), ("text/html", False)])
+def test_a_picture_that_a_mail_has_with_it_is_shown(
+    server: Server, reader: requests.Session, kind: str, is_shown: bool
+) -> None:
+    picture = f"data:{kind};base64,{base64.b64encode(PICTURE).decode()}"
+    number = server.deliver(with_picture(f"inline-{kind}", kind))
+    page = reader.get(f"{server.url}/records/crm.lead/{number}").text
+    assert (picture in reader.get(server.url + re.findall(r"/messages/\d+/text", page)[0]).text) == is_shown
+    server.deliver(with_picture(f"lost-{kind}", kind, "catchall@mail.company-name.com", "Return-Path: <>\r\n"))
+    place = server.url + re.findall(r"/unplaced/\d+", reader.get(f"{server.url}/unplaced").text)[0]
+    assert (picture in reader.get(f"{place}/text").text) == is_shown
+
+
 @pytest.mark.parametrize(
     ("body", "own"),
     [
@@ -416,12 +450,50 @@ def test_what_is_written_goes_to_whom_it_concerns_and_the_answer_comes_back(tmp_
         assert to_ann["Reply-To"] == "info@mail.company-name.com"
         assert to_ann["References"].split() == ["<asked@outside.test>", to_ann["Message-ID"]]
         assert "They are &lt;red&gt;." in to_ann.get_content()
+        assert found["bob@outside.test"]["Message-ID"] == to_ann["Message-ID"]
+        wait_until(
+            lambda: told_of(server, str(to_ann["Message-ID"])) == dict.fromkeys(found, "sent"), "the notifications"
+        )
 
         answer = f"References: {to_ann['Message-ID']}\r\n"
         assert server.deliver(mail("answered", sender="Ann <ann@outside.test>", fields=answer)) == number
         server.deliver(report_of(to_ann["Message-ID"], "bob@outside.test"))
         assert "bob@outside.test: It could not be delivered." in reader.get(page).text
         assert '<b class="alarm">1 failed</b>' in reader.get(page).text
+
+
+def told_of(server: Server, message_id: str) -> dict[str, str]:
+    """Return the state of each notification of a message, by the recipient's address."""
+    message = server.search("mail.message", [("message_id", "=", message_id)], "id")[0]["id"]
+    rows = server.search(
+        "mail.notification", [("mail_message_id", "=", message)], "res_partner_id", "notification_status"
+    )
+    partners = server.search("res.partner", [("id", "in", [row["res_partner_id"] for row in rows])], "email")
+    address = {row["id"]: row["email"] for row in partners}
+    return {address[row["res_partner_id"]]: row["notification_status"] for row in rows}
+
+
+def test_answers_go_to_the_catchall_where_the_model_has_no_alias_and_name_the_thread(tmp_path: Path) -> None:
+    with sink() as mails, served(tmp_path, "--smtp", f"127.0.0.1:{mails.address[1]}") as server:
+        reader = entered(server)
+        carl = server.search("res.partner", [("email", "=", "carl@customer.example")], "id")[0]["id"]
+        page = f"{server.url}/records/res.partner/{carl}"
+        written: list[str] = []
+        for number in 1, 2:
+            reader.post(f"{page}/write", data=form(reader, page) | {"text": "Are you there?"})
+            wait_until(lambda: len(mails.mails) == number, "the mail")  # noqa: B023  # it is called here alone
+            sender, to, data = mails.mails[-1]
+            found = email.message_from_bytes(data, policy=email.policy.default)
+            assert (sender, to) == ("bounce@mail.company-name.com", ["carl@customer.example"])
+            assert found["Reply-To"] == "catchall@mail.company-name.com"
+            written.append(found["Message-ID"])
+            assert found["References"].split() == written
+            answer = mail(
+                f"back-{number}", found["Reply-To"], "Carl <carl@customer.example>", f"In-Reply-To: {written[-1]}\r\n"
+            )
+            assert server.deliver(answer) == carl
+            written.append(f"<back-{number}@outside.test>")
+        assert reader.get(page).text.count("<article") == 4
 
 
 def shows(reader: requests.Session, page: str, word: str) -> bool:
@@ -572,12 +644,7 @@ def test_a_long_list_of_the_set_up_is_paged(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A database that knows a gateway, whose settings lead to it."""
-    folder = tmp_path_factory.mktemp("try")
-    env_file = folder / "gateway.env"
-    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
-    with served(folder, "--gateway", command) as server:
-        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
-        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+    with served_with_gateway(tmp_path_factory.mktemp("try")) as server:
         yield server
 
 
@@ -602,11 +669,21 @@ def test_a_mail_that_is_tried_goes_through_the_gateway(trying: Server) -> None:
     assert "exit status 67" in page
     assert "nothing new in the database" in page
     page = tried(trying, mail("caught", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com")
-    assert "ann@outside.test is told (catchall)" in page
+    assert re.search(r"ann@outside.test is told \(catchall\): .* \(it waits for a mail server\)", page)
     page = tried(
         trying, mail("silent", to="catchall@mail.company-name.com"), "catchall@mail.company-name.com", sender=""
     )
     assert "placed nowhere" in page
+
+
+def test_what_becomes_of_a_mail_that_was_tried_is_told_as_it_happens(trying: Server) -> None:
+    page = tried(trying, mail("live"), "info@mail.company-name.com")
+    live = trying.url + re.findall(r'data-live="(/try/became[^"]+)"', page)[0]
+    reader = entered(trying)
+    assert re.findall(r">(chairs [^<]+)</a>", reader.get(live).text) == ["chairs live"]
+    trying.deliver(mail("answer-to-live", fields="In-Reply-To: <live@outside.test>\r\n"))
+    assert re.findall(r">(chairs [^<]+)</a>", reader.get(live).text) == ["chairs answer-to-live", "chairs live"]
+    assert reader.get(live, params={"messages": "x"}).status_code == 200
 
 
 def test_a_large_file_is_tried_by_who_has_logged_in_alone(trying: Server) -> None:

@@ -43,6 +43,7 @@ GET = {
     "/unplaced/<id>/original": ["/unplaced/10/original"],
     "/unplaced/<id>/text": ["/unplaced/10/text"],
     "/try/": ["/try/"],
+    "/try/became": ["/try/became", "/try/became?messages={middle}&notices={deep}&unplaced={deep}"],
     "/setup/": ["/setup/"],
     "/setup/<name>": ["/setup/aliases", "/setup/partners?before={deep}"],
     "/setup/<name>/<id>": [f"/setup/{name}/{key}" for name in ("domains", "aliases", "partners") for key in (0, 1)],

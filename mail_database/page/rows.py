@@ -27,7 +27,7 @@ from mail_database.tables import (
 
 FAILED = ("bounce", "exception")  # of a notification: it came back, or a mail server refused it
 WAITING = "ready"  # it is to be sent
-_BECOMES = (messages, notices, unplaced)  # what comes of a mail
+BECOMES = {table.name: table for table in (messages, notices, unplaced)}  # what comes of a mail
 _LARGE = ("body", "original")  # columns that a list does not need
 SEEN = "mail_database.page.seen"  # a parameter: the newest message that somebody has seen as new
 MAX_TOLD = 1000  # notifications that failed or wait, of all messages of a page
@@ -169,13 +169,13 @@ def _by_id(
 def newest_ids(store: Store) -> dict[str, int]:
     """Return the newest ids of what a mail may become, by table."""
     return {
-        table.name: next((row["id"] for row in _newest(store, table, sa.true(), None, 1, _LARGE)), 0)
-        for table in _BECOMES
+        name: next((row["id"] for row in _newest(store, table, sa.true(), None, 1, _LARGE)), 0)
+        for name, table in BECOMES.items()
     }
 
 
 def since(store: Store, before: dict[str, int], limit: int) -> dict[str, list[dict[str, Any]]]:
     """Return what has come after these ids, by table, the newest first."""
     return {
-        table.name: _newest(store, table, table.c.id > before[table.name], None, limit, _LARGE) for table in _BECOMES
+        name: _newest(store, table, table.c.id > before[name], None, limit, _LARGE) for name, table in BECOMES.items()
     }

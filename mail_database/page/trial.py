@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flask
 
 from mail_database.page import rows
-from mail_database.page.current import transaction
+from mail_database.page.current import id_of, transaction
 
 SECONDS = 60.0  # that the gateway has; in a real mail server's queue a mail waits longer
 MAX_RECIPIENTS = 100
@@ -57,9 +57,19 @@ def run() -> Any:
     forecast = _said([*gateway, "--dry-run", *envelope], raw)
     ending = _said([*gateway, *envelope], raw)
     flask.current_app.extensions["written"]()  # it may have to tell somebody
+    return flask.render_template("tried.html", ending=ending, forecast=forecast, became=_became(before), before=before)
+
+
+@trial.get("/became")
+def became() -> Any:
+    """Show what has become of a mail by now: of what came after the newest ids of then."""
+    then = {name: id_of(flask.request.args.get(name, "")) or 0 for name in rows.BECOMES}
+    return flask.render_template("became.html", became=_became(then))
+
+
+def _became(before: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
     with transaction(reads=True) as store:
-        became = rows.since(store, before, MAX_SHOWN_ROWS)
-    return flask.render_template("tried.html", ending=ending, forecast=forecast, became=became)
+        return rows.since(store, before, MAX_SHOWN_ROWS)
 
 
 def _form(message: str, sender: str, recipients: str, wrong: str = "") -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
@@ -86,6 +87,17 @@ class Browser(webdriver.Chrome):
             else:
                 field.clear()
                 field.send_keys(text)
+
+    def drop(self, path: Path, place: str) -> None:
+        """Drop a file on an element, as from a window beside the browser's."""
+        element = self.find_element(By.CSS_SELECTOR, place)
+        box = self.execute_script(
+            "arguments[0].scrollIntoView({block: 'center'}); return arguments[0].getBoundingClientRect()", element
+        )
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in "dragEnter", "dragOver", "drop":
+            self.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "data": data, **at})
 
     def first_frame(self) -> str:
         """Return the text of the first frame."""

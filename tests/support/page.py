@@ -1,7 +1,10 @@
 """What a test of the pages needs: somebody who is logged in, the token of a form, a mail."""
 
+import base64
 import contextlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from flask.testing import FlaskClient
 
 from mail_database.page.app import application
 from mail_database.server import access
+from support.gateway import PROGRAM, write_settings
 from support.mail_database_server import PASSWORD, Server, command
 
 REPORT = """\
@@ -40,6 +44,10 @@ Message-ID: {message_id}
 --b--
 """
 
+PICTURE = base64.b64decode(  # a PNG, 2 pixels wide
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAAAAADRSSBWAAAAC0lEQVR42mNgYAAAAAMAASsJTYQAAAAASUVORK5CYII="
+)
+
 
 @contextlib.contextmanager
 def served(folder: Path, *options: str) -> Iterator[Server]:
@@ -51,6 +59,17 @@ def served(folder: Path, *options: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def served_with_gateway(folder: Path, *options: str) -> Iterator[Server]:
+    """Serve such a database that knows a gateway, whose settings lead to it."""
+    env_file = folder / "gateway.env"
+    command = shlex.join([sys.executable, str(PROGRAM), "--service", "none", "--env-file", str(env_file)])
+    with served(folder, "--gateway", command, *options) as server:
+        settings = {"URL": server.url, "DATABASE": server.database, "LOGIN": "2", "PASSWORD": PASSWORD}
+        write_settings(env_file, settings | {"ALIAS_DOMAINS": "mail.company-name.com", "LOG": folder / "log"})
+        yield server
 
 
 def form(visitor: requests.Session, url: str) -> dict[str, str]:
@@ -95,6 +114,16 @@ def mail(
     sender = sender or f"Ann <{identity}@outside.test>"  # one for each mail, or all would be a loop
     head = f"{fields}From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\nMessage-ID: <{identity}@outside.test>\r\n"
     return f"{head}\r\n{body}\r\n".encode()
+
+
+def with_picture(
+    name: str, kind: str = "image/png", to: str = "info@mail.company-name.com", fields: str = "", html: str = ""
+) -> bytes:
+    """Return a mail whose HTML shows a picture that comes with it."""
+    fields += 'MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary="b"\r\n'
+    text = f'--b\r\nContent-Type: text/html\r\n\r\n<p>Look: <img src="cid:a@b" alt="ours">{html}</p>\r\n'
+    head = f"--b\r\nContent-Type: {kind}\r\nContent-ID: <a@b>\r\nContent-Transfer-Encoding: base64\r\n"
+    return mail(name, to, fields=fields, body=f"{text}{head}\r\n{base64.b64encode(PICTURE).decode()}\r\n--b--")
 
 
 def report_of(message_id: str, to: str) -> bytes:

@@ -41,6 +41,7 @@ PAGES = {
     "page.unplaced_message": "/unplaced/{unplaced}",
     "page.unplaced_text": "/unplaced/{unplaced}/text",
     "trial.compose": "/try/",
+    "trial.became": "/try/became",
     "setup.overview": "/setup/",
     "setup.section": "/setup/aliases",
     "setup.edit": "/setup/aliases/1",

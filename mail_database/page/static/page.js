@@ -70,15 +70,30 @@ function renewChatter(chatter, fresh) {
 
 async function look() {
   if (document.hidden) return;
-  const answer = await fetch(location.href);
+  const became = document.getElementById("became"); // of a mail that was tried: a page of its own goes on with it
+  const answer = await fetch(became?.dataset.live || location.href);
   if (!answer.ok || answer.redirected) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   const bar = fresh.getElementById("bar");
   if (bar) renew(document.getElementById("bar"), bar);
   const chatter = document.getElementById("chatter");
   if (chatter) renewChatter(chatter, fresh.getElementById("chatter"));
+  if (became) renew(became, fresh.getElementById("became"));
+}
+
+// A file may be dropped anywhere on the page that asks for one.
+function takeDropped(field) {
+  document.addEventListener("dragover", (event) => {
+    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    field.files = event.dataTransfer.files;
+  });
 }
 
 localize(document);
 fit(document);
+if (document.getElementById("file")) takeDropped(document.getElementById("file"));
 if (document.getElementById("bar")) setInterval(() => look().catch(() => {}), SECONDS * 1000);
