@@ -4,11 +4,11 @@ All of it is on this machine alone, in a folder that is gone when Ctrl-C ends it
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ class FreePort(Controller):
 
 def main() -> int:
     """Run all of it until Ctrl-C, SIGTERM, or the end of the terminal."""
-    stopped = threading.Event()
+    signals, write = os.pipe()  # it has something to read when a signal has come, to whichever thread
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda *_: None)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         environ = {"PATH": "/usr/bin:/bin", "MAIL_DATABASE_STORE": f"sqlite:///{folder}/mail.db"}
         environ["MAIL_DATABASE_PASSWORD"] = PASSWORD
@@ -55,7 +57,7 @@ def main() -> int:
         for mail in written_before():
             deliver(gateway, mail).check_returncode()
         print(f"Open {link}\n(later {url}, login admin, password {PASSWORD}). Ctrl-C ends it.", flush=True)
-        stopped.wait()
+        os.read(signals, 1)
     return 0
 
 

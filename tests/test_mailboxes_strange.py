@@ -3,6 +3,7 @@
 import base64
 import itertools
 import re
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.mailboxes import Bare, Mailboxes, running
 from support.mta import wait_until
 from support.records import Records
 from support.strange import DATE, Strange, StrangeImap, StrangePop3
+from support.threads import signal_another_thread
 
 from mailgate.mailboxes.fetch import POLL_SECONDS
 
@@ -368,3 +370,16 @@ def test_a_message_of_nothing_is_refused_by_the_name_of_its_mailbox(mailboxes: M
         mailboxes.run("once")
         assert server.flags[1] == {b"$MailGatewayRefused"}
     assert re.search(r"queue_id=task\.0+ .* outcome=not_a_message", mailboxes.text())
+
+
+# --- the process ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_another_thread_gets_stops_it_too(mailboxes: Mailboxes, number: signal.Signals) -> None:
+    with StrangeImap() as server:
+        add(mailboxes, server)
+        mailboxes.start()
+        assert mailboxes.process
+        signal_another_thread(mailboxes.process.pid, number)
+        assert mailboxes.process.wait(60) == 0

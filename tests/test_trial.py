@@ -1,23 +1,27 @@
 """``make try``: one command, one link, and a mail that goes all the way; test_tour.py has the rest."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 from support.mta import wait_until
 from support.page import form
+from support.threads import signal_another_thread
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_who_follows_the_link_tries_a_mail_and_sees_its_record() -> None:
     command = [sys.executable, str(ROOT / "demo/trial.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PATH": "/usr/bin:/bin"}) as process:
+    environ = {"PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process, at_end(process):
         assert process.stdout
         link = process.stdout.readline().split()[-1]
         url = link.partition("/enter/")[0]
@@ -35,8 +39,17 @@ def test_who_follows_the_link_tries_a_mail_and_sees_its_record() -> None:
         visitor.post(f"{record}/write", data=form(visitor, record) | {"text": "Which colour?"})
         assert process.stdout.readline().startswith("(later")
         assert process.stdout.readline().startswith("mail to ann@customer.example: Re: A table")
-        process.send_signal(signal.SIGTERM)
+        signal_another_thread(process.pid, signal.SIGTERM)
         assert process.wait(timeout=60) == 0
+
+
+@contextlib.contextmanager
+def at_end(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """End a process, whatever happens, or its pipes are waited for without an end."""
+    try:
+        yield
+    finally:
+        process.terminate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -47,7 +60,10 @@ def test_ctrl_c_or_the_end_of_the_terminal_ends_all_of_it(
     environ = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(ROOT / "demo/trial.py")]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ, start_new_session=True) as process:
+    with (
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ, start_new_session=True) as process,
+        at_end(process),
+    ):
         assert process.stdout
         if is_ready:
             process.stdout.readline()

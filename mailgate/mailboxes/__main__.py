@@ -88,11 +88,11 @@ def run_forever(_: argparse.Namespace, current: Settings, log: Log, mailboxes: M
     shared = Shared(current, mailboxes.folder, log, threading.Semaphore(current.workers), threading.Event())
     if mailboxes.metrics:
         shared = _with_metrics(shared, mailboxes.metrics, states)
-    _stop_at_signals(shared.is_over)
+    signals = _stop_at_signals(shared.is_over)
     threads = [_thread(mailbox, shared, states[mailbox.name]) for mailbox in mailboxes.mailboxes]
     log.event(f"mail-gateway-mailboxes {__version__} reads {', '.join(states)}", "LOG_INFO")
     notify(os.environ, "READY=1")
-    shared.is_over.wait()
+    os.read(signals, 1)
     notify(os.environ, "STOPPING=1")
     until = time.monotonic() + STOP_WITHIN_SECONDS
     for thread in threads:
@@ -107,12 +107,21 @@ def _thread(mailbox: Mailbox, shared: Shared, state: State) -> threading.Thread:
     return thread
 
 
-def _stop_at_signals(is_over: threading.Event) -> None:
+def _stop_at_signals(is_over: threading.Event) -> int:
+    """Return a descriptor that has something to read when a signal has come.
+
+    The kernel may give it to any thread. Only the main one runs ``stop``, and a wait for ``is_over`` would not wake it.
+    """
+
     def stop(number: int, frame: FrameType | None) -> None:
         is_over.set()
 
+    signals, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    return signals
 
 
 def _with_metrics(shared: Shared, address: str, states: dict[str, State]) -> Shared:
