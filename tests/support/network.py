@@ -116,6 +116,7 @@ class _Connection:
         self.later = b""  # what say() could not put within it
         self.lock = threading.Lock()  # of what goes to the client
         self.ways = 2  # that are still carried
+        self.is_over = False
 
     def begin(self, is_down: bool) -> None:
         """Connect to the server, and carry from now on."""
@@ -132,6 +133,7 @@ class _Connection:
             if self not in self.network.open:  # it has been told
                 return
             self.network.open.remove(self)
+            self.is_over = True
         for side in (self.client, self.server):
             with contextlib.suppress(OSError):  # the peer has ended it
                 if reset:  # is sent when the socket is closed; meanwhile who reads from it is woken
@@ -153,6 +155,8 @@ class _Connection:
         with contextlib.suppress(OSError):  # cut, or somebody has gone
             while data := here.recv(CHUNK_BYTES):
                 self.network.passes.wait()
+                if self.is_over:  # what was read, or came, before this thread was awake again
+                    break
                 pass_on(data)
         self.end()
         with self.network.lock:
