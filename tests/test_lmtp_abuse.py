@@ -253,6 +253,17 @@ def test_others_are_served_while_the_socketmap_is_flooded(watched: Watched) -> N
     assert watched.peak() < REST + len(pumps) * PER_CONNECTION
 
 
+def test_who_is_still_connected_when_the_service_stops_is_no_error(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Postfix keeps its connection for a while."""
+    service = Service(tmp_path, URL=endpoint.url, SOCKETMAP=tmp_path / "socketmap.sock")
+    with socket.socket(socket.AF_UNIX) as client, running(service):
+        client.connect(str(service.settings["SOCKETMAP"]))
+        client.sendall(b"18:x info@example.com,")
+        assert client.recv(100).endswith(b",")
+    events = [line for line in service.text().splitlines() if line.startswith("event=")]
+    assert [line for line in events if not EVENTS.fullmatch(line)] == []
+
+
 # --- many at once -------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 try:
     import aiosmtpd.smtp  # noqa: F401  # said here, in a sentence, before any module fails for it
@@ -86,7 +87,7 @@ async def serve(config: Settings, log: Log, version: str, listeners: dict[str, s
     loop = asyncio.get_running_loop()
     service = Service(config, log, version)
     background = [asyncio.create_task(service.watch())]  # a task that nobody keeps may vanish
-    loop.set_exception_handler(lambda _, context: service.report(f"{context.get('exception') or context['message']}"))
+    loop.set_exception_handler(lambda _, context: _tell(service, context))
     servers = [await loop.create_server(lambda: Connection(service), sock=listeners["lmtp"], backlog=listen.BACKLOG)]
     if "socketmap" in listeners:
         servers.append(await _socketmap_server(service, listeners["socketmap"]))
@@ -107,6 +108,13 @@ async def serve(config: Settings, log: Log, version: str, listeners: dict[str, s
     await service.stop()
     service.report("mail-gateway-lmtp has stopped", "LOG_INFO")
     return os.EX_TEMPFAIL if service.is_stuck else os.EX_OK
+
+
+def _tell(service: Service, context: dict[str, Any]) -> None:
+    """Log what went wrong in the event loop; a task that ends with the service is no error."""
+    error = context.get("exception")
+    if not isinstance(error, asyncio.CancelledError):
+        service.report(error_text(error) if error else context["message"], "LOG_ERR")
 
 
 async def _socketmap_server(service: Service, listener: socket.socket) -> asyncio.Server:
