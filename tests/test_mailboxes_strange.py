@@ -381,5 +381,8 @@ def test_a_signal_that_another_thread_gets_stops_it_too(mailboxes: Mailboxes, nu
         add(mailboxes, server)
         mailboxes.start()
         assert mailboxes.process
-        signal_another_thread(mailboxes.process.pid, number)
-        assert mailboxes.process.wait(60) == 0
+        try:
+            signal_another_thread(mailboxes.process.pid, number)
+            assert mailboxes.process.wait(60) == 0
+        finally:
+            mailboxes.process.kill()
