@@ -32,8 +32,7 @@ def lines(store: Store, model: str | None = None, record_id: int | None = None) 
 def unplaced(store: Store, key: int = 0) -> Iterator[str]:
     """Yield a line for each message that is placed nowhere; or one message, as it came."""
     nothing = True
-    one = store.unplaced_message(key) if key else None
-    for row in [one] if one else [] if key else store.unplaced():
+    for row in filter(None, [store.unplaced_message(key)]) if key else store.unplaced():
         nothing = False
         yield (
             f"{row['id']}  {row['date']:%Y-%m-%d %H:%M} {row['sender'] or '(no sender)'}: "

@@ -114,8 +114,9 @@ class Store:
 
     def _update(self, table: sa.Table, found: Any, **values: Any) -> None:
         """Update rows, locked in the order of their keys: of two who update the same, one waits, and both go on."""
-        key = [*table.primary_key]
-        self._connection.execute(sa.select(*key).where(found).order_by(*key).with_for_update())
+        if self._connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+            key = [*table.primary_key]
+            self._connection.execute(sa.select(*key).where(found).order_by(*key).with_for_update())
         self._connection.execute(table.update().where(found).values(**values))
 
     def make_tables(self) -> None:
@@ -242,7 +243,7 @@ class Store:
                 self._add_words(table, [dict(row) for row in batch])
 
     def _add_words(self, table: sa.Table, rows: Sequence[Row]) -> None:
-        if added := _rows_of_words(table, rows):
+        if table.name in FOUND_BY and (added := _rows_of_words(table, rows)):
             self._connection.execute(words.insert(), added)
 
     def _drop_words(self, table: sa.Table, condition: Any) -> list[dict[str, Any]]:
@@ -606,11 +607,10 @@ def _found_by(table: sa.Table) -> list[sa.Column[Any]]:
 
 def _rows_of_words(table: sa.Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of ``words`` for those of a table."""
-    names = FOUND_BY.get(table.name)
     return [
         {"model": row.get("model", "res.partner"), "word": word, "id": row["id"]}
         for row in rows
-        for word in (words_of(*(row.get(name) for name in names)) if names else ())
+        for word in words_of(*(row.get(name) for name in FOUND_BY[table.name]))
     ]
 
 
